@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export NPO_HOME ?= $(CURDIR)/.npo
+export HF_HUB_DISABLE_TELEMETRY = 1
+DEMO := --config deployments/configs/demo.yaml
+
+.PHONY: setup demo test bench results serve gpu-check clean-demo
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	touch $@
+
+demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison
+	$(BIN)/npo demo $(DEMO) --folder $(NPO_HOME)/demo
+
+test: setup  ## everything CI runs
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+results: setup  ## the runs behind docs/results.md (about an hour on two cores)
+	$(BIN)/python -m benchmarks.results
+
+serve: setup  ## Prefect server and UI over the runs made here
+	$(BIN)/npo serve
+
+gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
+	$(BIN)/python -m benchmarks.gpu_check
+
+clean-demo:  ## forget the demo's runs, keep the base model
+	rm -rf $(NPO_HOME)/demo

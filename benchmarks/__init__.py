@@ -1,0 +1,1 @@
+"""Measurements: each module prints what it measured, and `python -m benchmarks` runs them in turn."""

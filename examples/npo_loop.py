@@ -1,0 +1,299 @@
+"""Near-Future Policy Optimization (arXiv 2604.20733) in one file: a policy learns from itself, a few steps later.
+
+On the built-in task (chain arithmetic modulo 10):
+1. Plain GRPO from the base model for `--scout` updates. The policy at the end of it is the guide.
+2. The guide samples the segment's prompts; of each prompt it solves, one correct completion is kept by its token ids.
+3. Back to the base: weights, optimizer, step. The segment runs again, same prompts, same random numbers; where the
+   policy's pass rate on a prompt is below `tau_gate`, the last completion of its group gives way to the guide's.
+4. Plain GRPO from there to `--steps`.
+
+    python examples/npo_loop.py --steps 120 --scout 60 --seed 0              # add --compare for GRPO beside it
+
+Left out, because the method does not need it: a process for each stage, checkpoints on disk, resumption, devices,
+metrics, ladders of guides, AutoNPO. Left out, because with these settings it changes nothing: stored old log-probs
+(one update a batch: they are the current ones), the KL term (coefficient 0), a learning-rate schedule (constant),
+importance sampling of the guide's slot (off, the paper's default) and with it the guide's log-probs.
+
+With one configuration and seed this file and the pipeline sample the same tokens and reach the same weights, up to
+float rounding: tests/test_reference_loop.py holds them to it. The pipeline seeds the draw of the guidance with the
+content id of the guide's snapshot; here any `guide_name` does, and the test hands over that id.
+"""
+
+import argparse
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+
+from npo_core.config import BuiltInModel, ChainProblems
+from npo_core.problems import Outcome, Problem, ProblemSet
+from npo_core.problems.load import load_problems
+from npo_core.training.base import train_base
+
+# Shape suffixes: P prompts of a batch, G completions of a prompt (a group), B = P * G rows with groups together,
+# T tokens of a completion, V vocabulary. Completions are lists of token ids until the loss pads them.
+Tokens = list[int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Defaults are those of `npo_core.config`."""
+
+    seed: int = 0  # order of the prompts and all sampling
+    prompts_per_step: int = 16  # P
+    group_size: int = 8  # G
+    max_completion_tokens: int = 6  # T at most, end-of-sequence token included
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    tau_gate: float = 0.6
+    guide_samples: int = 8  # k, at most so many for a prompt
+    guide_samples_per_round: int = 2
+    guide_chunk_prompts: int = 512  # prompts sampled together; part of what decides the random numbers
+    eval_samples: int = 4
+    eval_every: int = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What does not change during a run."""
+
+    settings: Settings
+    problems: ProblemSet
+    tokenizer: object  # pads on the left
+
+
+@dataclass
+class Policy:
+    """What training changes, and all of it: randomness comes from (seed, step), not from a generator's state."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # updates done
+
+
+@dataclass(frozen=True)
+class Group:
+    """What became of one prompt in one update."""
+
+    step: int
+    prompt_id: str
+    pass_rate: float  # of the policy's own G samples
+    injected: bool
+    completions: list[Tokens]  # as trained on
+
+
+# The same seed and step always meet the same prompts and the same random numbers: that makes a replay the same run.
+
+
+def derive_seed(*parts: int | str) -> int:
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:4], "big")
+
+
+def batch_of(step: int, task: Task) -> list[Problem]:
+    """The P problems of an update: an epoch is a permutation of the training set, without a short last batch."""
+    train, size = task.problems.train, task.settings.prompts_per_step
+    epoch, batch = divmod(step, len(train) // size)
+    generator = torch.Generator().manual_seed(derive_seed("order", task.settings.seed, epoch))
+    order = torch.randperm(len(train), generator=generator).tolist()
+    return [train[i] for i in order[batch * size : (batch + 1) * size]]
+
+
+def snapshot(policy: Policy) -> dict:
+    """All of a policy, as copies that further training does not touch."""
+    state = {"model": policy.model.state_dict(), "optimizer": policy.optimizer.state_dict(), "step": policy.step}
+    return copy.deepcopy(state)
+
+
+def rollback(policy: Policy, state: dict) -> None:
+    state = copy.deepcopy(state)  # the optimizer would go on to change the snapshot's tensors in place
+    policy.model.load_state_dict(state["model"])
+    policy.optimizer.load_state_dict(state["optimizer"])
+    policy.step = state["step"]
+
+
+@torch.no_grad()
+def sample(model: torch.nn.Module, task: Task, problems: list[Problem], samples: int) -> list[list[Tokens]]:
+    """`samples` completions of each problem at temperature 1, untruncated, with their end-of-sequence token."""
+    prompts = [problem.prompt for problem in problems for _ in range(samples)]
+    inputs = task.tokenizer(prompts, return_tensors="pt", padding=True)
+    eos, pad = task.tokenizer.eos_token_id, task.tokenizer.pad_token_id
+    config = GenerationConfig(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=eos, pad_token_id=pad,
+                              max_new_tokens=task.settings.max_completion_tokens)
+    out = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config)
+    rows_B = [row[: row.index(eos) + 1] if eos in row else row for row in out[:, inputs.input_ids.shape[1] :].tolist()]
+    return [rows_B[i : i + samples] for i in range(0, len(rows_B), samples)]
+
+
+def correct(task: Task, problem: Problem, completion: Tokens, *, ended: bool = False) -> bool:
+    """What the verifier says; guidance and evaluation also ask that the completion `ended` by itself."""
+    text = task.tokenizer.batch_decode([completion], skip_special_tokens=True)[0]
+    cut_off = ended and completion[-1] != task.tokenizer.eos_token_id
+    return not cut_off and task.problems.verify(text, problem.answer) is Outcome.CORRECT
+
+
+def inject(
+    samples_PG: list[list[Tokens]], rewards_PG: torch.Tensor, cached_P: list[Tokens | None], tau_gate: float
+) -> list[bool]:
+    """Replace the last slot of failing groups, and its reward, in place. Returns [P] which groups took guidance.
+
+    The gate reads all G samples of the policy: the one that gives way was drawn, scored, and counts in the pass rate.
+    """
+    failing_P = (rewards_PG.mean(dim=1) < tau_gate).tolist()
+    injected_P = [failing and cached is not None for failing, cached in zip(failing_P, cached_P, strict=True)]
+    for group, injected in enumerate(injected_P):
+        if injected:
+            samples_PG[group][-1] = cached_P[group]
+            rewards_PG[group, -1] = 1.0
+    return injected_P
+
+
+def advantages(rewards_PG: torch.Tensor) -> torch.Tensor:
+    """GRPO's, over the mixed group; a group that is all right or all wrong gets 0."""
+    mean_P1, std_P1 = rewards_PG.mean(dim=1, keepdim=True), rewards_PG.std(dim=1, keepdim=True)
+    return (rewards_PG - mean_P1) / (std_P1 + 1e-4)
+
+
+def policy_loss(
+    model: torch.nn.Module, task: Task, problems: list[Problem], samples_PG: list[list[Tokens]], adv_PG: torch.Tensor
+) -> torch.Tensor:
+    """The clipped objective as a mean over all tokens of the batch.
+
+    With one update a batch the sampling policy is the current one: the ratio is 1 (its gradient is that of the
+    log-probability) and the clip never acts, not on the guide's slot either. Both stand here for the method's sake.
+    """
+    inputs = task.tokenizer([p.prompt for p in problems for _ in samples_PG[0]], return_tensors="pt", padding=True)
+    rows_B = [torch.tensor(row) for group in samples_PG for row in group]
+    ids_BT = pad_sequence(rows_B, batch_first=True, padding_value=task.tokenizer.pad_token_id)
+    mask_BT = pad_sequence([torch.ones_like(row) for row in rows_B], batch_first=True)
+    logits_BTV = model(
+        input_ids=torch.cat([inputs.input_ids, ids_BT], dim=1),
+        attention_mask=torch.cat([inputs.attention_mask, mask_BT], dim=1),
+        logits_to_keep=ids_BT.shape[1] + 1,
+    ).logits[:, :-1]
+    logps_BT = logits_BTV.log_softmax(-1).gather(2, ids_BT[:, :, None])[:, :, 0]
+
+    ratio_BT = torch.exp(logps_BT - logps_BT.detach())
+    clipped_BT = ratio_BT.clamp(1 - task.settings.clip_low, 1 + task.settings.clip_high)
+    loss_BT = -torch.min(ratio_BT * adv_PG.view(-1, 1), clipped_BT * adv_PG.view(-1, 1))
+    return (loss_BT * mask_BT).sum() / mask_BT.sum()
+
+
+def update(policy: Policy, task: Task, guidance: dict[str, Tokens]) -> list[Group]:
+    """One optimizer update: sample, verify, inject, learn."""
+    settings, problems = task.settings, batch_of(policy.step, task)
+    set_seed(derive_seed("step", settings.seed, policy.step, 0))  # 0: the rank of this process
+    samples_PG = sample(policy.model, task, problems, settings.group_size)
+    rewards_PG = torch.tensor([[float(correct(task, problem, row)) for row in rows]
+                               for problem, rows in zip(problems, samples_PG, strict=True)])
+    pass_rate_P = rewards_PG.mean(dim=1).tolist()
+    injected_P = inject(samples_PG, rewards_PG, [guidance.get(p.id) for p in problems], settings.tau_gate)
+
+    policy.optimizer.zero_grad()
+    policy_loss(policy.model, task, problems, samples_PG, advantages(rewards_PG)).backward()
+    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), settings.max_grad_norm)
+    policy.optimizer.step()
+    policy.step += 1
+    return [Group(policy.step, problem.id, *rest)
+            for problem, *rest in zip(problems, pass_rate_P, injected_P, samples_PG, strict=True)]
+
+
+def train(
+    policy: Policy, task: Task, until: int, guidance: dict[str, Tokens] | None = None, rates: dict | None = None
+) -> list[Group]:
+    """Updates up to step `until`: plain GRPO without guidance, a guided replay with it. Evaluates into `rates`."""
+    groups: list[Group] = []
+    while policy.step < until:
+        groups += update(policy, task, guidance or {})
+        if rates is not None and policy.step % task.settings.eval_every == 0:
+            rates[policy.step] = evaluate(policy.model, task)
+    return groups
+
+
+def not_passed(task: Task, scout: list[Group]) -> list[Problem]:
+    """The segment's prompts in the order met, without those whose last pass rate in it reached `tau_gate`."""
+    by_id = {problem.id: problem for problem in task.problems.train}
+    last_rate = {group.prompt_id: group.pass_rate for group in scout}
+    return [by_id[id_] for id_, rate in last_rate.items() if rate < task.settings.tau_gate]
+
+
+def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], guide_name: str) -> dict[str, Tokens]:
+    """The guide's first correct completion of each problem it solves, by prompt id; a solved one is not asked again."""
+    settings, found = task.settings, {}
+    for chunk, start in enumerate(range(0, len(asked), settings.guide_chunk_prompts)):
+        pending = asked[start : start + settings.guide_chunk_prompts]
+        chunk_seed = derive_seed("guidance", settings.seed, guide_name, chunk)
+        for drawn in range(0, settings.guide_samples, settings.guide_samples_per_round):
+            if pending:
+                set_seed(derive_seed(chunk_seed, drawn))
+                width = min(settings.guide_samples_per_round, settings.guide_samples - drawn)
+                for problem, rows in zip(pending, sample(guide, task, pending, width), strict=True):
+                    right = [row for row in rows if correct(task, problem, row, ended=True)]
+                    found |= {problem.id: right[0]} if right else {}
+                pending = [problem for problem in pending if problem.id not in found]
+    return found
+
+
+def evaluate(model: torch.nn.Module, task: Task) -> float:
+    """Pass rate on the held-out problems, always with the same random numbers."""
+    set_seed(derive_seed("evaluation"))
+    problems = task.problems.held_out
+    answers = sample(model, task, problems, task.settings.eval_samples)
+    right = [correct(task, p, row, ended=True) for p, rows in zip(problems, answers, strict=True) for row in rows]
+    return sum(right) / len(right)
+
+
+def load_policy(base: Path, settings: Settings) -> Policy:
+    """The base model under a fresh AdamW, as transformers' Trainer makes it: no decay on biases and norms."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    decay = [p for name, p in model.named_parameters() if "norm" not in name and "bias" not in name]
+    exempt = [p for name, p in model.named_parameters() if "norm" in name or "bias" in name]
+    groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return Policy(model, torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True))
+
+
+def npo(policy: Policy, task: Task, steps: int, scout_steps: int, compare: bool) -> dict[str, dict[int, float]]:
+    """The method from scout to end. Returns the held-out pass rates by step of plain GRPO and of NPO."""
+    base, first = snapshot(policy), evaluate(policy.model, task)
+    grpo, guided = {0: first}, {0: first}
+    scout = train(policy, task, scout_steps, rates=grpo)
+    asked = not_passed(task, scout)
+    guidance = sample_guidance(policy.model, task, asked, guide_name=f"step {scout_steps}")
+    print(f"The guide solves {len(guidance)} of the {len(asked)} prompts that its scout had not passed.")
+    if compare:  # the scout is plain GRPO: let it go on, and long enough to make up for the updates NPO spends on it
+        train(policy, task, steps + scout_steps, rates=grpo)
+    rollback(policy, base)
+    replay = train(policy, task, scout_steps, guidance, rates=guided)
+    print(f"In the replay {sum(g.injected for g in replay)} of {len(replay)} groups took guidance.")
+    train(policy, task, steps, rates=guided)
+    return {"GRPO": grpo, "NPO": guided}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=120, help="updates of the run, the abandoned scout not counted")
+    parser.add_argument("--scout", type=int, default=60, help="updates that the scout runs ahead")
+    parser.add_argument("--seed", type=int, default=0, help="order of the prompts and all sampling")
+    parser.add_argument("--compare", action="store_true", help="let plain GRPO run on to --steps + --scout updates")
+    parser.add_argument("--base", type=Path, default=Path.home() / ".cache/npo/example-base",
+                        help="folder of the base model; made there, in a minute or two, if it is not")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not (args.base / "tokenizer.json").exists():
+        train_base(BuiltInModel(), ChainProblems(), args.base, lambda done, total: None)
+    settings = Settings(seed=args.seed)
+    task = Task(settings, load_problems(ChainProblems()), AutoTokenizer.from_pretrained(args.base, padding_side="left"))
+    columns = npo(load_policy(args.base, settings), task, args.steps, args.scout, args.compare)
+    print("\nstep   " + "".join(f"{name:>8}" for name in columns))
+    for step in sorted({step for rates in columns.values() for step in rates}):
+        print(f"{step:<7}" + "".join(f"{rates[step]:8.3f}" if step in rates else " " * 8 for rates in columns.values()))
+
+
+if __name__ == "__main__":
+    main()

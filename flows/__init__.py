@@ -1,0 +1,1 @@
+"""One Prefect flow a file; each reads as the algorithm."""

@@ -1,0 +1,29 @@
+"""Flow: plain GRPO, the baseline of every claim."""
+
+from prefect import flow
+
+from npo_core.config import RunConfig
+from tasks.base import make_base
+from tasks.evaluate import evaluate
+from tasks.report import report
+from tasks.rollback import open_branch
+from tasks.run import open_run
+from tasks.steps import Steps
+
+
+@flow(name="grpo", flow_run_name="{config.name}")
+def grpo(config: RunConfig, workspace: str, baseline: str | None = None) -> dict:
+    """Train from the base to `training.steps`, evaluate, report.
+
+    Args:
+        config: everything that decides the run.
+        workspace: folder or s3:// URI of the run; a started run is taken up where it was.
+        baseline: workspace of another run to compare with in the report.
+    """
+    with open_run(config, workspace) as run:
+        do = Steps(run)
+        base = do(make_base, run.base(), config.name).result["snapshot"]
+        do(open_branch, run, "main", at=base, reason="GRPO")
+        main = do.train("main", start=base, until=config.training.steps)
+        do(evaluate, run.evaluate(do.evaluated(base, main)), config.name)
+        return do(report, run, baseline)

@@ -1,0 +1,35 @@
+"""Start a flow from a terminal: with the Prefect server that is configured, or a local one for the time of the run."""
+
+from importlib import import_module
+from pathlib import Path
+
+from flows.server import local_server
+from npo_core.config import RunConfig
+from npo_core.errors import ConfigError
+from npo_core.stages.launch import fork_server, forks
+
+FLOWS = {"grpo": "flows.grpo:grpo", "early-bootstrap": "flows.early_bootstrap:early_bootstrap"}
+
+
+def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | None = None) -> dict:
+    """Run a flow to its end in this process and return its report.
+
+    Raises:
+        NPOError: bad input, or a stage that failed; whatever was finished stays.
+    """
+    if flow_name not in FLOWS:
+        raise ConfigError(f"There is no flow {flow_name}: choose one of {', '.join(FLOWS)}.")
+    if forks(config.execution):
+        fork_server(config.execution)  # imports torch while the server starts
+    with local_server():
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        module, name = FLOWS[flow_name].split(":")
+        flow = getattr(import_module(module), name)
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
+            return flow(config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None)
+
+
+def absolute(uri: str) -> str:
+    """A URI that means the same from any folder."""
+    return uri if "://" in uri else str(Path(uri).absolute())

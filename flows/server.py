@@ -1,0 +1,88 @@
+"""The local Prefect server: started on a free loopback port, and gone when whoever started it is."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from npo_core.errors import NPOError
+from npo_core.stages.execute import die_with_parent
+from npo_core.stages.workspace import home
+
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",  # the terminal shows progress; the log goes to the server
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+
+
+@contextmanager
+def local_server() -> Iterator[str]:
+    """The address of a Prefect API: the configured one ($PREFECT_API_URL), or a server that lives as long as this block."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    if configured := os.environ.get("PREFECT_API_URL"):
+        yield configured
+        return
+    process, url = start_server()
+    try:
+        wait_until_healthy(process, url)
+        os.environ["PREFECT_API_URL"] = url
+        yield url
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def prefect_home() -> Path:
+    """Where the local server keeps its database, so that `make serve` shows earlier runs."""
+    folder = Path(os.environ.get("PREFECT_HOME") or home() / "prefect").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
+    """Start a server on a free loopback port (or the given one) over the local database; it ends with this process."""
+    port = port or free_port()
+    os.environ["PREFECT_HOME"] = str(prefect_home())
+    command = [sys.executable, "-m", "flows.server", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(prefect_home() / "server.log", "ab") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                   cwd=Path(__file__).parents[1])
+    return process, f"http://127.0.0.1:{port}/api"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_healthy(process: subprocess.Popen, url: str, seconds: float = 120.0) -> None:
+    """Return once the server answers.
+
+    Raises:
+        NPOError: it ended or did not answer in time.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise NPOError(f"The local Prefect server did not start: see {prefect_home() / 'server.log'}, or set PREFECT_API_URL "
+                   "to a server that runs.")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    from prefect.cli import app
+
+    app()

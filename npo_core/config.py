@@ -1,0 +1,272 @@
+"""The configuration of a run: closed pydantic models, units in every description.
+
+An unknown field, a value out of bounds or two settings that contradict each other stop a run before it starts.
+`load_config` reads YAML; `RunConfig` is also the form that Prefect shows.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from npo_core.errors import ConfigError
+
+
+class Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ChainProblems(Closed):
+    """The built-in task: chain arithmetic modulo 10, generated from a seed."""
+
+    kind: Literal["chain"] = "chain"
+    train: int = Field(8192, ge=8, description="training problems")
+    held_out: int = Field(256, ge=1, description="held-out problems, disjoint from training")
+    operands: int = Field(6, ge=2, le=16, description="numbers in a chain")
+    difficulties: list[int] = Field([3, 4, 5], min_length=1, description="multiplications in a chain, taking turns")
+    seed: int = Field(1, ge=0, description="seed that the problems are drawn from")
+
+    @model_validator(mode="after")
+    def _difficulty_fits(self) -> Self:
+        for difficulty in self.difficulties:
+            if not 0 <= difficulty < self.operands:
+                raise ValueError(f"problems.difficulties has {difficulty}, but a chain of {self.operands} operands has "
+                                 f"0 to {self.operands - 1} multiplications: use values in that range")
+        return self
+
+
+class JsonlProblems(Closed):
+    """Problems from JSON Lines with a final answer that is compared exactly."""
+
+    kind: Literal["jsonl"]
+    train_file: Path = Field(description="JSON Lines file with training problems")
+    held_out_file: Path = Field(description="JSON Lines file with held-out problems")
+    prompt_field: str = Field("question", description="key of the prompt")
+    answer_field: str = Field("answer", description="key of the answer")
+    answer_pattern: str = Field(r"####\s*(.+)$", description="regular expression whose group 1 is the final answer; "
+                                "the last match counts, in reference and completion alike")
+    prompt_template: str = Field("{prompt}", description="text given to the model; {prompt} is replaced")
+
+
+Problems = Annotated[ChainProblems | JsonlProblems, Field(discriminator="kind")]
+
+
+class BuiltInModel(Closed):
+    """A small Qwen3 causal LM trained on imperfect demonstrations of the built-in task."""
+
+    kind: Literal["built-in"] = "built-in"
+    layers: int = Field(4, ge=1)
+    width: int = Field(96, ge=16, multiple_of=8, description="hidden size")
+    heads: int = Field(4, ge=1)
+    steps: int = Field(900, ge=1, description="optimizer updates of supervised training")
+    batch: int = Field(64, ge=1, description="demonstrations an update")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak of a one-cycle schedule")
+    seed: int = Field(0, ge=0, description="seed of weights, demonstrations and their errors")
+
+
+class PretrainedModel(Closed):
+    """A causal LM in the Hugging Face layout: a folder, or a hub id where the machine reaches a hub."""
+
+    kind: Literal["pretrained"]
+    path: str = Field(description="folder or hub id")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+Model = Annotated[BuiltInModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class Training(Closed):
+    """GRPO. Field names follow TRL where it has one."""
+
+    steps: int = Field(200, ge=1, description="optimizer updates of the whole run (the abandoned scout not counted)")
+    prompts_per_step: int = Field(16, ge=1, description="prompts (groups) of a generation batch")
+    group_size: int = Field(8, ge=2, description="completions a prompt, n")
+    updates_per_batch: int = Field(1, ge=1, description="optimizer updates on each generation batch")
+    micro_batch: int = Field(128, ge=1, description="completions in one forward and backward pass of a process")
+    max_completion_tokens: int = Field(6, ge=1, description="tokens a completion may have, EOS included")
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW")
+    lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="optimizer updates")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    clip_low: float = Field(0.2, gt=0, description="epsilon below 1 of the clipped ratio")
+    clip_high: float = Field(0.28, gt=0, description="epsilon above 1 of the clipped ratio")
+    kl_coef: float = Field(0.0, ge=0, description="weight of the KL to the base model, TRL's beta")
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = Field("dapo", description="dapo is the token mean")
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    bf16: bool = Field(False, description="train in bfloat16 mixed precision")
+    gradient_checkpointing: bool = False
+    snapshot_every: int = Field(20, ge=1, description="optimizer updates between snapshots")
+
+    @property
+    def batch(self) -> int:
+        """Completions of a generation batch."""
+        return self.prompts_per_step * self.group_size
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch % self.updates_per_batch:
+            raise ValueError(f"training.updates_per_batch = {self.updates_per_batch} does not divide the {self.batch} "
+                             "completions of a batch (prompts_per_step x group_size): choose a divisor")
+        per_update = self.batch // self.updates_per_batch
+        if per_update % min(self.micro_batch, per_update):
+            raise ValueError(f"training.micro_batch = {self.micro_batch} does not divide the {per_update} completions "
+                             "of one update: choose a divisor")
+        return self
+
+
+class Injection(Closed):
+    """How guidance enters a group."""
+
+    tau_gate: float = Field(0.6, ge=0, le=1, description="a group takes guidance when its on-policy pass rate is below")
+    importance_sampling: Literal["off", "guide"] = Field("off", description="ratio of the guide's slot: 1, or "
+                                                         "pi_policy / pi_guide from the stored log-probabilities")
+    baseline: Literal["mixed", "on_policy_only"] = Field("mixed", description="whose mean the advantages are taken against")
+
+
+class Guidance(Closed):
+    """How the guide's trajectories are sampled; always at temperature 1 and top_p 1."""
+
+    samples: int = Field(8, ge=1, description="samples a prompt at most, k")
+    samples_per_round: int = Field(2, ge=1, description="samples drawn before the verifier looks")
+    keep: Literal["first", "shortest", "closest"] = Field("first", description="which correct sample is kept; closest: "
+                                                          "highest mean log-probability under the rollback policy")
+    stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
+    skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
+    chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most one")
+
+    @model_validator(mode="after")
+    def _keep_needs_samples(self) -> Self:
+        if self.stop_at_first_correct and self.keep != "first":
+            raise ValueError(f"guidance.keep = {self.keep} chooses among several correct samples, but "
+                             "guidance.stop_at_first_correct = true draws no more after the first: set it to false, "
+                             "or keep: first")
+        return self
+
+
+class EarlyBootstrap(Closed):
+    """Early-stage bootstrapping: a scout runs ahead from the base, its checkpoint guides a restart from the base."""
+
+    scout_steps: int = Field(60, ge=1, description="optimizer updates that the scout runs ahead, Delta")
+    ladder: list[int] = Field([], description="scout steps whose snapshots guide; each prompt takes the nearest later "
+                              "one that solves it. Empty: the scout's last snapshot alone")
+    guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
+    fresh_randomness: bool = Field(False, description="true: the replay samples anew instead of repeating the scout's "
+                                   "random numbers")
+
+    @property
+    def guide_steps(self) -> list[int]:
+        return sorted(set(self.ladder)) or [self.scout_steps]
+
+
+class Evaluation(Closed):
+    """Pass rate on the held-out problems."""
+
+    every: int = Field(20, ge=1, description="optimizer updates between evaluated snapshots")
+    samples: int = Field(4, ge=1, description="samples a problem at temperature 1")
+    batch: int = Field(2048, ge=1, description="completions generated at once")
+    target: float = Field(0.8, gt=0, lt=1, description="pass rate whose first crossing the report compares")
+
+
+class Execution(Closed):
+    """Where and how stages run."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(1, ge=1, description="CPU threads of a stage")
+    start: Literal["auto", "fork", "spawn"] = Field("auto", description="fork: from one preloaded parent, starts in "
+                                                    "well under a second; spawn: a new interpreter; auto: fork on CPU")
+    retries: int = Field(2, ge=0, description="how often an infrastructure failure of a stage is tried again")
+    retry_delay: float = Field(5.0, ge=0, description="seconds between tries")
+
+
+class RunConfig(Closed):
+    """Everything that decides a run. `seed` alone makes another replicate of it."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and dashes")
+    seed: int = Field(0, ge=0, description="data order and sampling")
+    problems: Problems = ChainProblems()
+    model: Model = BuiltInModel()
+    training: Training = Training()
+    injection: Injection = Injection()
+    guidance: Guidance = Guidance()
+    bootstrap: EarlyBootstrap = EarlyBootstrap()
+    evaluation: Evaluation = Evaluation()
+    execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> Self:
+        every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
+        for name, value in [("bootstrap.scout_steps", scout), ("training.steps", self.training.steps),
+                            ("evaluation.every", self.evaluation.every)]:
+            if value % every:
+                raise ValueError(f"{name} = {value} is no multiple of training.snapshot_every = {every}, so there "
+                                 "would be no snapshot to use: change either")
+        if scout > self.training.steps:
+            raise ValueError(f"bootstrap.scout_steps = {scout} is more than training.steps = {self.training.steps}: "
+                             "the replay would outlast the run; shorten the scout or train longer")
+        for step in self.bootstrap.ladder:
+            if step % every or not 0 < step <= scout:
+                raise ValueError(f"bootstrap.ladder has {step}: guides are snapshots of the scout, at multiples of "
+                                 f"{every} from {every} to {scout}")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_problems(self) -> Self:
+        if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
+            raise ValueError(f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
+                             f"{self.training.prompts_per_step}: an epoch would have no batch")
+        if isinstance(self.model, BuiltInModel) and not isinstance(self.problems, ChainProblems):
+            raise ValueError("model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
+                             "model.kind = pretrained with a path")
+        return self
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """One sentence a problem: field, value, what would be right."""
+    lines = []
+    for problem in error.errors():
+        field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{field}: there is no such field; `npo config` lists them")
+        elif problem["type"] == "value_error":
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        else:
+            lines.append(f"{field} = {problem['input']!r}: {problem['msg']}")
+    return f"{source} is not a valid configuration:\n  " + "\n  ".join(lines)
+
+
+def parse_config(values: object, source: str = "The given configuration") -> RunConfig:
+    """Validate plain values.
+
+    Raises:
+        ConfigError: one line for each wrong field.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source)) from None
+
+
+def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
+    """Read a YAML file; `overrides` maps dotted fields to values that win over it.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a valid configuration.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}): name a YAML file, for example "
+                          "deployments/configs/demo.yaml.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
+    for dotted, value in (overrides or {}).items():
+        *parents, leaf = dotted.split(".")
+        node = values
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return parse_config(values, str(path))

@@ -1,0 +1,77 @@
+"""The transformers engine: `generate` in left-padded batches."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+
+from npo_core.engines.base import Generated
+
+
+class TransformersEngine:
+    """Loads a model folder and samples from it.
+
+    Args:
+        folder: Hugging Face layout with tokenizer.
+        device: `cpu` or `cuda`.
+        batch: completions generated, or scored, at once. Part of what makes two runs equal bit for bit.
+    """
+
+    def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 2048):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+        self.device, self.batch = device, batch
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Token ids that end a completion: the model's own and the tokenizer's."""
+        eos = self.model.generation_config.eos_token_id
+        ids = eos if isinstance(eos, list) else [eos]
+        return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+
+    def generate(self, prompts: Sequence[str], *, samples: int, max_tokens: int, seed: int) -> list[list[Generated]]:
+        set_seed(seed)
+        config = GenerationConfig(
+            do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_tokens,
+            eos_token_id=self.eos_ids, pad_token_id=self.tokenizer.pad_token_id,
+        )
+        rows = [prompt for prompt in prompts for _ in range(samples)]
+        flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
+        return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+
+    @torch.inference_mode()
+    def _sample(self, prompts: Sequence[str], config: GenerationConfig) -> list[Generated]:
+        inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(self.device)
+        output = self.model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask,
+                                     generation_config=config)
+        ended = set(self.eos_ids)
+        rows = []
+        for tokens in output[:, inputs.input_ids.shape[1] :].tolist():
+            end = next((i for i, token in enumerate(tokens) if token in ended), None)
+            rows.append((tokens if end is None else tokens[: end + 1], end is not None))
+        texts = self.tokenizer.batch_decode([tokens for tokens, _ in rows], skip_special_tokens=True)
+        return [Generated(tokens, text, done) for (tokens, done), text in zip(rows, texts, strict=True)]
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[str], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        pairs = list(zip(prompts, completions, strict=True))
+        return [logps for part in self._parts(pairs) for logps in self._score(part)]
+
+    def _score(self, pairs: Sequence[tuple[str, Sequence[int]]]) -> list[np.ndarray]:
+        prompt_ids = self.tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+        rows = [torch.tensor([*p, *c]) for p, (_, c) in zip(prompt_ids, pairs, strict=True)]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        shortest_prompt = min(map(len, prompt_ids))
+        keep = ids.shape[1] - shortest_prompt + 1
+        logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device),
+                            logits_to_keep=keep).logits.float()
+        logps = torch.log_softmax(logits[:, :-1], dim=-1)
+        taken = logps.gather(2, ids[:, shortest_prompt:, None].to(self.device))[:, :, 0].cpu().numpy()
+        starts = [len(p) - shortest_prompt for p in prompt_ids]
+        return [row[s : s + len(c)].copy() for row, s, (_, c) in zip(taken, starts, pairs, strict=True)]
+
+    def _parts(self, rows: Sequence) -> Iterator[Sequence]:
+        return (rows[i : i + self.batch] for i in range(0, len(rows), self.batch))

@@ -1,0 +1,70 @@
+"""Pass rates of a policy on held-out problems, with intervals."""
+
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+from npo_core.engines import Engine
+from npo_core.problems import Outcome, ProblemSet
+
+
+@dataclass(frozen=True)
+class Score:
+    """pass@1 at temperature 1, estimated from several samples a problem."""
+
+    pass_rate: float  # mean over problems of the share of correct samples
+    standard_error: float  # of that mean, over problems
+    by_difficulty: dict[int, float]
+    pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
+    problems: int
+    samples: int
+    tokens: int  # generated
+    unfinished: int  # completions that did not end by themselves
+
+    def as_dict(self) -> dict:
+        record = asdict(self)
+        for name in ("by_difficulty", "pass_at_k"):
+            record[name] = {str(key): value for key, value in record[name].items()}
+        return record
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is correct (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_tokens: int, seed: int) -> Score:
+    """Sample every held-out problem and verify."""
+    answers = engine.generate([p.prompt for p in problems.held_out], samples=samples, max_tokens=max_tokens, seed=seed)
+    right = [
+        sum(c.finished and problems.verify(c.text, problem.answer) is Outcome.CORRECT for c in completions)
+        for problem, completions in zip(problems.held_out, answers, strict=True)
+    ]
+    rates = [count / samples for count in right]
+    graded = defaultdict(list)
+    for problem, rate in zip(problems.held_out, rates, strict=True):
+        graded[problem.difficulty].append(rate)
+    return Score(
+        pass_rate=mean(rates),
+        standard_error=standard_error(rates),
+        by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
+        pass_at_k={k: mean([pass_at_k(samples, count, k) for count in right]) for k in range(1, samples + 1)},
+        problems=len(rates),
+        samples=samples,
+        tokens=sum(len(c.token_ids) for completions in answers for c in completions),
+        unfinished=sum(not c.finished for completions in answers for c in completions),
+    )
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def standard_error(values: list[float]) -> float:
+    """Of the mean; 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    centre = mean(values)
+    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))

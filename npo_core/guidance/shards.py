@@ -1,0 +1,201 @@
+"""Guidance while it is generated: finished chunks of prompts as small files, merged at the end into the sorted cache.
+
+A chunk is there or not there: its file appears under its name in one step. A stage that was killed asks `done_shards`
+and goes on with the rest; the merged cache has the same id as without the interruption. A shard is a Parquet file like
+those of the cache; its key-value metadata names every prompt asked (also those without a correct sample) and the rows'
+digests, so that totals and the id of the cache are known from the footers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from npo_core.errors import DamagedError, DataError
+from npo_core.guidance.cache import read_info
+from npo_core.guidance.info import INFO_FILE, CacheInfo
+from npo_core.guidance.reader import read_footer, read_groups, reading
+from npo_core.guidance.schema import batch_to_rows, group_is_full, parquet_writer, rows_to_table
+from npo_core.guidance.trajectory import Trajectory
+from npo_core.guidance.writer import CacheWriter, RowsDigest, draft_info
+from npo_core.timeline.store import Store
+
+FOLDER = "shards"
+REMEDY = "Remove this file and start the stage again: its prompts are then generated again."
+_NAME = re.compile(r"(\d{6})\.parquet")
+_ATTEMPTS, _DIGESTS = b"npo.attempts", b"npo.digests"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them."""
+
+    prompt_id: str
+    samples: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTotals:
+    """Sums over all shards: distinct prompts asked, trajectories kept, samples drawn, tokens generated."""
+
+    prompts: int
+    rows: int
+    samples: int
+    tokens: int
+
+
+def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], attempts: Iterable[Attempt]) -> None:
+    """Commit chunk `index` as `shards/<index>.parquet` in `store`, in one step; the same chunk gives the same bytes.
+
+    `attempts` names every prompt of the chunk, `trajectories` those that were solved, in any order.
+    Raises DataError for an unsound row, a prompt that comes twice, or a trajectory of a prompt that was not asked.
+    """
+    rows = sorted((row.validate() for row in trajectories), key=_prompt_id)
+    asked = sorted(attempts, key=_prompt_id)
+    _refuse_twice(row.prompt_id for row in rows)
+    _refuse_twice(attempt.prompt_id for attempt in asked)
+    if strange := {row.prompt_id for row in rows} - {attempt.prompt_id for attempt in asked}:
+        raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its attempts do not name.")
+    store.write_bytes(_shard(index), _encode(rows, asked))
+
+
+def done_shards(store: Store) -> list[int]:
+    """Indexes of the chunks committed, rising; leftovers of an interrupted write are not among them."""
+    matches = map(_NAME.fullmatch, store.list(FOLDER))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_shard_ids(store: Store, index: int) -> list[str]:
+    """The prompts that chunk `index` holds a trajectory of, sorted. Raises DamagedError as `read_shards` does."""
+    footer = _footer(store, index)
+    groups = range(footer.num_row_groups)
+    with reading(store, _shard(index), REMEDY):
+        batches = read_groups(store, _shard(index), footer, groups, columns=["prompt_id"])
+        return [prompt_id for batch in batches for prompt_id in batch.column("prompt_id").to_pylist()]
+
+
+def shard_totals(store: Store) -> ShardTotals:
+    """What all chunks together asked, kept and cost; reads footers only. Raises DamagedError as `read_shards` does."""
+    asked: set[str] = set()
+    rows = samples = tokens = 0
+    for index in done_shards(store):
+        footer = _footer(store, index)
+        rows += footer.num_rows
+        for prompt_id, drawn, generated in _note(store, index, footer, _ATTEMPTS):
+            asked.add(prompt_id)
+            samples += drawn
+            tokens += generated
+    return ShardTotals(prompts=len(asked), rows=rows, samples=samples, tokens=tokens)
+
+
+def read_shards(store: Store) -> Iterator[Trajectory]:
+    """All trajectories of all chunks, sorted by prompt id; holds one row group of each chunk in memory.
+
+    Raises DamagedError, with the file and the remedy, when a chunk cannot be read.
+    """
+    return heapq.merge(*(_shard_rows(store, index) for index in done_shards(store)), key=_prompt_id)
+
+
+def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
+    """Write the chunks of `shards` as one cache into the folder `<id>` of `caches`; return at once when it is there.
+
+    `facts` are the fields of CacheInfo that neither rows nor attempts tell (fingerprints, sampling, guides, seconds).
+    Raises DataError for a prompt with two trajectories or facts that contradict the rows, DamagedError as
+    `read_shards` does.
+    """
+    totals = shard_totals(shards)
+    facts |= {"prompts_asked": totals.prompts, "samples_drawn": totals.samples, "tokens_generated": totals.tokens}
+    draft = draft_info(_rows_digest(shards), [], facts)
+    target = caches.child(draft.id)
+    if target.exists(INFO_FILE):
+        return read_info(target)
+    writer = CacheWriter(target)
+    writer.write(read_shards(shards))
+    info = writer.finish(**facts)
+    if info.id != draft.id:
+        raise DamagedError(
+            f"{shards.uri}: the rows in {FOLDER} do not match their recorded digests. "
+            "Remove that folder and start the stage again."
+        )
+    return info
+
+
+def _encode(rows: list[Trajectory], attempts: list[Attempt]) -> bytes:
+    prompts = [astuple(attempt) for attempt in attempts]
+    digests = [row.digest().hex() for row in rows]
+    sink = pa.BufferOutputStream()
+    with parquet_writer(sink) as parquet:
+        for group in _groups(rows):
+            parquet.write_table(rows_to_table(group))
+        parquet.add_key_value_metadata({_ATTEMPTS: json.dumps(prompts), _DIGESTS: json.dumps(digests)})
+    return sink.getvalue().to_pybytes()
+
+
+def _groups(rows: list[Trajectory]) -> Iterator[list[Trajectory]]:
+    group: list[Trajectory] = []
+    tokens = 0
+    for row in rows:
+        group.append(row)
+        tokens += len(row.token_ids)
+        if group_is_full(len(group), tokens):
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _rows_digest(store: Store) -> RowsDigest:
+    """The digest of the merged rows, from the digests that the shards carry."""
+    pairs = []
+    for index in done_shards(store):
+        footer = _footer(store, index)
+        digests = _note(store, index, footer, _DIGESTS)
+        with reading(store, _shard(index), REMEDY):
+            pairs += zip(read_shard_ids(store, index), digests, strict=True)
+    digest = RowsDigest()
+    for _, row in sorted(pairs):
+        digest.add(bytes.fromhex(row))
+    return digest
+
+
+def _shard_rows(store: Store, index: int) -> Iterator[Trajectory]:
+    """The rows of one chunk, sorted; the file is open only while a row group is read, as there may be thousands."""
+    footer = _footer(store, index)
+    for group in range(footer.num_row_groups):
+        with reading(store, _shard(index), REMEDY):
+            batches = list(read_groups(store, _shard(index), footer, [group]))
+        for batch in batches:
+            yield from batch_to_rows(batch)
+
+
+def _footer(store: Store, index: int) -> pq.FileMetaData:
+    with reading(store, _shard(index), REMEDY):
+        return read_footer(store, _shard(index))
+
+
+def _note(store: Store, index: int, footer: pq.FileMetaData, name: bytes) -> list:
+    with reading(store, _shard(index), REMEDY):
+        return json.loads((footer.metadata or {})[name])
+
+
+def _shard(index: int) -> str:
+    return f"{FOLDER}/{index:06d}.parquet"
+
+
+def _prompt_id(record: Trajectory | Attempt) -> str:
+    return record.prompt_id
+
+
+def _refuse_twice(prompt_ids: Iterable[str]) -> None:
+    last = None
+    for prompt_id in prompt_ids:
+        if prompt_id == last:
+            raise DataError(f"Prompt {prompt_id} comes twice in one shard.")
+        last = prompt_id

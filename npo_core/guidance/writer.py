@@ -1,0 +1,122 @@
+"""Writes a guidance cache: sorted rows in, Parquet files and, last, `cache.json` out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from npo_core.errors import DataError
+from npo_core.guidance.info import INFO_FILE, CacheInfo, FileEntry, cache_id
+from npo_core.guidance.part import PartWriter
+from npo_core.guidance.schema import ROWS_PER_FILE
+from npo_core.guidance.trajectory import Trajectory
+from npo_core.timeline.store import Store
+
+_PART_NAME = re.compile(r"part-\d{5,}\.parquet")
+
+
+class CacheWriter:
+    """Streams trajectories, sorted by prompt id, into the folder `store`; holds one row group in memory.
+
+    The same rows give the same bytes and the same id. Nothing is readable before `finish` has written `cache.json`.
+
+    Raises DataError when the folder already holds a complete cache, and for a row that is unsound, not correct, out of
+    order or there twice.
+    """
+
+    def __init__(self, store: Store, *, rows_per_file: int = ROWS_PER_FILE) -> None:
+        if store.exists(INFO_FILE):
+            raise DataError(f"{store.uri} already holds a complete guidance cache: write to another folder.")
+        for name in store.list():
+            if _PART_NAME.fullmatch(name):  # of a writer that was killed
+                store.remove(name)
+        self._store = store
+        self._rows_per_file = rows_per_file
+        self._part: PartWriter | None = None
+        self._files: list[FileEntry] = []
+        self._rows = RowsDigest()
+        self._last = ""
+        self._ends: set[int] = set()
+        self._guides: set[tuple[str, int]] = set()
+        self._reward_counts: set[int] = set()
+
+    def write(self, trajectories: Iterable[Trajectory]) -> None:
+        """Append rows; their prompt ids must rise strictly, over all calls together."""
+        for row in trajectories:
+            self._check(row)
+            if self._part is None:
+                self._part = PartWriter(self._store, f"part-{len(self._files):05d}.parquet")
+            self._part.add(row)
+            self._rows.add(row.digest())
+            if self._part.rows >= self._rows_per_file:
+                self._close_part()
+
+    def finish(self, **facts) -> CacheInfo:
+        """Write `cache.json` and return it; `facts` are the fields of CacheInfo that the rows do not tell.
+
+        Raises DataError when the facts contradict the rows: a row without end-of-sequence token, an unnamed guide,
+        another number of rewards than reward names, more rows than prompts asked.
+        """
+        self._close_part()
+        info = draft_info(self._rows, self._files, facts)
+        self._check_facts(info)
+        self._store.write_json(INFO_FILE, info.model_dump(mode="json"))
+        return info
+
+    def _check(self, row: Trajectory) -> None:
+        row.validate()
+        if row.outcome != "correct":
+            raise DataError(f"Prompt {row.prompt_id}: a cache holds correct trajectories, this is {row.outcome!r}.")
+        if row.prompt_id == self._last:
+            raise DataError(f"Prompt {row.prompt_id} comes twice: a guidance cache holds one trajectory per prompt.")
+        if row.prompt_id < self._last:
+            raise DataError(f"Prompt {row.prompt_id} comes after {self._last}: write rows sorted by prompt id.")
+        self._last = row.prompt_id
+        self._ends.add(int(row.token_ids[-1]))
+        self._guides.add((row.guide, row.guide_step))
+        self._reward_counts.add(len(row.rewards))
+
+    def _check_facts(self, info: CacheInfo) -> None:
+        if strange := self._ends - info.eos_token_ids:
+            raise DataError(
+                f"Guidance rows end with the tokens {sorted(strange)[:5]}, which are no end-of-sequence token "
+                f"({sorted(info.eos_token_ids)}): keep only completions that ended by themselves, EOS included."
+            )
+        if strange := self._guides - {(guide.id, guide.step) for guide in info.guides}:
+            raise DataError(f"Guidance rows name the guides {sorted(strange)}, which `guides` does not list.")
+        if strange := self._reward_counts - {len(info.reward_names)}:
+            raise DataError(f"Guidance rows hold {sorted(strange)} rewards, but reward_names is {info.reward_names}.")
+        if info.rows > info.prompts_asked:
+            raise DataError(f"prompts_asked is {info.prompts_asked}, must be at least the {info.rows} rows written.")
+
+    def _close_part(self) -> None:
+        if self._part is not None:
+            self._files.append(self._part.close())
+            self._part = None
+
+
+class RowsDigest:
+    """Count and running hash of row digests in order of prompt id."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, digest: bytes) -> None:
+        self.rows += 1
+        self._hash.update(digest)
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def draft_info(rows: RowsDigest, files: list[FileEntry], facts: dict) -> CacheInfo:
+    """The CacheInfo of these rows with its id; raises DataError when a fact is missing, unknown or of a wrong kind."""
+    try:
+        info = CacheInfo(id="", rows=rows.rows, files=files, **facts)
+    except ValidationError as error:
+        raise DataError(f"The facts of a guidance cache are incomplete: {error}") from error
+    return info.model_copy(update={"id": cache_id(rows.digest(), info)})

@@ -1,0 +1,108 @@
+"""The built-in task: chain arithmetic modulo 10.
+
+A prompt such as `7*3-2+9*4+1=` is worked out from left to right, every result modulo 10, and the completion lists
+the running results: `19823`. The last digit is the answer. Difficulty is the number of multiplications.
+
+Demonstrations for the base model (`Demonstrator`) get `+` and `-` right and are unreliable about products, so that the
+base starts with many groups that are all wrong, and RL has something to find.
+"""
+
+import random
+from dataclasses import dataclass
+
+from npo_core.problems.problem import Outcome, Problem, ProblemSet, problem_id
+
+OPERATORS = "+-*"
+HARD_SHARE = 0.5  # share of digit pairs whose product the demonstrations get wrong most of the time
+HARD_WRONG, HARD_RIGHT = 0.6, 0.15  # chance of the pair's one wrong value; of the right one
+EASY_RIGHT = 0.73
+
+
+def apply(operator: str, left: int, right: int) -> int:
+    """One step of the chain, modulo 10."""
+    if operator == "+":
+        return (left + right) % 10
+    return (left - right if operator == "-" else left * right) % 10
+
+
+def parse(prompt: str) -> tuple[list[int], str]:
+    """Split `7*3-2=` into its operands [7, 3, 2] and operators `*-`."""
+    return [int(digit) for digit in prompt[0:-1:2]], prompt[1:-1:2]
+
+
+def solve(prompt: str) -> str:
+    """The running results of a prompt, one digit per operator, left to right."""
+    operands, operators = parse(prompt)
+    results, value = [], operands[0]
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        value = apply(operator, value, operand)
+        results.append(str(value))
+    return "".join(results)
+
+
+def verify(completion: str, answer: str) -> Outcome:
+    """Correct if the completion is digits alone, as many as the worked answer has, and the last digit agrees."""
+    if len(completion) != len(answer) or not (completion.isascii() and completion.isdigit()):
+        return Outcome.UNPARSABLE
+    return Outcome.CORRECT if completion[-1] == answer[-1] else Outcome.WRONG
+
+
+def make_prompt(rng: random.Random, operands: int, multiplications: int) -> str:
+    """A prompt with exactly so many multiplications at random places."""
+    operators = ["*"] * multiplications + rng.choices("+-", k=operands - 1 - multiplications)
+    rng.shuffle(operators)
+    digits = [str(rng.randrange(10)) for _ in range(operands)]
+    return "".join(a + b for a, b in zip(digits, [*operators, "="], strict=True))
+
+
+def make_problems(*, seed: int, train: int, held_out: int, operands: int, difficulties: list[int]) -> ProblemSet:
+    """Draw disjoint training and held-out sets; difficulties take turns, so that every batch is graded alike.
+
+    Raises:
+        ValueError: if so many different prompts do not turn up (too few operands for the sizes asked).
+    """
+    rng = random.Random(f"chain-{seed}")
+    seen: set[str] = set()
+    problems: list[Problem] = []
+    for index in range(train + held_out):
+        difficulty = difficulties[index % len(difficulties)]
+        prompt = next((p for p in (make_prompt(rng, operands, difficulty) for _ in range(1000)) if p not in seen), None)
+        if prompt is None:
+            raise ValueError(f"{train + held_out} different prompts with {operands} operands cannot be drawn")
+        seen.add(prompt)
+        answer = solve(prompt)
+        problems.append(Problem(problem_id(prompt, answer), prompt, answer, difficulty))
+    return ProblemSet(problems[:train], problems[train:], verify)
+
+
+@dataclass(frozen=True)
+class Demonstrator:
+    """Writes the imperfect demonstrations that the base model learns from; its errors are fixed by the seed."""
+
+    seed: int
+
+    def wrong_values(self) -> dict[tuple[int, int], int]:
+        """The digit pairs whose product is demonstrated wrongly, each with its one wrong value."""
+        rng = random.Random(f"facts-{self.seed}")
+        pairs = [(a, b) for a in range(10) for b in range(10)]
+        hard = rng.sample(pairs, int(len(pairs) * HARD_SHARE))
+        return {(a, b): (a * b + rng.randrange(1, 10)) % 10 for a, b in sorted(hard)}
+
+    def demonstrate(self, prompt: str, rng: random.Random, wrong: dict[tuple[int, int], int]) -> str:
+        """Running results of one prompt, errors carried on to the end as a person would."""
+        operands, operators = parse(prompt)
+        results, value = [], operands[0]
+        for operator, operand in zip(operators, operands[1:], strict=True):
+            value = self._product(value, operand, rng, wrong) if operator == "*" else apply(operator, value, operand)
+            results.append(str(value))
+        return "".join(results)
+
+    @staticmethod
+    def _product(left: int, right: int, rng: random.Random, wrong: dict[tuple[int, int], int]) -> int:
+        draw = rng.random()
+        fixed = wrong.get((left, right))
+        if fixed is None:
+            return left * right % 10 if draw < EASY_RIGHT else rng.randrange(10)
+        if draw < HARD_WRONG:
+            return fixed
+        return left * right % 10 if draw < HARD_WRONG + HARD_RIGHT else rng.randrange(10)

@@ -1,0 +1,158 @@
+"""One run against another: when each first reaches a pass rate, and what each reaches at equal cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from npo_core.errors import DataError
+from npo_core.reporting.roles import GRPO
+from npo_core.reporting.run_data import CurvePoint, RunData
+
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+AXES = ("step", "updates_total", "tokens_total")
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a curve first reaches a level, on each axis; interpolated linearly between evaluated snapshots."""
+
+    step: float
+    updates_total: float
+    tokens_total: float
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """A pass rate and what it took to reach it; None: not reached. Ratios are baseline / run: above 1 the run is faster."""
+
+    target: float
+    run: Crossing | None
+    baseline: Crossing | None
+    ratios: dict[str, float | None]  # by axis
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Both pass rates at one place, and their difference with the standard error of independent samples."""
+
+    at: str
+    run: float
+    run_error: float
+    baseline: float
+    baseline_error: float
+
+    @property
+    def difference(self) -> float:
+        return self.run - self.baseline
+
+    @property
+    def difference_error(self) -> float:
+        return math.hypot(self.run_error, self.baseline_error)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    levels: list[LevelRow]
+    scores: list[ScoreRow]
+    differing_settings: list[str]  # `field: run's value, baseline's value`
+
+
+def first_crossing(points: Sequence[CurvePoint], target: float) -> Crossing | None:
+    """Where the curve first reaches `target`, or None where it never does."""
+    before: CurvePoint | None = None
+    for point in points:
+        if point.pass_rate >= target:
+            share = 1.0 if before is None else (target - before.pass_rate) / (point.pass_rate - before.pass_rate)
+            return Crossing(*(between(before or point, point, share, axis) for axis in AXES))
+        before = point
+    return None
+
+
+def between(a: CurvePoint, b: CurvePoint, share: float, name: str) -> float:
+    """A figure `share` of the way from one point to the next."""
+    return getattr(a, name) + share * (getattr(b, name) - getattr(a, name))
+
+
+def value_at(points: Sequence[CurvePoint], axis: str, place: float) -> tuple[float, float] | None:
+    """Pass rate and standard error at a place on an axis, interpolated; None outside the curve."""
+    for a, b in zip(points, points[1:], strict=False):
+        low, high = getattr(a, axis), getattr(b, axis)
+        if low <= place <= high and high > low:
+            share = (place - low) / (high - low)
+            return between(a, b, share, "pass_rate"), between(a, b, share, "standard_error")
+    return None
+
+
+def compare(run: RunData, baseline: RunData) -> Comparison:
+    """Compare a run with a baseline.
+
+    Raises:
+        DataError: their pass rates cannot be compared, as they were measured differently.
+    """
+    check_comparable(run, baseline)
+    targets = sorted({run.config.evaluation.target, *worth_asking(run.points, baseline.points)})
+    return Comparison([level_row(run, baseline, target) for target in targets], score_rows(run, baseline),
+                      differing_settings(run, baseline))
+
+
+def check_comparable(run: RunData, baseline: RunData) -> None:
+    """Held-out problems, samples a problem and completion length decide what a pass rate means."""
+    if run.protocol == baseline.protocol:
+        return
+    mine, theirs = settings(run), settings(baseline)
+    for name in mine.keys() | theirs.keys():
+        decides = name.startswith("problems.") or name in ("evaluation.samples", "training.max_completion_tokens")
+        if decides and mine.get(name) != theirs.get(name):
+            raise DataError(f"The pass rates of the two runs cannot be compared: {name} is {mine.get(name)!r} here and "
+                            f"{theirs.get(name)!r} in the baseline; give a baseline with the same {name}.")
+
+
+def worth_asking(run: Sequence[CurvePoint], baseline: Sequence[CurvePoint]) -> list[float]:
+    """The round levels that lie above both starts and that at least one of the two reaches."""
+    if not run or not baseline:
+        return []
+    start = max(run[0].pass_rate, baseline[0].pass_rate)
+    top = max(point.pass_rate for point in [*run, *baseline])
+    return [level for level in LEVELS if start < level <= top]
+
+
+def level_row(run: RunData, baseline: RunData, target: float) -> LevelRow:
+    ours, theirs = first_crossing(run.points, target), first_crossing(baseline.points, target)
+    ratios = {axis: getattr(theirs, axis) / getattr(ours, axis) if ours and theirs and getattr(ours, axis) else None
+              for axis in AXES}
+    return LevelRow(target, ours, theirs, ratios)
+
+
+def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
+    """Both at the last step, at the most updates and at the most tokens that both have."""
+    if not run.points or not baseline.points:
+        return []
+    rows = []
+    for axis, words in zip(AXES, ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all"), strict=True):
+        place = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
+        ours, theirs = value_at(run.points, axis, place), value_at(baseline.points, axis, place)
+        if ours and theirs:
+            rows.append(ScoreRow(words.format(place), *ours, *theirs))
+    return rows
+
+
+def differing_settings(run: RunData, baseline: RunData) -> list[str]:
+    """Settings in which the runs differ; name, machine, and what plain GRPO does not use are left out."""
+    unused = {"name", "execution"}
+    if GRPO in (run.kind, baseline.kind):
+        unused |= {"injection", "guidance", "bootstrap"}
+    mine, theirs = settings(run), settings(baseline)
+    return [f"{name}: {mine.get(name)!r}, baseline {theirs.get(name)!r}" for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name) and name.partition(".")[0] not in unused]
+
+
+def settings(run: RunData) -> dict[str, object]:
+    """The run's configuration with dotted names."""
+    return flatten(run.config.model_dump(mode="json"))
+
+
+def flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,82 @@
+"""The files of a run that reports read: what a workspace has to offer, its stages, and segments still in progress."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from npo_core.config import RunConfig
+from npo_core.timeline import Segment, Store, Timeline
+from npo_core.timeline.segments import read_marks
+
+SPEC_FILE, RESULT_FILE = "spec.json", "result.json"
+
+
+class Workspace(Protocol):
+    """The part of a workspace that reports use; `npo_core.stages.workspace.Workspace` is one."""
+
+    store: Store
+    timeline: Timeline
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def scratch(self) -> Path: ...
+
+    def config(self) -> RunConfig: ...
+
+    def guidance(self, cache: str) -> Store: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's folder: what was asked, and the record of its result once it has one."""
+
+    folder: str  # relative to the workspace
+    name: str
+    fingerprint: str
+    spec: dict[str, Any]
+    record: dict[str, Any] | None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        return (self.record or {}).get("result", {})
+
+    @property
+    def cost(self) -> dict[str, float]:
+        return self.result.get("cost", {})
+
+
+def read_stages(workspace: Workspace) -> list[Stage]:
+    """All stages that were ever started: the finished by their start, then the others."""
+    stages = []
+    for name in workspace.store.list("stages"):
+        folder = f"stages/{name}"
+        spec = workspace.store.read_json(f"{folder}/{SPEC_FILE}", default=None)
+        if spec is not None:
+            kind, _, fingerprint = name.rpartition("-")
+            record = workspace.store.read_json(f"{folder}/{RESULT_FILE}", default=None)
+            stages.append(Stage(folder, kind, fingerprint, spec, record))
+    return sorted(stages, key=lambda stage: ((stage.record or {}).get("started", float("inf")), stage.folder))
+
+
+def run_segments(workspace: Workspace, stages: Iterable[Stage]) -> list[Segment]:
+    """All segments, and with them the committed parts of unfinished ones."""
+    finished = workspace.timeline.segments()
+    known = {segment.id for segment in finished}
+    begun = [stage for stage in stages if stage.name == "train" and stage.fingerprint not in known]
+    return finished + [segment for stage in begun if (segment := committed(workspace, stage)) is not None]
+
+
+def committed(workspace: Workspace, stage: Stage) -> Segment | None:
+    """What an unfinished train stage has committed so far, as a segment; None where it is nothing yet."""
+    marks = read_marks(workspace.store, stage.fingerprint)
+    if not marks:
+        return None
+    start = workspace.timeline.snapshots.get(stage.spec["start"])
+    return Segment(
+        id=stage.fingerprint, branch=stage.spec["branch"], start=start.id, end=marks[-1].snapshot, t0=start.step,
+        t1=marks[-1].step, snapshots={mark.step: mark.snapshot for mark in marks}, parts=[mark.step for mark in marks],
+        cache=stage.spec.get("cache"), cost={"seconds": sum(mark.seconds for mark in marks)},
+    )

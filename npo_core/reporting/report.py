@@ -1,0 +1,191 @@
+"""The report of a run: `report/` with report.md, report.json and two pictures, the same bytes for the same workspace."""
+
+from dataclasses import asdict
+from typing import Any
+
+from npo_core.reporting import plots
+from npo_core.reporting.compare import Comparison, compare, first_crossing, flatten
+from npo_core.reporting.records import Workspace
+from npo_core.reporting.roles import EARLY_BOOTSTRAP
+from npo_core.reporting.run_data import RunData, load
+from npo_core.reporting.tables import (
+    Table,
+    costs_table,
+    evaluations_table,
+    groups_table,
+    guidance_table,
+    levels_table,
+    markdown,
+    number,
+    plus_minus,
+    scores_table,
+)
+from npo_core.timeline import json_bytes
+
+FOLDER = "report"
+KEY_SETTINGS = (
+    "seed", "problems.kind", "problems.difficulties", "model.kind", "model.path", "training.steps", "training.prompts_per_step",
+    "training.group_size", "training.updates_per_batch", "training.learning_rate", "training.loss",
+    "training.max_completion_tokens", "evaluation.samples",
+)
+GUIDED_SETTINGS = (
+    "bootstrap.scout_steps", "bootstrap.ladder", "bootstrap.guided", "bootstrap.fresh_randomness", "injection.tau_gate",
+    "injection.importance_sampling", "injection.baseline", "guidance.samples", "guidance.keep", "guidance.skip_passed",
+)
+
+
+def write_report(workspace: Workspace, baseline: Workspace | None = None) -> dict[str, Any]:
+    """Write the report into the workspace and return its figures, the content of report.json.
+
+    Raises:
+        DataError: one of the two holds no run, or their pass rates cannot be compared.
+        DamagedError: a record or table is damaged.
+    """
+    run, other = load(workspace), load(baseline) if baseline is not None else None
+    comparison = compare(run, other) if other is not None else None
+    found = figures(run, other, comparison)
+    names = (name_of(run), f"baseline: {name_of(other)}" if other is not None else "")
+    write = workspace.store.write_bytes
+    write(f"{FOLDER}/curves.png", plots.curves(run, other, names))
+    write(f"{FOLDER}/training.png", plots.training(run, other, names))
+    write(f"{FOLDER}/report.json", json_bytes(found))
+    write(f"{FOLDER}/report.md", text(run, other, comparison).encode())
+    return found
+
+
+def name_of(run: RunData) -> str:
+    """What a run is, in a word or two."""
+    if run.kind != EARLY_BOOTSTRAP:
+        return "GRPO"
+    return "NPO early" if run.config.bootstrap.guided else "replay without guidance"
+
+
+def figures(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> dict[str, Any]:
+    """All figures, as plain values."""
+    return {
+        **run_figures(run),
+        "baseline": run_figures(baseline) if baseline is not None else None,
+        "comparison": comparison_figures(comparison) if comparison is not None else None,
+    }
+
+
+def run_figures(run: RunData) -> dict[str, Any]:
+    target = first_crossing(run.points, run.config.evaluation.target)
+    return {
+        "name": run.config.name, "kind": run.kind, "complete": run.complete, "branch": run.branch,
+        "steps_done": run.steps_done, "guided_until": run.guided_until, "spent_before": asdict(run.spent),
+        "updates_total": run.spent.updates + len(run.steps), "tokens_total": run.spent.tokens + run.steps.tokens,
+        "points": [asdict(point) for point in run.points],
+        "scout_points": [asdict(point) for point in run.scout_points],
+        "final": asdict(run.points[-1]) if run.points else None,
+        "target": {"pass_rate": run.config.evaluation.target, "reached": asdict(target) if target else None},
+        "evaluations": run.evaluations, "protocol": run.protocol, "guidance": run.guidance,
+        "stages": [asdict(stage) for stage in run.stages], "versions": run.versions,
+        "config": run.config.model_dump(mode="json"),
+    }
+
+
+def comparison_figures(comparison: Comparison) -> dict[str, Any]:
+    scores = [{**asdict(row), "difference": row.difference, "difference_error": row.difference_error}
+              for row in comparison.scores]
+    return {"levels": [asdict(row) for row in comparison.levels], "scores": scores,
+            "differing_settings": comparison.differing_settings}
+
+
+def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> str:
+    """report.md."""
+    parts = [f"# {run.config.name}: {name_of(run)}", headline(run), *(against(comparison) if comparison else []), what_ran(run)]
+    parts += ["![Held-out pass rate by step and by generated tokens](curves.png)", CURVES_NOTE] if run.points else []
+    if comparison is not None:
+        parts += ["## Beside the baseline", *section(scores_table(comparison)), *section(levels_table(comparison))]
+        parts += [differing(comparison)]
+    parts += ["## Training", "![Pass rate, entropy, dead groups and injection by step](training.png)"]
+    parts += section(groups_table(run)) if len(run.steps) + len(run.scout) else ["No step has been committed yet."]
+    parts += section(guidance_table(run.guidance)) if run.guidance else []
+    parts += section(evaluations_table(run)) if run.points else []
+    parts += section(costs_table(run.stages))
+    parts += section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline is not None else []
+    return "\n\n".join([*parts, *section(settings_table(run)), *reproduce(run, baseline)]) + "\n"
+
+
+CURVES_NOTE = (
+    "Bands are ±1.96 standard errors over the held-out problems. All updates and tokens count everything spent up to a "
+    "snapshot: the scout's training, the generation of guidance, and the branch's own training; evaluations are left out."
+)
+
+
+def section(table: Table) -> list[str]:
+    return [f"### {table.title}", markdown(table)]
+
+
+def headline(run: RunData) -> str:
+    """The result in one sentence."""
+    if not run.points:
+        return f"Nothing is evaluated yet; {run.steps_done} of {run.config.training.steps} steps are done."
+    last, target = run.points[-1], run.config.evaluation.target
+    crossing = first_crossing(run.points, target)
+    reached = (f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it does not reach {target:g}")
+    unfinished = "" if run.complete else (f" The run is unfinished: {run.steps_done} of {run.config.training.steps} steps "
+                                          "are done.")
+    return (f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+            f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); {reached}."
+            + unfinished)
+
+
+def against(comparison: Comparison) -> list[str]:
+    """The comparison in one sentence."""
+    if not comparison.scores:
+        return ["The baseline, or this run, has no evaluated curve to compare yet."]
+    told = [f"{plus_minus(row.difference, row.difference_error, '+')} at {row.at}" for row in comparison.scores]
+    return [f"Against the baseline: {'; '.join(told)}."]
+
+
+def what_ran(run: RunData) -> str:
+    """The course of the run in words."""
+    steps = run.config.training.steps
+    if run.kind != EARLY_BOOTSTRAP:
+        return f"Plain GRPO from the base model to step {steps}, seed {run.config.seed}."
+    plan = run.config.bootstrap
+    ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
+    if not plan.guided:
+        return f"{ran}; then the run started again from the base, without guidance, to step {steps}: a control."
+    guides = ", ".join(map(str, plan.guide_steps))
+    return (f"{ran}. Its snapshot of step {guides} answered the prompts of that segment offline, and verified answers were "
+            f"cached. The run then started again from the base: up to step {plan.scout_steps} a group whose pass rate was "
+            f"below {run.config.injection.tau_gate:g} got the cached answer in its last slot; then plain GRPO to step "
+            f"{steps}. Seed {run.config.seed}.")
+
+
+def differing(comparison: Comparison) -> str:
+    """A caution where more than the method differs."""
+    if not comparison.differing_settings:
+        return "Both runs have the same settings, apart from the method."
+    return "Settings that differ between the two runs:\n\n" + "\n".join(f"* `{line}`" for line in comparison.differing_settings)
+
+
+def settings_table(run: RunData) -> Table:
+    """The settings that say what was run, and all others that are not at their default."""
+    values = flatten(run.config.model_dump(mode="json"))
+    defaults = flatten(type(run.config)().model_dump(mode="json"))
+    wanted = KEY_SETTINGS + (GUIDED_SETTINGS if run.kind == EARLY_BOOTSTRAP else ())
+    changed = [name for name in values if values[name] != defaults.get(name) and name not in wanted and name != "name"]
+    rows = [[f"`{name}`", show(values[name])] for name in [*wanted, *changed] if name in values]
+    return Table("Settings", ["setting", "value"], rows, "All settings are in config.json, explained by `npo config`.")
+
+
+def show(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
+    """The commands that make this report anew."""
+    flow = ["WORKSPACE is the folder or URI that holds this report's folder.", "```",
+            f"npo run {run.kind} --config WORKSPACE/config.json --workspace NEW_WORKSPACE"]
+    if baseline is not None:
+        flow[1:1] = ["BASELINE is the baseline's workspace."]
+        flow += [f"npo run {baseline.kind} --config BASELINE/config.json --workspace NEW_BASELINE",
+                 "npo report NEW_WORKSPACE --baseline NEW_BASELINE"]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
+    made = f"\n\nMade with {versions}." if versions else ""
+    words, code = flow[:flow.index("```")], flow[flow.index("```"):]
+    return ["## To reproduce", " ".join(words), "\n".join([*code, "```"]) + made]

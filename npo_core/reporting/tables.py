@@ -1,0 +1,173 @@
+"""Tables of text cells, for Markdown and the terminal alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow
+from npo_core.reporting.costs import StageCost
+from npo_core.reporting.metrics import Metrics
+from npo_core.reporting.records import Workspace
+from npo_core.reporting.run_data import RunData
+from npo_core.timeline import Segment
+from npo_core.timeline.segments import read_steps
+
+NONE = "-"
+NOT_REACHED = "not reached"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a header. The first column is text, the others are figures."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def markdown(table: Table) -> str:
+    """The table without its title; the note below."""
+    lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{text}\n\n{table.note}" if table.note else text
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Thousands separated; `-` for None."""
+    return NONE if value is None else f"{value:z,.{digits}f}"
+
+
+def plus_minus(value: float, error: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f} ± {error:.3f}"
+
+
+def levels_table(comparison: Comparison) -> Table:
+    """What it took both to reach pass rates."""
+    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all generated tokens", "baseline", "ratio"]
+    note = ("First crossing, interpolated between evaluated snapshots. All updates and tokens count the scout and the "
+            "guidance; a ratio above 1 means that the baseline needed more.")
+    return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
+
+
+def level_cells(row: LevelRow) -> list[str]:
+    cells = [f"{row.target:.2f}"]
+    for axis in AXES:
+        cells += [place(row.run, axis), place(row.baseline, axis)]
+        if axis != "step":
+            cells.append(number(row.ratios[axis], 2))
+    return cells
+
+
+def place(crossing: Crossing | None, axis: str) -> str:
+    return NOT_REACHED if crossing is None else number(getattr(crossing, axis))
+
+
+def scores_table(comparison: Comparison) -> Table:
+    """Pass rates at the same place of both."""
+    rows = [
+        [row.at, plus_minus(row.run, row.run_error), plus_minus(row.baseline, row.baseline_error),
+         plus_minus(row.difference, row.difference_error, "+")]
+        for row in comparison.scores
+    ]
+    note = ("± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than "
+            "that.")
+    return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)
+
+
+def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -> Table:
+    """Seconds, tokens and updates of every stage, with the sum of what comparisons count."""
+    rows = [[c.label, number(c.seconds, 1), number(c.tokens), number(c.updates), "yes" if c.counted else "no"] for c in costs]
+    counted = [c for c in costs if c.counted]
+    rows.append(["counted, together", number(sum(c.seconds for c in counted), 1), number(sum(c.tokens for c in counted)),
+                 number(sum(c.updates for c in counted)), ""])
+    note = "Tokens that evaluations generate are not counted: they are measurement, not training."
+    return Table(title, ["stage", "seconds", "generated tokens", "updates", "counted"], rows, note)
+
+
+def guidance_table(guidance: dict[str, Any]) -> Table:
+    """What the guidance cache holds and what it cost. Takes `RunData.guidance`, or a cache's summary."""
+    lengths = guidance["lengths"]
+    rows = [
+        ["cache", guidance["id"]],
+        ["cached trajectories", number(guidance["rows"])],
+        ["prompts asked", number(guidance["prompts_asked"])],
+        ["prompts skipped, passed by the scout", number(guidance["prompts_skipped"])],
+        ["coverage Q = cached / asked", f"{guidance['coverage']:.3f}"],
+        ["samples a cached trajectory", number(guidance["samples_per_trajectory"], 2)],
+        ["generated tokens a cached trajectory", number(guidance["tokens_per_trajectory"], 1)],
+        ["length in tokens, min / median / max",
+         f"{lengths['min']} / {lengths['median']:g} / {lengths['max']}" if lengths else NONE],
+        *([f"from the guide of step {guide['step']}", number(guide["rows"])] for guide in guidance["guides"]),
+        ["seconds", number(guidance["seconds"], 1)],
+        ["bytes", number(guidance["bytes"])],
+    ]
+    return Table("Guidance", ["", "value"], rows)
+
+
+def groups_table(run: RunData) -> Table:
+    """Dead, injected and rescued groups, by quarters of each segment."""
+    size = run.config.training.prompts_per_step
+    rows = []
+    for branch, t0, t1, guided in run.stretches:
+        metrics = run.steps if branch == run.branch else run.scout
+        for a, b in quarters(t0, t1):
+            rows.append([f"{branch} {a}-{b}" + (" guided" if guided else ""), *group_cells(metrics.between(a, b))])
+    header = ["steps", "pass rate", "entropy, nats", "all wrong", "all right", "injected", "rescued", "guide KL, nats"]
+    note = (f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and got a "
+            "correct slot. Pass rate is on-policy, on training prompts.")
+    return Table("Groups", header, rows, note)
+
+
+def group_cells(part: Metrics) -> list[str]:
+    names = [("pass_rate", 3), ("entropy", 3), ("groups_all_wrong", 1), ("groups_all_right", 1), ("groups_injected", 1),
+             ("groups_rescued", 1), ("guide_kl", 3)]
+    return [number(part.mean(name), digits) for name, digits in names]
+
+
+def quarters(t0: int, t1: int) -> list[tuple[int, int]]:
+    """The steps (t0, t1] in four parts, or as many as there are steps."""
+    parts = min(4, t1 - t0)
+    edges = [t0 + round((t1 - t0) * i / parts) for i in range(parts + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def evaluations_table(run: RunData) -> Table:
+    """Held-out scores by step: pass rate, pass@k, and pass rate by difficulty."""
+    levels = sorted({level for score in run.evaluations for level in score.get("by_difficulty", {})}, key=natural)
+    ks = [max((int(k) for k in score.get("pass_at_k", {})), default=1) for score in run.evaluations]
+    k = max(ks, default=1)
+    header = ["step", "all updates", "all generated tokens", "pass rate", f"pass@{k}",
+              *(f"difficulty {level}" for level in levels)]
+    rows = [
+        [number(point.step), number(point.updates_total), number(point.tokens_total),
+         plus_minus(point.pass_rate, point.standard_error), number(score.get("pass_at_k", {}).get(str(k)), 3),
+         *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels)]
+        for point, score in zip(run.points, run.evaluations, strict=True)
+    ]
+    return Table("Evaluation", header, rows)
+
+
+def natural(text: str) -> tuple[int, str]:
+    """Numbers by value, then other names."""
+    return (int(text), "") if text.isdigit() else (10**9, text)
+
+
+SEGMENT_ROWS = {
+    "reward": "reward", "pass_rate": "pass rate, on-policy", "entropy": "entropy, nats a token", "loss": "loss",
+    "grad_norm": "gradient norm", "groups_all_wrong": "groups all wrong", "groups_all_right": "groups all right",
+    "groups_injected": "groups injected", "groups_rescued": "groups rescued", "guide_kl": "guide KL, nats a token",
+    "completion_length": "completion length, tokens", "clip_low": "clipped low, share of tokens",
+    "clip_high": "clipped high, share of tokens",
+}
+
+
+def segment_rows(workspace: Workspace, segment: Segment) -> dict[str, str]:
+    """Metrics of a finished segment: the mean over it, and of its first and last fifth; figures it has none of are out."""
+    steps = Metrics(read_steps(workspace.store, segment).to_pydict())
+    fifth = max(1, (segment.t1 - segment.t0) // 5)
+    first, last = steps.until(segment.t0 + fifth), steps.between(segment.t1 - fifth, segment.t1)
+    return {
+        words: f"{number(steps.mean(name), 3)}, {number(first.mean(name), 3)} → {number(last.mean(name), 3)}"
+        for name, words in SEGMENT_ROWS.items() if steps.mean(name) is not None
+    }

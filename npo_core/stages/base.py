@@ -1,0 +1,64 @@
+"""Stage `base`: the model that the run starts from, as the snapshot of step 0."""
+
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from npo_core.config import BuiltInModel
+from npo_core.errors import DataError
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import BaseSpec
+from npo_core.stages.workspace import home
+
+
+def run(spec: BaseSpec, context: StageContext) -> dict:
+    """Returns the id of the snapshot of step 0 and whether the model had to be made."""
+    from npo_core.training import exact, identity
+
+    folder, made = model_folder(spec, context)
+    copy = context.scratch / "model"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    info = identity.describe(copy)
+    content = exact.checkpoint_content(copy) | info
+    info = {**info, "eos_token_ids": identity.eos_token_ids(copy)}
+    snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
+    return {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
+
+
+def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
+    """A local folder with model and tokenizer, and whether it was made now; built-in models are kept for later runs."""
+    if isinstance(spec.model, BuiltInModel):
+        return built_in(spec, context)
+    return pretrained(spec.model.path, spec.model.dtype, context), False
+
+
+def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
+    from npo_core.training.base import train_base
+
+    folder = home() / "models" / spec.fingerprint
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # two runs that start together make one model
+        if folder.exists():
+            return folder, False
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        train_base(spec.model, spec.problems, unfinished, context.progress)
+        unfinished.rename(folder)
+    return folder, True
+
+
+def pretrained(path: str, dtype: str, context: StageContext) -> Path:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"model.path = {path} is no causal language model with a tokenizer: {error}") from None
+    folder = context.scratch / "pretrained"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,110 @@
+"""Inside a stage's process: run the stage, write its result last, and turn what goes wrong into a sentence and a code."""
+
+import errno
+import importlib
+import json
+import os
+import platform
+import signal
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
+from npo_core.stages.context import StageContext, scratch_folder
+from npo_core.stages.specs import SPECS, Spec
+from npo_core.stages.workspace import Workspace
+
+ERROR_FILE, RESULT_FILE, SPEC_FILE = "error.json", "result.json", "spec.json"
+STOP = "stop"  # a file of this name in the workspace ends the stage
+STOPPED = 143  # exit code after a stop, as after SIGTERM
+
+
+def main(name: str, spec_file: Path) -> int:
+    """Run one stage; the exit code says what kind of end it was (0: result written)."""
+    spec = SPECS[name].model_validate_json(spec_file.read_text())
+    workspace = Workspace(spec.workspace)
+    scratch = scratch_folder(workspace, spec)
+    watch_for_end(workspace)
+    try:
+        execute(spec, workspace, scratch)
+    except BaseException as error:
+        known = as_known(error, workspace)
+        traceback.print_exc()
+        described = {"kind": type(known).__name__, "message": str(known), "retryable": getattr(known, "retryable", False)}
+        (scratch / ERROR_FILE).write_text(json.dumps(described))
+        return getattr(known, "exit_code", 70)
+    return 0
+
+
+def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
+    """Run the stage's function and commit what it returns."""
+    started = time.time()
+    context = StageContext(workspace, scratch, prepare_device(spec))
+    result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    record = {
+        "stage": spec.stage,
+        "fingerprint": spec.fingerprint,
+        "result": result,
+        "seconds": time.time() - started,
+        "started": started,
+        "versions": versions(),
+    }
+    workspace.store.write_json(f"{spec.folder}/{RESULT_FILE}", record)
+
+
+def prepare_device(spec: Spec) -> str:
+    """Pick the device and set what holds for the whole process."""
+    import torch
+
+    torch.set_num_threads(spec.execution.threads)
+    if spec.execution.device != "auto":
+        return spec.execution.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its specification."""
+    import importlib.metadata as metadata
+
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "transformers", "trl")}
+
+
+def watch_for_end(workspace: Workspace) -> None:
+    """End this process when its parent dies or a stop file appears; every write is atomic, so no grace is needed."""
+    parent, interval = os.getppid(), 0.5 if workspace.store.is_local else 15.0
+
+    def watch() -> None:
+        while os.getppid() == parent and not workspace.store.exists(STOP):
+            time.sleep(interval)
+        os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True).start()
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """On Linux, have the kernel kill this process at once when its parent is gone."""
+    if platform.system() == "Linux":
+        import ctypes
+
+        set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(set_pdeathsig, signal.SIGKILL)
+
+
+def as_known(error: BaseException, workspace: Workspace) -> BaseException:
+    """The project's own error for what libraries raise when disk, memory or device give out."""
+    if isinstance(error, NPOError):
+        return error
+    text = str(error)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
+    if full or "PytorchStreamWriter failed writing" in text:
+        return StorageError(f"The disk behind {workspace.uri} is full: free space or choose another workspace, then start "
+                            "the same command again; nothing that was written is lost.")
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return OutOfMemoryError(f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
+                                "training.micro_batch, evaluation.batch or guidance.chunk_prompts.")
+    if type(error).__name__ == "AcceleratorError":
+        return DeviceError(f"The accelerator failed: {text}")
+    return error

@@ -1,0 +1,100 @@
+"""A parent that has imported torch, transformers and trl once and forks stages, so that a stage starts at once.
+
+One JSON object a line: requests on standard input `{"id", "stage", "spec", "log"}`, answers on standard output
+`{"id", "pid"}` and later `{"id", "exit"}` (negative: the signal that killed it). The end of standard input, which the
+death of whoever asked brings about, ends all stages. Nothing here may touch an accelerator: its state does not fork.
+"""
+
+import importlib
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+
+PRELOADED = ("npo_core.stages.train", "npo_core.stages.guide", "npo_core.stages.evaluate", "npo_core.stages.base",
+             "npo_core.training.build", "npo_core.training.recorder", "npo_core.training.base", "npo_core.training.identity",
+             "npo_core.engines.transformers", "transformers.models.qwen3.modeling_qwen3", "transformers.models.auto")
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+def serve() -> None:
+    """Preload, then fork a stage for every request until standard input ends."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    wakeup, notify = os.pipe()
+    os.set_blocking(notify, False)
+    signal.set_wakeup_fd(notify)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+    selector.register(wakeup, selectors.EVENT_READ)
+    children: dict[int, int] = {}  # pid -> request id
+    rest = b""
+    while True:
+        for key, _ in selector.select():
+            data = os.read(key.fd, 65536)
+            if key.fd == wakeup:
+                reap(children)
+            elif not data:
+                return end(children)
+            else:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    start(json.loads(line), children)
+
+
+def start(request: dict, children: dict[int, int]) -> None:
+    """Fork one stage and answer with its process id."""
+    pid = os.fork()
+    if pid == 0:
+        run_child(request)
+    children[pid] = request["id"]
+    answer(id=request["id"], pid=pid)
+
+
+def run_child(request: dict) -> None:
+    """In the child: own log, default signals, then the stage. Never returns."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        null = os.open(os.devnull, os.O_RDONLY)
+        for source, target in [(null, 0), (log, 1), (log, 2)]:
+            os.dup2(source, target)
+        from npo_core.stages.execute import main
+
+        code = main(request["stage"], Path(request["spec"]))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def reap(children: dict[int, int]) -> None:
+    """Report every stage that has ended."""
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        answer(id=children.pop(pid), exit=os.waitstatus_to_exitcode(status))
+
+
+def answer(**fields: int) -> None:
+    os.write(1, json.dumps(fields).encode() + b"\n")
+
+
+def end(children: dict[int, int]) -> None:
+    """End what still runs: ask, wait, insist."""
+    signal.set_wakeup_fd(-1)
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for pid in children:
+            os.kill(pid, sign)
+        deadline = time.monotonic() + GRACE
+        while children and time.monotonic() < deadline:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            children.pop(pid, None)
+            time.sleep(0.02)

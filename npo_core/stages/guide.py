@@ -1,0 +1,78 @@
+"""Stage `guide`: offline generation of guidance for a segment, from one later snapshot or a ladder of them."""
+
+import time
+from functools import cache
+from pathlib import Path
+
+from npo_core.config import Guidance
+from npo_core.engines import Engine
+from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
+from npo_core.guidance.shards import merge_shards
+from npo_core.problems import ProblemSet
+from npo_core.problems.load import load_problems
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import GuideSpec
+from npo_core.timeline.segments import read_outcomes
+
+
+def run(spec: GuideSpec, context: StageContext) -> dict:
+    """Returns the cache's id, its coverage and its cost."""
+    from npo_core.training.exact import derive_seed
+
+    started = time.perf_counter()
+    workspace, problems = context.workspace, load_problems(spec.problems)
+    snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
+    requests, skipped = segment_requests(spec, context, problems)
+    guides = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
+    shards = workspace.store.child(spec.folder)
+    generate_guidance(
+        requests, guides, sampling(spec), problems.verify, shards,
+        rollback=cache(lambda: load_engine(spec, context, spec.rollback)), seed_of=derive_seed,
+        progress=lambda done, total: context.progress(done, total),
+    )
+    info = merge_shards(
+        shards, workspace.store.child("guidance"),
+        **{key: snapshots[0].info[key] for key in ("model", "tokenizer")},
+        problems=problems.fingerprint, reward_names=["accuracy"], eos_token_id=snapshots[0].info["eos_token_ids"],
+        sampling=describe_sampling(spec.guidance), guides=[{"id": s.id, "step": s.step} for s in snapshots],
+        prompts_skipped=skipped, seconds=time.perf_counter() - started,
+    )
+    cost = {"tokens_generated": float(info.tokens_generated), "samples": float(info.samples_drawn), "seconds": info.seconds}
+    return {"cache": info.id, "rows": info.rows, "coverage": info.coverage, "asked": info.prompts_asked,
+            "skipped": skipped, "cost": cost}
+
+
+def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
+    """The prompts of the scout segment in the order it met them, and how many it had already passed.
+
+    A prompt that the segment met more than once counts with its first update and its last pass rate.
+    """
+    outcomes = read_outcomes(context.workspace.store, context.workspace.timeline.segment(spec.scout)).to_pylist()
+    by_id = {problem.id: problem for problem in problems.train}
+    first: dict[str, int] = {}
+    rate: dict[str, float] = {}
+    for row in outcomes:
+        first.setdefault(row["prompt_id"], row["step"])
+        rate[row["prompt_id"]] = row["pass_rate"]
+    wanted = [Request(by_id[id_], step) for id_, step in first.items()
+              if not (spec.guidance.skip_passed and rate[id_] >= spec.tau_gate)]
+    return wanted, len(first) - len(wanted)
+
+
+def sampling(spec: GuideSpec) -> Sampling:
+    names = ("samples", "samples_per_round", "keep", "stop_at_first_correct", "chunk_prompts")
+    chosen = {name: getattr(spec.guidance, name) for name in names}
+    return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
+
+
+def describe_sampling(guidance: Guidance) -> dict:
+    """What the cache's rows say of how they were drawn."""
+    return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **guidance.model_dump(exclude={"chunk_prompts"})}
+
+
+def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
+    from npo_core.engines.transformers import TransformersEngine
+
+    folder: Path = context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
+    batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
+    return TransformersEngine(folder, device=context.device, batch=batch)

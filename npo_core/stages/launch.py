@@ -1,0 +1,262 @@
+"""Outside a stage's process: start it, follow its progress, and bring back its result or its error.
+
+A stage whose result is there is not started. What a stage leaves behind after any end is safe to start again.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from npo_core.config import Execution
+from npo_core.errors import DamagedError, StageError
+from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
+from npo_core.stages.execute import ERROR_FILE, RESULT_FILE, SPEC_FILE, STOP, STOPPED
+from npo_core.stages.specs import Spec
+from npo_core.stages.workspace import Workspace
+
+POLL = 0.05  # seconds
+Watcher = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage left: its result, and whether it had been there before."""
+
+    stage: str
+    fingerprint: str
+    result: dict[str, Any]
+    seconds: float  # inside the stage's process, its start not counted
+    reused: bool
+
+    @property
+    def cost(self) -> dict[str, float]:
+        return self.result.get("cost", {})
+
+
+class Process(Protocol):
+    """A started stage."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        ...
+
+    def terminate(self) -> None: ...
+
+
+def environment(execution: Execution) -> dict[str, str]:
+    """The environment of stages: quiet libraries, no telemetry, as many threads as configured."""
+    threads = str(execution.threads)
+    fixed = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    }
+    return {**os.environ, **fixed}
+
+
+class ForkServer:
+    """A preloaded parent process; see `npo_core.stages.forkserver`."""
+
+    def __init__(self, execution: Execution):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "npo_core.stages", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment(execution), start_new_session=True, cwd=Path(__file__).parents[2],
+        )
+        self.answers: dict[int, dict[str, int]] = {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            fields = json.loads(line)
+            self.answers.setdefault(fields.pop("id"), {}).update(fields)
+
+    def start(self, spec: Spec, scratch: Path) -> "Forked":
+        with self.lock:
+            number = len(self.answers)
+            self.answers[number] = {}
+            request = {"id": number, "stage": spec.stage, "spec": str(scratch / SPEC_FILE), "log": str(scratch / LOG_FILE)}
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps(request).encode() + b"\n")
+                self.process.stdin.flush()
+        return Forked(self, number)
+
+    def close(self) -> None:
+        """End all stages and the server."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+
+class Forked:
+    """A stage started by a `ForkServer`."""
+
+    def __init__(self, server: ForkServer, number: int):
+        self.server, self.number = server, number
+
+    @property
+    def pid(self) -> int:
+        return self.server.answers[self.number].get("pid", 0)
+
+    def poll(self) -> int | None:
+        code = self.server.answers[self.number].get("exit")
+        if code is None and self.server.process.poll() is not None:
+            return -9  # the server died, and its stages with it
+        return code
+
+    def terminate(self) -> None:
+        with suppress(ProcessLookupError):
+            if self.pid:
+                os.kill(self.pid, 15)
+
+
+_servers: dict[int, ForkServer] = {}  # by number of threads
+
+
+def fork_server(execution: Execution) -> ForkServer:
+    """The server of this process, started when first asked for; asking early hides the time of its imports."""
+    server = _servers.get(execution.threads)
+    if server is None or server.process.poll() is not None:
+        server = _servers[execution.threads] = ForkServer(execution)
+        atexit.register(server.close)
+    return server
+
+
+def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
+    """A stage in a new interpreter."""
+    with open(scratch / LOG_FILE, "ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "npo_core.stages", spec.stage, str(scratch / SPEC_FILE)],
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(spec.execution),
+                                start_new_session=True, cwd=Path(__file__).parents[2])
+
+
+def forks(execution: Execution) -> bool:
+    """Whether stages fork from a preloaded parent: on request, or by default where no accelerator is used."""
+    if execution.start == "auto":
+        return execution.device == "cpu" or (execution.device == "auto" and not Path("/dev/nvidiactl").exists())
+    return execution.start == "fork"
+
+
+def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:
+    """The result of a finished stage, or None."""
+    record = workspace.store.read_json(f"{spec.folder}/{RESULT_FILE}", default=None)
+    if record is None:
+        return None
+    if record.get("fingerprint") != spec.fingerprint:
+        raise DamagedError(f"{workspace.uri}/{spec.folder}/{RESULT_FILE} is the result of another stage: delete the "
+                           "folder and start the same command again.")
+    return StageResult(spec.stage, spec.fingerprint, record["result"], record["seconds"], reused=True)
+
+
+def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
+    """Run a stage to its end in a process of its own, or return the result that is there.
+
+    `watch` is told every progress event: done, total and the stage's figures.
+
+    Raises:
+        StageError: the stage failed; `retryable` says whether the same again may succeed.
+        BaseException: whatever interrupts the wait; the stage's process is ended first.
+    """
+    workspace = Workspace(spec.workspace)
+    if (done := read_result(workspace, spec)) is not None:
+        return done
+    if workspace.store.exists(STOP):
+        raise stopped(workspace)
+    scratch = prepare(workspace, spec)
+    process: Process = fork_server(spec.execution).start(spec, scratch) if forks(spec.execution) else spawn(spec, scratch)
+    try:
+        follow(process, scratch / EVENTS_FILE, watch)
+    except BaseException:
+        end(process)
+        raise
+    keep_records(workspace, spec, scratch)
+    result = read_result(workspace, spec)
+    if process.poll() != 0 or result is None:
+        raise failure(workspace, spec, scratch, process.poll() or 0)
+    return StageResult(result.stage, result.fingerprint, result.result, result.seconds, reused=False)
+
+
+def prepare(workspace: Workspace, spec: Spec) -> Path:
+    """The stage's scratch folder with its specification, and without traces of an earlier try."""
+    scratch = scratch_folder(workspace, spec)
+    scratch.mkdir(parents=True, exist_ok=True)
+    for name in (ERROR_FILE, EVENTS_FILE):
+        (scratch / name).unlink(missing_ok=True)
+    (scratch / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
+    workspace.store.write_json(f"{spec.folder}/{SPEC_FILE}", spec.model_dump(mode="json"))
+    return scratch
+
+
+def follow(process: Process, events: Path, watch: Watcher) -> None:
+    """Hand every event on until the process ends."""
+    lines = tail(events)
+    while process.poll() is None:
+        for event in next(lines):
+            watch(event)
+        time.sleep(POLL)
+    for event in next(lines):
+        watch(event)
+
+
+def tail(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The complete lines that were added to a file since the last look."""
+    offset, rest = 0, b""
+    while True:
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            file.seek(offset)
+            rest += file.read()
+            offset = file.tell()
+        *lines, rest = rest.split(b"\n")
+        yield [json.loads(line) for line in lines]
+
+
+def end(process: Process) -> None:
+    """Ask a stage to end and wait until it has."""
+    process.terminate()
+    deadline = time.monotonic() + 15
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(POLL)
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, 9)
+
+
+def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
+    """Copy log and events beside the specification, where others can read them."""
+    for name in (LOG_FILE, EVENTS_FILE):
+        if (scratch / name).exists():
+            workspace.store.write_bytes(f"{spec.folder}/{name}", (scratch / name).read_bytes())
+
+
+def stopped(workspace: Workspace) -> StageError:
+    return StageError(f"The run was stopped by the file {workspace.uri}/{STOP}: remove it and start the same command "
+                      "again to go on.", exit_code=STOPPED)
+
+
+def failure(workspace: Workspace, spec: Spec, scratch: Path, code: int) -> StageError:
+    """The error of a stage that ended without a result."""
+    if workspace.store.exists(STOP):
+        return stopped(workspace)
+    log = f"{workspace.uri}/{spec.folder}/{LOG_FILE}"
+    if (scratch / ERROR_FILE).exists():
+        described = json.loads((scratch / ERROR_FILE).read_text())
+        sentence = f"Stage {spec.stage}: {described['message']} ({described['kind']}; log: {log})"
+        return StageError(sentence, exit_code=code, retryable=described["retryable"])
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return StageError(f"Stage {spec.stage} {how} before it had a result; starting it again goes on from what it "
+                      f"committed (log: {log}).", exit_code=code, retryable=code < 0)

@@ -1,0 +1,97 @@
+"""What each stage is asked to do: closed records whose fingerprint names the stage's work.
+
+The fingerprint covers everything that decides the outcome and nothing else, so that the same work on the same inputs is
+found done, on whatever machine and with whatever number of retries.
+"""
+
+import hashlib
+import json
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from npo_core import config
+from npo_core.config import Closed
+
+
+class Spec(Closed):
+    """Fields of every stage."""
+
+    stage: ClassVar[str]
+    place: ClassVar[set[str]] = {"workspace", "execution"}  # where and how, not what
+
+    workspace: str
+    execution: config.Execution
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits: stage name and all deciding fields."""
+        content = json.dumps([self.stage, self.model_dump(mode="json", exclude=self.place)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """The stage's folder in the workspace."""
+        return f"stages/{self.stage}-{self.fingerprint}"
+
+
+class BaseSpec(Spec):
+    """Make, or take in, the model that the run starts from: snapshot of step 0."""
+
+    stage: ClassVar[str] = "base"
+
+    problems: config.Problems
+    model: config.Model
+
+
+class TrainSpec(Spec):
+    """Train one segment of a branch: from a snapshot to a step, guided where a cache is given."""
+
+    stage: ClassVar[str] = "train"
+
+    problems: config.Problems
+    training: config.Training
+    injection: config.Injection
+    seed: int
+    sampling_seed: int
+    branch: str
+    start: str = Field(description="snapshot id")
+    until: int = Field(description="optimizer update at which the segment ends")
+    cache: str | None = None
+    purpose: str = Field("run", description="anything else than `run` makes the same work distinct, as a proof needs")
+
+
+class GuideSpec(Spec):
+    """Generate the guidance for a segment from later snapshots."""
+
+    stage: ClassVar[str] = "guide"
+
+    problems: config.Problems
+    training: config.Training
+    guidance: config.Guidance
+    tau_gate: float
+    seed: int
+    guides: list[str] = Field(description="snapshot ids, rising by step")
+    rollback: str = Field(description="snapshot id that the replay starts from")
+    scout: str = Field(description="segment whose prompts want guidance")
+
+
+class EvaluateSpec(Spec):
+    """Pass rate of snapshots on the held-out problems."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    problems: config.Problems
+    evaluation: config.Evaluation
+    max_completion_tokens: int
+    snapshots: list[str]
+
+    @property
+    def protocol(self) -> str:
+        """8 hex digits: everything that decides a snapshot's score but the snapshot."""
+        settings = self.model_dump(mode="json", exclude={*self.place, "snapshots"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+SPECS: dict[str, type[Spec]] = {spec.stage: spec for spec in (BaseSpec, TrainSpec, GuideSpec, EvaluateSpec)}
+StageName = Literal["base", "train", "guide", "evaluate"]

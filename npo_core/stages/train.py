@@ -1,0 +1,98 @@
+"""Stage `train`: one segment of a branch, from a snapshot to a step, guided where a cache is given."""
+
+import shutil
+from pathlib import Path
+
+from npo_core.errors import StageError
+from npo_core.problems import ProblemSet
+from npo_core.problems.load import load_problems
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import TrainSpec
+from npo_core.timeline import Segment, Snapshot
+from npo_core.timeline.segments import Mark, read_marks, read_steps
+
+
+def run(spec: TrainSpec, context: StageContext) -> dict:
+    """Returns the segment's id, its snapshots and its cost."""
+    workspace = context.workspace
+    start = workspace.timeline.snapshots.get(spec.start)
+    marks = usable_marks(spec, context)
+    recorder_seconds = 0.0
+    if not marks or marks[-1].step < spec.until:
+        done, recorder_seconds = train(spec, context, start, marks)
+        marks = [*marks, *done]
+    if not marks or marks[-1].step != spec.until:
+        raise StageError(f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
+                         "see the stage's log.")
+    segment = workspace.timeline.add_segment(describe(spec, context, start, marks, recorder_seconds))
+    return {"segment": segment.id, "end": segment.end, "snapshots": segment.snapshots, "cost": segment.cost}
+
+
+def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:
+    """The parts an earlier, interrupted try completed."""
+    return [mark for mark in read_marks(context.workspace.store, spec.fingerprint) if mark.step <= spec.until]
+
+
+def describe(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[Mark], snapshot_seconds: float) -> Segment:
+    """The segment's record; its cost is summed over all parts, whichever try made them."""
+    segment = Segment(
+        id=spec.fingerprint, branch=spec.branch, start=start.id, end=marks[-1].snapshot, t0=start.step, t1=spec.until,
+        snapshots={mark.step: mark.snapshot for mark in marks}, parts=[mark.step for mark in marks], cache=spec.cache,
+    )
+    steps = read_steps(context.workspace.store, segment)
+    cost = {
+        "updates": float(steps.num_rows),
+        "tokens_generated": float(sum(value or 0 for value in steps["tokens_generated"].to_pylist())),
+        "seconds": sum(mark.seconds for mark in marks),
+        "snapshot_seconds": snapshot_seconds,
+    }
+    return segment.model_copy(update={"cost": cost})
+
+
+def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[Mark]) -> tuple[list[Mark], float]:
+    """Train from the newest mark to the end; the parts made, and the seconds that snapshots took."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+
+    from npo_core.training.build import accuracy_reward, grpo_config, training_data
+    from npo_core.training.recorder import SegmentRecorder
+    from npo_core.training.trainer import InjectionSettings, NPOTrainer
+
+    workspace = context.workspace
+    problems = load_problems(spec.problems)
+    guidance = open_guidance(spec, context, start, problems)
+    folder = snapshot_folder(context, marks[-1].snapshot if marks else start.id)
+    output = context.scratch / "checkpoints"
+    shutil.rmtree(output, ignore_errors=True)
+    recorder = SegmentRecorder(
+        workspace.store, spec.fingerprint, spec.until, start.info,
+        lambda row: context.progress(row["step"] - start.step, spec.until - start.step,
+                                     **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")}),
+    )
+    trainer = NPOTrainer(
+        AutoModelForCausalLM.from_pretrained(folder),
+        reward_funcs=accuracy_reward(problems),
+        args=grpo_config(spec.training, seed=spec.seed, output=output, device=context.device),
+        train_dataset=training_data(problems),
+        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
+        callbacks=[recorder],
+        guidance=guidance,
+        injection_settings=InjectionSettings(**spec.injection.model_dump()),
+        sampling_seed=spec.sampling_seed,
+    )
+    recorder.trainer = trainer
+    trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
+    trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
+    return recorder.marks, recorder.snapshot_seconds
+
+
+def snapshot_folder(context: StageContext, snapshot: str) -> Path:
+    return context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
+
+
+def open_guidance(spec: TrainSpec, context: StageContext, start: Snapshot, problems: ProblemSet):
+    """The rows of the cache for this run's prompts, or None without guidance."""
+    if spec.cache is None:
+        return None
+    expect = {key: start.info[key] for key in ("model", "tokenizer")}
+    expect |= {"problems": problems.fingerprint, "reward_names": ["accuracy"]}
+    return context.workspace.open_cache(spec.cache, [problem.id for problem in problems.train], expect)

@@ -1,0 +1,85 @@
+"""A run's workspace: the store behind its URI, the timeline in it, a local scratch folder, and its configuration."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from npo_core.config import RunConfig, parse_config
+from npo_core.errors import ConfigError, DataError
+from npo_core.guidance.cache import GuidanceCache
+from npo_core.timeline import Store, Timeline
+
+CONFIG_FILE = "config.json"
+NOT_DECISIVE = {"execution", "name"}  # fields that may differ between starts of the same run
+
+
+def home() -> Path:
+    """Where base models and scratch of remote workspaces are kept: $NPO_HOME, else ~/.cache/npo."""
+    return Path(os.environ.get("NPO_HOME") or Path.home() / ".cache" / "npo")
+
+
+class Workspace:
+    """Everything of one run by its URI (a folder or `s3://bucket/prefix`)."""
+
+    def __init__(self, uri: str | Path):
+        self.store = Store(uri)
+        self.timeline = Timeline(self.store)
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    @property
+    def scratch(self) -> Path:
+        """A local folder for work in progress; inside the workspace where that is local, so that moves are renames."""
+        if self.store.is_local:
+            folder = self.store.local(".scratch")
+        else:
+            folder = home() / "scratch" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def config(self) -> RunConfig:
+        """The run's resolved configuration.
+
+        Raises:
+            DataError: the URI holds no run.
+        """
+        values = self.store.read_json(CONFIG_FILE, default=None)
+        if values is None:
+            raise DataError(f"{self.uri} holds no run ({CONFIG_FILE} is not there): give the workspace of a run, or "
+                            "start one with `npo run`.")
+        return parse_config(values, f"{self.uri}/{CONFIG_FILE}")
+
+    def bind(self, config: RunConfig) -> None:
+        """Write the resolved configuration once; afterwards only the same configuration may use the workspace.
+
+        Raises:
+            ConfigError: the workspace belongs to a run with other settings; names the first that differs.
+        """
+        if not self.store.exists(CONFIG_FILE):
+            self.store.write_json(CONFIG_FILE, config.model_dump(mode="json"))
+            return
+        there = self.config()
+        for field in sorted(set(RunConfig.model_fields) - NOT_DECISIVE):
+            old, new = getattr(there, field), getattr(config, field)
+            if old != new:
+                raise ConfigError(f"The workspace {self.uri} holds a run with {difference(field, old, new)}: give "
+                                  "another workspace, or the configuration it was started with.")
+
+    def guidance(self, cache: str) -> Store:
+        """The folder of a guidance cache."""
+        return self.store.child(f"guidance/{cache}")
+
+    def open_cache(self, cache: str, prompt_ids: list[str], expect: dict) -> GuidanceCache:
+        """A guidance cache of this run, with the rows of `prompt_ids` loaded and its fingerprints checked."""
+        return GuidanceCache.open(self.guidance(cache), prompt_ids, expect=expect)
+
+
+def difference(field: str, old: object, new: object) -> str:
+    """`field = old, not new`, for the first leaf in which two settings differ."""
+    if type(old) is type(new) and hasattr(type(old), "model_fields"):
+        for name in type(old).model_fields:
+            if getattr(old, name) != getattr(new, name):
+                return difference(f"{field}.{name}", getattr(old, name), getattr(new, name))
+    return f"{field} = {old!r}, not {new!r}"

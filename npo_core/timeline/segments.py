@@ -1,0 +1,103 @@
+"""The metrics of a segment as Parquet: one row an optimizer update, one row a prompt.
+
+A part ends at every snapshot: `steps-000040.parquet`, `outcomes-000040.parquet`, then `mark-000040.json` that names the
+snapshot. What has no mark does not count: a segment that was cut off goes on from its newest mark.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from npo_core.errors import DamagedError
+from npo_core.timeline.records import Segment
+from npo_core.timeline.store import Store
+
+STEP_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),  # optimizer updates done
+        ("loss", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("reward", pa.float64()),  # mean over the mixed group, as trained on
+        ("reward_std", pa.float64()),
+        ("pass_rate", pa.float64()),  # mean on-policy accuracy, before injection
+        ("entropy", pa.float64()),  # nats a token
+        ("groups_all_wrong", pa.float64()),  # dead groups before injection
+        ("groups_all_right", pa.float64()),
+        ("groups_injected", pa.float64()),
+        ("groups_rescued", pa.float64()),  # all wrong, and given a correct slot
+        ("guide_log_ratio", pa.float64()),  # mean log pi_policy - log pi_guide on guide tokens, nats
+        ("guide_kl", pa.float64()),  # KL(guide || policy), k3, nats a token
+        ("clip_low", pa.float64()),  # share of tokens clipped
+        ("clip_high", pa.float64()),
+        ("tokens_generated", pa.float64()),  # by the policy, completions only
+        ("completion_length", pa.float64()),  # mean, tokens
+        ("seconds_generate", pa.float64()),
+        ("seconds_verify", pa.float64()),
+        ("seconds_update", pa.float64()),  # forward, backward and bookkeeping
+    ]
+)
+OUTCOME_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),  # the update that first trained on it
+        ("prompt_id", pa.string()),
+        ("pass_rate", pa.float64()),  # on-policy, over all n samples
+        ("injected", pa.bool_()),
+        ("tokens", pa.string()),  # hash of the group's token ids as trained on
+    ]
+)
+TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only columns that differ between equal runs
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The end of a part: the step, its snapshot, and the wall seconds since the mark before."""
+
+    step: int
+    snapshot: str
+    seconds: float
+
+
+def write_part(
+    store: Store, segment: str, mark: Mark, steps: Sequence[dict[str, Any]], outcomes: Sequence[dict[str, Any]]
+) -> None:
+    """Commit one part of a segment: both tables, then the mark."""
+    folder = f"segments/{segment}"
+    for name, rows, schema in [("steps", steps, STEP_SCHEMA), ("outcomes", outcomes, OUTCOME_SCHEMA)]:
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), sink, compression="zstd")
+        store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
+    record = {"step": mark.step, "snapshot": mark.snapshot, "seconds": mark.seconds}
+    store.write_json(f"{folder}/mark-{mark.step:06d}.json", record)
+
+
+def read_marks(store: Store, segment: str) -> list[Mark]:
+    """The parts that a segment has so far, rising by step."""
+    names = sorted(n for n in store.list(f"segments/{segment}") if n.startswith("mark-"))
+    return [Mark(**store.read_json(f"segments/{segment}/{name}")) for name in names]
+
+
+def read_steps(store: Store, segment: Segment) -> pa.Table:
+    """One row an update of a finished segment, columns of `STEP_SCHEMA`."""
+    return _read(store, segment, "steps")
+
+
+def read_outcomes(store: Store, segment: Segment) -> pa.Table:
+    """One row a prompt and generation batch of a finished segment, columns of `OUTCOME_SCHEMA`."""
+    return _read(store, segment, "outcomes")
+
+
+def _read(store: Store, segment: Segment, name: str) -> pa.Table:
+    tables = []
+    for step in segment.parts:
+        rel = f"segments/{segment.id}/{name}-{step:06d}.parquet"
+        try:
+            tables.append(pq.read_table(io.BytesIO(store.read_bytes(rel))))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedError(f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment.id} "
+                               "and start the same command again.") from error
+    return pa.concat_tables(tables)

@@ -1,0 +1,198 @@
+"""Snapshots: complete training states, immutable, named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from npo_core.errors import DamagedError, DataError
+from npo_core.timeline.failures import as_storage_errors
+from npo_core.timeline.store import Store, json_bytes
+
+MANIFEST = "manifest.json"
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of a snapshot: `size` in bytes and `sha256` in hex."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The complete training state after step `step`.
+
+    Example:
+        Snapshot(id="3f2a9c0d11e0b7aa", step=60, files={"model.safetensors": FileEntry(1048576, "ab12...")},
+                 content={"weights": "cd34...", "cursor": "ef56..."}, info={"tokenizer": "77aa..."})
+    """
+
+    id: str  # first 16 hex digits of the hash of content and step
+    step: int
+    files: dict[str, FileEntry]  # by path relative to the snapshot's folder
+    content: dict[str, str]  # part of the state -> hex digest of its values
+    info: dict[str, Any]  # what else readers check: fingerprints of model and tokenizer
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files, in bytes."""
+        return sum(entry.size for entry in self.files.values())
+
+
+SnapshotList = list[Snapshot]  # inside the class below `list` is a method
+
+
+class Snapshots:
+    """The snapshots in a folder: `<id>/` with the state's files and manifest.json, which is written last."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def add(self, folder: Path, *, content: Mapping[str, str], step: int, info: Mapping[str, Any]) -> Snapshot:
+        """Moves a local folder in as the snapshot after `step`; `folder` is gone afterwards.
+
+        `content` maps each part of the state (weights, optimizer, cursor, ...) to a digest of its values; the id comes
+        from it and `step` alone. A snapshot with this id that is complete already is returned and nothing is written.
+        Raises DataError on links in the folder, StorageError where the store refuses.
+        """
+        id_ = snapshot_id(content, step)
+        if self.store.exists(f"{id_}/{MANIFEST}"):
+            there = self.get(id_)
+            shutil.rmtree(folder, ignore_errors=True)
+            return there
+        with as_storage_errors(str(folder), MANIFEST, local=True):
+            snapshot = Snapshot(id_, step, _describe(folder), dict(content), dict(info))
+            (folder / MANIFEST).write_bytes(json_bytes(asdict(snapshot)))
+        self.store.put_folder(folder, id_, MANIFEST)
+        return snapshot
+
+    def get(self, id_: str) -> Snapshot:
+        """The snapshot with this id. Raises DamagedError if it is unknown or its manifest is damaged."""
+        manifest = self.store.read_json(f"{id_}/{MANIFEST}", default=None)
+        if manifest is None:
+            raise DamagedError(self._unknown(id_))
+        return self._parsed(id_, manifest)
+
+    def find(self, prefix: str) -> Snapshot:
+        """The one snapshot whose id starts with `prefix`. Raises DataError if it is not one."""
+        matches = [id_ for id_ in self._ids() if prefix and id_.startswith(prefix)]
+        if not matches:
+            raise DataError(self._unknown(prefix))
+        if len(matches) > 1:
+            raise DataError(f"'{prefix}' begins {len(matches)} snapshots ({_few(matches)}): give more digits.")
+        return self.get(matches[0])
+
+    def folder(self, id_: str, scratch: Path, verify: bool = True) -> Path:
+        """A local folder with the files of a snapshot, downloaded to `scratch` if need be.
+
+        With `verify`, the size and the sha256 of every file are checked. Raises DamagedError naming the first file
+        that differs.
+        """
+        snapshot = self.get(id_)
+        folder = self.store.fetch(id_, scratch)
+        damage = _first_damage(folder, snapshot) if verify else None
+        if damage and not self.store.is_local:
+            # The download may be older than a repair in S3, so it is the copy that is doubted first.
+            shutil.rmtree(folder)
+            folder = self.store.fetch(id_, scratch)
+            damage = _first_damage(folder, snapshot)
+            if damage:
+                shutil.rmtree(folder)
+        if damage:
+            raise DamagedError(f"{damage} {self._remedy(id_)}")
+        return folder
+
+    def list(self) -> SnapshotList:
+        """All complete snapshots, sorted by step and id."""
+        return sorted(map(self.get, self._ids()), key=lambda snapshot: (snapshot.step, snapshot.id))
+
+    def _ids(self) -> Iterable[str]:
+        return [id_ for id_ in self.store.list() if self.store.exists(f"{id_}/{MANIFEST}")]
+
+    def _parsed(self, id_: str, manifest: Any) -> Snapshot:
+        try:
+            files = {name: FileEntry(**entry) for name, entry in manifest["files"].items()}
+            snapshot = Snapshot(**{**manifest, "files": files})
+            computed = snapshot_id(snapshot.content, snapshot.step)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DamagedError(
+                f"{self.store.uri}/{id_}/{MANIFEST} is no manifest ({error!r}). {self._remedy(id_)}"
+            ) from error
+        if not id_ == snapshot.id == computed:
+            raise DamagedError(
+                f"{self.store.uri}/{id_}/{MANIFEST} is damaged: expected id {id_}, found {snapshot.id} and content "
+                f"that makes {computed}. {self._remedy(id_)}"
+            )
+        return snapshot
+
+    def _unknown(self, id_: str) -> str:
+        ids = self._ids()
+        return (
+            f"There is no snapshot '{id_}' in {self.store.uri}, which holds {len(ids)} ({_few(ids) or 'none'}): "
+            f"give one of them, or start the command again that makes it."
+        )
+
+    def _remedy(self, id_: str) -> str:
+        return (
+            f"Delete {self.store.uri}/{id_} and start the same command again: "
+            f"the stage that wrote it makes it anew from the snapshot before."
+        )
+
+
+def snapshot_id(content: Mapping[str, str], step: int) -> str:
+    """The id of the snapshot with these parts (name -> hex digest) after `step`: 16 hex digits."""
+    canonical = json.dumps({"content": dict(content), "step": step}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def _describe(folder: Path) -> dict[str, FileEntry]:
+    """Size and digest of every file in a folder. Raises DataError on a link."""
+    entries = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise DataError(f"{path} is a link, and a snapshot holds its files itself: copy the file there.")
+        if path.is_file() and name != MANIFEST:  # a manifest here is left from an attempt that was ended
+            entries[name] = _entry(path)
+    return entries
+
+
+def _entry(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _first_damage(folder: Path, snapshot: Snapshot) -> str | None:
+    """A sentence on the first file that is not as its manifest says, sizes before digests. Raises StorageError."""
+    with as_storage_errors(str(folder), "", local=True):
+        return _first_size(folder, snapshot) or _first_digest(folder, snapshot)
+
+
+def _first_size(folder: Path, snapshot: Snapshot) -> str | None:
+    for name, expected in snapshot.files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing: expected {expected.size} bytes."
+        if (size := path.stat().st_size) != expected.size:
+            return f"{path} is damaged: expected {expected.size} bytes, found {size}."
+    return None
+
+
+def _first_digest(folder: Path, snapshot: Snapshot) -> str | None:
+    for name, expected in snapshot.files.items():
+        if (found := _entry(folder / name).sha256) != expected.sha256:
+            return f"{folder / name} is damaged: expected sha256 {expected.sha256}, found {found}."
+    return None
+
+
+def _few(ids: Iterable[str], most: int = 5) -> str:
+    shown = list(ids)
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")

@@ -1,0 +1,261 @@
+"""A folder behind a URI, on a disk or in S3, whose files are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from npo_core.errors import ConfigError, DamagedError
+from npo_core.timeline import disk
+from npo_core.timeline.failures import as_storage_errors, s3_code
+
+_REQUIRED: Any = object()
+Names = list[str]  # inside the class `list` is a method
+
+
+class Store:
+    """A folder that holds files by relative path, with '/' between the parts.
+
+    `uri` is a local path, `file://...` or `s3://bucket/prefix`; S3 takes credentials and AWS_ENDPOINT_URL from the
+    environment, and `storage_options` go to s3fs. Raises ConfigError on any other URI. All methods raise StorageError
+    where the disk or S3 refuses.
+
+    Example:
+        store = Store("s3://runs/first")
+        store.write_json("branches/main.json", {"parent": None})
+    """
+
+    def __init__(self, uri: str | Path, storage_options: dict[str, Any] | None = None) -> None:
+        self.storage_options = dict(storage_options or {})
+        scheme = str(uri).partition("://")[0] if "://" in str(uri) else "file"
+        if scheme not in ("file", "local", "s3"):
+            raise ConfigError(f"The workspace {uri} has the scheme '{scheme}': give a folder or s3://bucket/prefix.")
+        self.is_local = scheme != "s3"
+        options = self.storage_options if self.is_local else _s3_options(self.storage_options)
+        self.fs, self._root = url_to_fs(str(uri), **options)
+        if not self._root.strip("/") and not self.is_local:
+            raise ConfigError(f"The workspace {uri} names no bucket: give s3://bucket/prefix.")
+        if self.is_local:
+            self._root = os.path.abspath(self._root)
+        self.uri = self._root if self.is_local else f"s3://{self._root}"
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def path(self, rel: str) -> str:
+        """The full path of `rel` for `self.fs` (and so for pyarrow with `filesystem=store.fs`)."""
+        parts = PurePosixPath(rel).parts
+        if ".." in parts or rel.startswith("/"):
+            raise ConfigError(f"The path '{rel}' leaves the folder {self.uri}: give a path below it.")
+        return "/".join([self._root.rstrip("/"), *parts])
+
+    def local(self, rel: str) -> Path:
+        """The Path of `rel`. Raises ConfigError where the store is not on this machine's file system."""
+        if not self.is_local:
+            raise ConfigError(f"{self.uri} is not a local folder: fetch '{rel}' to one first.")
+        return Path(self.path(rel))
+
+    def child(self, rel: str) -> Store:
+        """The store of the folder `rel`."""
+        full = self.path(rel)
+        return Store(full if self.is_local else f"s3://{full}", self.storage_options)
+
+    def read_bytes(self, rel: str) -> bytes:
+        """The content of a file. Raises DamagedError if it is absent."""
+        try:
+            with self.failures(rel):
+                return self.local(rel).read_bytes() if self.is_local else self.fs.cat_file(self.path(rel))
+        except FileNotFoundError:
+            raise DamagedError(_absent(self.uri, rel)) from None
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Writes a file; a reader sees the old content or all of the new."""
+        with self.failures(rel, len(data)):
+            if self.is_local:
+                disk.write_atomic(self.local(rel), data)
+            else:
+                self.fs.pipe_file(self.path(rel), data)
+
+    def create_bytes(self, rel: str, data: bytes) -> bool:
+        """Writes a file unless it exists; whether it did. Of several writers at once exactly one is told True."""
+        if not self.is_local:
+            return self.put_if(rel, data, None) is not None
+        with self.failures(rel, len(data)):
+            return disk.create_atomic(self.local(rel), data)
+
+    def read_json(self, rel: str, default: Any = _REQUIRED) -> Any:
+        """The value in a JSON file, or `default` if the file is absent. Raises DamagedError if it is not JSON."""
+        try:
+            data = self.read_bytes(rel)
+        except DamagedError:
+            if default is _REQUIRED:
+                raise
+            return default
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise DamagedError(
+                f"{self.uri}/{rel} is not JSON ({error}; {len(data)} bytes): "
+                f"delete it and start the same command again, what wrote it writes it anew."
+            ) from error
+
+    def write_json(self, rel: str, obj: Any) -> None:
+        """Writes a value as JSON with sorted keys."""
+        self.write_bytes(rel, json_bytes(obj))
+
+    def exists(self, rel: str) -> bool:
+        """Whether there is a file or folder `rel`."""
+        with self.failures(rel):
+            return self.local(rel).exists() if self.is_local else self.fs.exists(self.path(rel))
+
+    def remove(self, rel: str) -> None:
+        """Removes a file or a folder with all it holds; absent is fine."""
+        with self.failures(rel):
+            if self.is_local:
+                disk.discard(self.local(rel))
+            elif self.fs.exists(self.path(rel)):
+                self.fs.rm(self.path(rel), recursive=True)
+
+    def put_folder(self, src: Path, rel: str, last: str) -> None:
+        """Moves the local folder `src` to `rel`; a reader sees the file `last` only when all others are there.
+
+        `src` is gone afterwards. A complete `rel` stays as it is, one without `last` is replaced.
+        Raises DamagedError if `src` holds no `last`.
+        """
+        if not (src / last).is_file():
+            raise DamagedError(f"{src} holds no {last}: the folder is not finished, start what writes it again.")
+        with as_storage_errors(str(src), "", local=True):
+            size = folder_bytes(src)
+        with self.failures(rel, size):
+            if self.is_local:
+                disk.place_folder(src, self.local(rel), last)
+            else:
+                self._upload(src, rel, last)
+
+    def fetch(self, rel: str, scratch: Path) -> Path:
+        """A local folder with the content of the folder `rel`: itself, or a download in `scratch`.
+
+        A download that is there already is used as it is, for what is content-addressed never changes.
+        Raises DamagedError if there is no folder `rel`.
+        """
+        target = self.local(rel) if self.is_local else Path(scratch).absolute() / rel
+        if not target.is_dir() and not self.is_local:
+            self._download(rel, target)
+        if not target.is_dir():
+            raise DamagedError(_absent(self.uri, rel))
+        return target
+
+    def clean_leftovers(self) -> Names:
+        """Removes what dead writers left half written; the names removed. Only the owner of the lock may call it."""
+        with self.failures(""):
+            return disk.remove_dead_temps(self.local("")) if self.is_local else self._abort_uploads()
+
+    def put_if(self, rel: str, data: bytes, etag: str | None) -> str | None:
+        """S3 only: writes if the object still has `etag` (None: is absent); its new ETag, or None if it was not so."""
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        with self.failures(rel, len(data)):
+            return self._put_if(rel, data, condition)
+
+    def read_tagged(self, rel: str) -> tuple[bytes, str] | None:
+        """S3 only: an object's content with an ETag that is not newer than it, or None if it is absent."""
+        try:
+            with self.failures(rel):
+                etag = self.fs.info(self.path(rel), refresh=True)["ETag"]
+                return self.fs.cat_file(self.path(rel)), etag
+        except FileNotFoundError:
+            return None
+
+    def list(self, rel: str = "") -> Names:
+        """The sorted names of the files and folders in `rel`, without temporary ones; [] if there is no `rel`."""
+        try:
+            with self.failures(rel):
+                full = self.path(rel)
+                names = os.listdir(full) if self.is_local else self._s3_names(full)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if not name.startswith(disk.TEMP_PREFIX))
+
+    def _put_if(self, rel: str, data: bytes, condition: dict[str, str]) -> str | None:
+        bucket, key, _ = self.fs.split_path(self.path(rel))
+        for wait_s in (0.1, 0.2, 0.4, 0.8, None):
+            try:
+                return self.fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"]
+            except OSError as error:
+                if s3_code(error) in ("PreconditionFailed", "412", "NoSuchKey"):
+                    return None
+                # S3 answers 409 when two conditional writes meet; which of them won shows at the next attempt.
+                if wait_s is None or s3_code(error) not in ("ConditionalRequestConflict", "409"):
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _s3_names(self, full: str) -> set[str]:
+        entries = self.fs.ls(full, detail=False, refresh=True)
+        return {entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != full}
+
+    def _upload(self, src: Path, rel: str, last: str) -> None:
+        if not self.exists(f"{rel}/{last}"):
+            self.remove(rel)
+            names = sorted(path.relative_to(src).as_posix() for path in src.rglob("*") if path.is_file())
+            for name in sorted(names, key=lambda name: name == last):
+                self.fs.put_file(str(src / name), self.path(f"{rel}/{name}"))
+        shutil.rmtree(src)
+
+    def _download(self, rel: str, target: Path) -> None:
+        full, temp = self.path(rel), disk.temp_beside(target)
+        disk.make_folder(target.parent)
+        disk.remove_dead_temps(target.parent)
+        try:
+            with as_storage_errors(self.uri, rel, local=False, disk=str(target.parent)):
+                for file in self.fs.find(full):
+                    local = temp / file.removeprefix(full).lstrip("/")
+                    local.parent.mkdir(parents=True, exist_ok=True)
+                    self.fs.get_file(file, str(local))
+                if temp.is_dir() and not target.is_dir():
+                    os.rename(temp, target)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+
+    def _abort_uploads(self) -> Names:
+        """Ends uploads in parts that nobody will finish: they stay invisible but are paid for."""
+        bucket, prefix, _ = self.fs.split_path(self.path(""))
+        prefix = f"{prefix}/" if prefix else ""
+        found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
+        for upload in found:
+            self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return sorted(upload["Key"].removeprefix(prefix) for upload in found)
+
+    def failures(self, rel: str, size: int | None = None) -> AbstractContextManager[None]:
+        """A context that raises StorageError where the disk or S3 refuses what is done with `rel` in it."""
+        return as_storage_errors(self.uri, rel, local=self.is_local, size=size)
+
+
+def json_bytes(obj: Any) -> bytes:
+    """A value as readable JSON, the same bytes for equal values."""
+    return (json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def folder_bytes(folder: Path) -> int:
+    """The size of all files in a folder, in bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _s3_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options for s3fs. Listings are never cached: another process may add to the workspace at any time."""
+    options = {"use_listings_cache": False, **given}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    # botocore reads the variable too, but fsspec would hand out an instance made for an earlier value of it.
+    if endpoint and "endpoint_url" not in options.get("client_kwargs", {}):
+        options.setdefault("endpoint_url", endpoint)
+    return options
+
+
+def _absent(uri: str, rel: str) -> str:
+    return f"{uri}/{rel} is absent: it was never finished or was deleted; start the command that writes it again."

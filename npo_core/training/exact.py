@@ -1,0 +1,136 @@
+"""What makes a replay the same run: seeds derived from (run seed, step), data order from (seed, epoch), cursor, digests.
+
+TRL and transformers resume exactly inside one epoch and between generation batches. The rest is here: see
+docs/exactness.md for the sources of difference and the command that proves there are none.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from trl.trainer.utils import RepeatSampler
+
+CURSOR_FILE = "npo_cursor.json"
+BUFFER_FILE = "npo_buffer.pt"
+NOT_KEPT = {"training_args.bin", "README.md", "rng_state.pth"}  # local paths, prose, and a state that seeds replace
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed below 2**32 from the parts; different parts give unrelated streams."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def seed_step(sampling_seed: int, micro_step: int, rank: int) -> None:
+    """Set every generator for one micro step, so that randomness never depends on history."""
+    set_seed(derive_seed("step", sampling_seed, micro_step, rank))
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler, with a permutation that depends on (seed, epoch) alone.
+
+    `epoch` is asked when iteration starts, so a resumed run need not have walked through earlier epochs.
+    """
+
+    def __init__(self, *args, epoch: Callable[[], int], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed(derive_seed("order", self.seed, self.epoch()))
+        return super().__iter__()
+
+
+def prompt_order(size: int, seed: int, epoch: int) -> list[int]:
+    """Row indices of a data set of `size` rows in the order in which `EpochSampler` visits them in an epoch."""
+    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
+    return torch.randperm(size, generator=generator).tolist()
+
+
+def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of names, types, shapes and bits, whatever file or order they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.dim() else repr(tensor.item()).encode())
+    return digest.hexdigest()
+
+
+def state_digest(state: object) -> str:
+    """A hash of nested dicts and lists with tensors at the leaves, such as an optimizer's state."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def plain(node: object, path: str) -> object:
+        if isinstance(node, torch.Tensor):
+            tensors[path] = node
+            return f"tensor {path}"
+        if isinstance(node, Mapping):
+            return {str(key): plain(value, f"{path}/{key}") for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [plain(value, f"{path}/{i}") for i, value in enumerate(node)]
+        return node if isinstance(node, int | float | str | bool | None) else repr(node)
+
+    rest = json.dumps(plain(state, ""), sort_keys=True)
+    return hashlib.sha256((rest + tensor_digest(tensors)).encode()).hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """The `tensor_digest` of all safetensors files of a model folder; sharding makes no difference."""
+    from safetensors import safe_open
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as handle:
+            tensors.update({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118
+    return tensor_digest(tensors)
+
+
+def checkpoint_content(folder: Path) -> dict[str, str]:
+    """Digest of each part of a checkpoint folder, for the id of a snapshot.
+
+    Returns:
+        weights always; optimizer, scheduler, cursor where the folder has them (not at step 0).
+    """
+    content = {"weights": weights_digest(folder)}
+    for part in ("optimizer", "scheduler"):
+        if (file := folder / f"{part}.pt").exists():
+            content[part] = state_digest(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
+    if (file := folder / CURSOR_FILE).exists():
+        content["cursor"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    if (file := folder / BUFFER_FILE).exists():
+        content["buffer"] = state_digest(torch.load(file, map_location="cpu", weights_only=True))
+    return content
+
+
+def strip_checkpoint(folder: Path) -> None:
+    """Remove what belongs to one machine or is replaced by derived seeds, and the metrics history."""
+    for name in NOT_KEPT:
+        (folder / name).unlink(missing_ok=True)
+    state_file = folder / "trainer_state.json"
+    if state_file.exists():
+        state = json.loads(state_file.read_text()) | {"log_history": []}
+        state_file.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
+
+
+def save_cursor(folder: str, cursor: dict, buffer: list | None) -> None:
+    """Write where the data and the generation window stand beside a checkpoint."""
+    with open(os.path.join(folder, CURSOR_FILE), "w") as file:
+        json.dump(cursor, file, sort_keys=True)
+    if buffer is not None:
+        torch.save(buffer, os.path.join(folder, BUFFER_FILE))
+
+
+def load_cursor(folder: str) -> tuple[dict, list | None]:
+    """Read what `save_cursor` wrote; a folder without it (TRL's own) gives an empty cursor."""
+    path, buffer_path = os.path.join(folder, CURSOR_FILE), os.path.join(folder, BUFFER_FILE)
+    if not os.path.exists(path):
+        return {}, None
+    with open(path) as file:
+        cursor = json.load(file)
+    return cursor, torch.load(buffer_path, weights_only=True) if os.path.exists(buffer_path) else None

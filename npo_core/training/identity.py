@@ -1,0 +1,39 @@
+"""Fingerprints by which a guidance cache knows its model and its tokenizer."""
+
+import hashlib
+import json
+from pathlib import Path
+
+ARCHITECTURE = (
+    "architectures", "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "head_dim", "text_config",
+)  # fmt: skip
+TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
+
+
+def digest(*parts: bytes) -> str:
+    """16 hex digits of a hash over the parts."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()[:16]
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """`model` (architecture and vocabulary) and `tokenizer` fingerprints of a Hugging Face model folder."""
+    config = json.loads((folder / "config.json").read_text())
+    architecture = {name: config.get(name) for name in ARCHITECTURE}
+    present = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    return {
+        "model": digest(json.dumps(architecture, sort_keys=True).encode()),
+        "tokenizer": digest(*(file.read_bytes() for file in present)),
+    }
+
+
+def eos_token_ids(folder: Path) -> list[int]:
+    """The token ids that end a completion: those of the generation config and the tokenizer's."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    declared = GenerationConfig.from_pretrained(folder).eos_token_id
+    ids = {*(declared if isinstance(declared, list) else [declared]), AutoTokenizer.from_pretrained(folder).eos_token_id}
+    return sorted(id_ for id_ in ids if id_ is not None)

@@ -1,0 +1,83 @@
+"""The gate and the baseline of NPO as pure functions on rewards.
+
+Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * G rows.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+def pass_rates(accuracy_B: torch.Tensor, group_size: int) -> torch.Tensor:
+    """On-policy pass rate p_hat of each group, read from all n samples (METHOD section 2, rule 3).
+
+    Args:
+        accuracy_B: 0/1 accuracy of each completion, NaN where the verifier gave none; groups are contiguous.
+
+    Returns:
+        [P] mean over the known accuracies of a group; NaN where none is known.
+    """
+    return accuracy_B.view(-1, group_size).nanmean(dim=1)
+
+
+def gate(pass_rate_P: torch.Tensor, tau_gate: float) -> torch.Tensor:
+    """[P] bool: the groups that may take guidance, p_hat < tau_gate. An unknown pass rate keeps the gate shut."""
+    return pass_rate_P < tau_gate
+
+
+def last_slots(groups_P: torch.Tensor, group_size: int) -> torch.Tensor:
+    """[B] bool: the last slot of each group that is set in `groups_P`."""
+    slots_PG = torch.zeros(len(groups_P), group_size, dtype=torch.bool, device=groups_P.device)
+    slots_PG[:, -1] = groups_P
+    return slots_PG.view(-1)
+
+
+def on_policy_advantages(
+    rewards_PG: torch.Tensor, injected_PG: torch.Tensor, scale_rewards: str, eps: float = 1e-4
+) -> torch.Tensor:
+    """Advantages against the mean of the on-policy slots alone; the scale stays that of the mixed group.
+
+    Args:
+        rewards_PG: rewards after injection; injected_PG: bool, True in the guide's slot.
+        scale_rewards: TRL's `group`, `batch` or `none`; eps is TRL's.
+
+    Returns:
+        [P, G] advantages. Seven wrong and one injected give 0 and +1 without scaling.
+    """
+    kept_PG = (~injected_PG).to(rewards_PG.dtype)
+    baseline_P1 = (rewards_PG * kept_PG).sum(1, keepdim=True) / kept_PG.sum(1, keepdim=True)
+    advantages_PG = rewards_PG - baseline_P1
+    if scale_rewards == "none":
+        return advantages_PG
+    std = rewards_PG.std(dim=1, keepdim=True) if scale_rewards == "group" else rewards_PG.std()
+    return advantages_PG / (std + eps)
+
+
+class GroupCounts(NamedTuple):
+    """What became of the groups of one batch, as counts."""
+
+    all_wrong: int  # dead before injection: no sample right
+    all_right: int  # dead before injection: every sample right
+    injected: int  # groups whose last slot was replaced
+    rescued: int  # groups that were all wrong and got a correct slot
+
+
+def count_groups(pass_rate_P: torch.Tensor, injected_P: torch.Tensor) -> GroupCounts:
+    """Count dead, injected and rescued groups from on-policy pass rates [P] and injections [P]."""
+    wrong_P, right_P = pass_rate_P == 0, pass_rate_P == 1
+    return GroupCounts(
+        int(wrong_P.sum()), int(right_P.sum()), int(injected_P.sum()), int((wrong_P & injected_P).sum())
+    )
+
+
+class GuideRatio(NamedTuple):
+    """How far the policy is from the guide on the guide's own tokens, in nats a token."""
+
+    log_ratio: float  # mean of log pi_policy - log pi_guide
+    kl: float  # KL(guide || policy), estimator k3: mean of (r - 1) - log r with r = pi_policy / pi_guide
+
+
+def guide_ratio(policy_logps: torch.Tensor, guide_logps: torch.Tensor, mask: torch.Tensor) -> GuideRatio:
+    """Compare log-probabilities [rows, T] of the same guide tokens where `mask` [rows, T] is 1 (METHOD section 3)."""
+    log_r = (policy_logps - guide_logps)[mask.bool()].float()
+    return GuideRatio(log_r.mean().item(), (torch.expm1(log_r) - log_r).mean().item())

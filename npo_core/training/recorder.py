@@ -1,0 +1,89 @@
+"""Keeps what a segment learns about itself: metrics of every update, outcomes of every prompt, a snapshot at every mark."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from npo_core.errors import DivergedError
+from npo_core.timeline import Snapshots, Store
+from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
+from npo_core.training import exact
+from npo_core.training.trainer import NPOTrainer
+
+# Where TRL's or the trainer's own log has what a step row holds, where the name differs.
+LOGGED_AS = {
+    "guide_log_ratio": "guide/log_ratio",
+    "guide_kl": "guide/kl",
+    "clip_low": "clip_ratio/low_mean",
+    "clip_high": "clip_ratio/high_mean",
+    "completion_length": "completions/mean_length",
+    "seconds_generate": "seconds/generate",
+    "seconds_verify": "seconds/verify",
+    **{f"groups_{name}": f"groups/{name}" for name in ("all_wrong", "all_right", "injected", "rescued")},
+}
+
+
+def step_row(step: int, logs: dict[str, Any]) -> dict[str, Any]:
+    """One row of `STEP_SCHEMA` from what the trainer logged at an update; what was not logged is null."""
+    row = {name: logs.get(LOGGED_AS.get(name, name)) for name in STEP_SCHEMA.names}
+    spent = [logs.get(f"seconds/{phase}", 0.0) for phase in ("step", "generate", "verify")]
+    return row | {"step": step, "seconds_update": spent[0] - spent[1] - spent[2]}
+
+
+class SegmentRecorder(TrainerCallback):
+    """Commits a part of the segment at every checkpoint and ends training at `until`.
+
+    Args:
+        info: goes into every snapshot's manifest. progress: told the newest step row.
+
+    Raises:
+        DivergedError: at the update where loss or gradient norm is not finite, before anything of it is kept.
+    """
+
+    def __init__(
+        self, store: Store, segment: str, until: int, info: dict[str, Any], progress: Callable[[dict[str, Any]], None]
+    ):
+        self.store, self.segment, self.until, self.info, self.progress = store, segment, until, info, progress
+        self.trainer: NPOTrainer | None = None
+        self.steps: list[dict[str, Any]] = []
+        self.outcomes: list[dict[str, Any]] = []
+        self.marks: list[Mark] = []
+        self.snapshot_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= self.until:
+            control.should_training_stop = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:
+            return
+        row = step_row(state.global_step, logs)
+        if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"] or 0.0])).all():
+            raise DivergedError(f"Update {state.global_step} has loss {row['loss']} and gradient norm "
+                                f"{row['grad_norm']}: lower training.learning_rate (now {args.learning_rate}) or "
+                                "training.max_grad_norm; snapshots up to the update before are kept.")
+        self.steps.append(row)
+        if "pass_rate" in logs:
+            self.outcomes += [{"step": state.global_step, **asdict(outcome)} for outcome in self.trainer.outcomes]
+        self.progress(row)
+
+    def on_save(self, args, state, control, **kwargs):
+        started = time.perf_counter()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        exact.strip_checkpoint(folder)
+        state.log_history.clear()
+        content = exact.checkpoint_content(folder)
+        snapshot = Snapshots(self.store.child("snapshots")).add(
+            folder, content=content, step=state.global_step, info=self.info
+        )
+        self.snapshot_seconds += time.perf_counter() - started
+        mark = Mark(state.global_step, snapshot.id, time.perf_counter() - self._since)
+        write_part(self.store, self.segment, mark, self.steps, self.outcomes)
+        self.marks.append(mark)
+        self.steps, self.outcomes, self._since = [], [], time.perf_counter()

@@ -1,0 +1,290 @@
+"""`NPOTrainer`: TRL's GRPOTrainer that takes a guidance cache.
+
+A drop-in: without a cache it is GRPO with exact resumption and more metrics. With one, where the policy fails a prompt
+(on-policy pass rate below `tau_gate`) and the cache has a trajectory for it, the last completion of the group is replaced
+by that trajectory's token ids. Reward, verifier, advantages and objective stay TRL's (METHOD section 2).
+
+Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * G rows, F reward functions.
+"""
+
+import hashlib
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate.utils import gather, gather_object
+from trl import GRPOTrainer
+
+from npo_core.errors import ConfigError, DataError
+from npo_core.guidance.trajectory import Trajectory
+from npo_core.training import exact, injection
+
+# Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
+COMPLETION_IDS, COMPLETIONS, LOGPROBS = 1, 3, 4
+
+
+class Guidance(Protocol):
+    """What the trainer asks of a guidance cache; a dict from prompt id to Trajectory also serves."""
+
+    def get(self, prompt_id: str) -> Trajectory | None: ...
+
+
+@dataclass(frozen=True)
+class InjectionSettings:
+    """How guidance enters a group; the defaults are the paper's."""
+
+    tau_gate: float = 0.6  # a group takes guidance when its on-policy pass rate is below this
+    importance_sampling: Literal["off", "guide"] = "off"  # ratio of the guide's slot: 1, or pi_policy / pi_guide
+    baseline: Literal["mixed", "on_policy_only"] = "mixed"  # whose mean the advantages are taken against
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOutcome:
+    """What happened to one prompt in one generation batch."""
+
+    prompt_id: str
+    pass_rate: float  # on-policy, over all n samples
+    injected: bool
+    tokens: str  # 16 hex digits: hash of the group's token ids as trained on
+
+
+class NPOTrainer(GRPOTrainer):
+    """GRPOTrainer with guidance by token id, per-prompt outcomes, and exact resumption.
+
+    Args:
+        guidance: maps a prompt id to its verified trajectory; None trains plain GRPO. The data set then needs a
+            column `prompt_id`.
+        injection_settings: gate, importance sampling and baseline.
+        sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
+        Everything else is GRPOTrainer's. The first reward function is the accuracy (0 or 1) that the gate reads.
+
+    Raises:
+        ConfigError: if guidance is combined with tools or a rollout function, or the data set has no `prompt_id`.
+
+    Example:
+        trainer = NPOTrainer(model, reward_funcs=accuracy, args=GRPOConfig(...), train_dataset=dataset,
+                             guidance=GuidanceCache.open(Store("run/guidance/4f1c")))
+        trainer.train()
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        guidance: Guidance | None = None,
+        injection_settings: InjectionSettings | None = None,
+        sampling_seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.guidance = guidance
+        self.injection_settings = injection_settings or InjectionSettings()
+        self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
+        self.outcomes: list[PromptOutcome] = []  # of the newest generation batch
+        self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last optimizer step
+        self._rollout: list[dict] = []  # the rows being generated
+        self._scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
+        self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
+        self._loss_inputs: dict | None = None
+        self._raw_loss = 0.0
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        if self.guidance is None:
+            return
+        if self.tools or self.rollout_func is not None:
+            raise ConfigError("Guidance cannot be injected into completions with tools or from a rollout function: "
+                              "remove `tools` and `rollout_func`, or train without `guidance`.")
+        columns = self.train_dataset.column_names
+        if columns is not None and "prompt_id" not in columns:
+            raise ConfigError(f"The training data has columns {columns} and no `prompt_id`: add the ids under which "
+                              "the guidance cache keeps its trajectories.")
+
+    # --- exactness -------------------------------------------------------------------------------------------------
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if "prompt_id" not in self._signature_columns:
+            self._signature_columns.append("prompt_id")
+
+    def _get_train_sampler(self, dataset=None):
+        """TRL's order of groups, permuted by (seed, epoch) alone."""
+        return exact.EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        exact.seed_step(self.sampling_seed, self._step, self.accelerator.process_index)
+        started = time.perf_counter()
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.seconds["step"] += time.perf_counter() - started
+        self._raw_loss += loss.item()
+        return loss
+
+    def create_model_card(self, *args, **kwargs):
+        """Snapshots are written often; a card belongs to a published model."""
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
+            window = self.args.steps_per_generation * self.num_iterations
+            inside_window = self._step % window != 0
+            cursor = {
+                "global_step": self.state.global_step,
+                "micro_step": self._step,
+                "tokens_seen": self.state.num_input_tokens_seen,
+                "data_seed": self.args.seed,
+                "data_rows": len(self.train_dataset),
+            }
+            exact.save_cursor(folder, cursor, self._buffered_inputs if inside_window else None)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            cursor, self._buffered_inputs = exact.load_cursor(checkpoint)
+            self._step = cursor.get("micro_step", self._step)
+
+    # --- injection -------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs):
+        self._rollout, self._guide_rows, self._scored = inputs, {}, None
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training and self.guidance is not None:
+            self._attach_guidance(output)
+        return output
+
+    def _generate(self, prompts, *args, **kwargs):
+        started = time.perf_counter()
+        generated = super()._generate(prompts, *args, **kwargs)
+        self.seconds["generate"] += time.perf_counter() - started
+        if not self.model.training:
+            return generated
+        started = time.perf_counter()
+        completion_ids, completions = generated[COMPLETION_IDS], generated[COMPLETIONS]
+        rewards_BF = super()._calculate_rewards(self._rollout, prompts, completions, completion_ids)
+        self.seconds["verify"] += time.perf_counter() - started
+        self._metrics["train"]["tokens_generated"].append(sum(gather_object([sum(map(len, completion_ids))])))
+        return self._inject(generated, rewards_BF)
+
+    def _calculate_rewards(self, *args, **kwargs):
+        """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""
+        return super()._calculate_rewards(*args, **kwargs) if self._scored is None else self._scored
+
+    def _inject(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple:
+        """Replace the last slot of failing groups in what was generated, and in the rewards."""
+        pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
+        local = slice(self.accelerator.process_index * len(self._rollout), None)
+        open_B = injection.last_slots(injection.gate(pass_rate_P, self.injection_settings.tau_gate),
+                                      self.num_generations)[local][: len(self._rollout)]
+        if self.guidance is not None:
+            candidates = {row: self.guidance.get(self._rollout[row]["prompt_id"]) for row in open_B.nonzero()[:, 0].tolist()}
+            self._guide_rows = {row: trajectory for row, trajectory in candidates.items() if trajectory is not None}
+        self._scored, injected_P = self._replace_rewards(rewards_BF)
+        generated = self._replace_completions(generated)
+        self._record_groups(pass_rate_P, injected_P, generated[COMPLETION_IDS])
+        return generated
+
+    def _replace_completions(self, generated: tuple) -> tuple:
+        completion_ids, completions, logprobs = (generated[i] for i in (COMPLETION_IDS, COMPLETIONS, LOGPROBS))
+        for row, trajectory in self._guide_rows.items():
+            completion_ids[row] = trajectory.token_ids.tolist()
+            text = self.processing_class.batch_decode([completion_ids[row]], skip_special_tokens=True)[0]
+            completions[row] = text if isinstance(completions[row], str) else [{"role": "assistant", "content": text}]
+            if logprobs is not None:  # the engine's own log-probs do not exist for this row: no correction
+                logprobs[row] = [None] * len(completion_ids[row])
+        return generated
+
+    def _replace_rewards(self, rewards_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards [B, F] of all processes with the guide's in its slots, and [P] which groups took one."""
+        mine = torch.full((len(self._rollout), rewards_BF.shape[1] + 1), 0.0, device=rewards_BF.device)
+        for row, trajectory in self._guide_rows.items():
+            if len(trajectory.rewards) != rewards_BF.shape[1]:
+                raise DataError(f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards, "
+                                f"this run has {rewards_BF.shape[1]} reward functions: generate guidance again with them.")
+            mine[row, 0] = 1.0
+            mine[row, 1:] = torch.as_tensor(trajectory.rewards, device=mine.device)
+        everyone = gather(mine)
+        injected_B = everyone[:, 0].bool()
+        rewards_BF = torch.where(injected_B[:, None], everyone[:, 1:], rewards_BF)
+        return rewards_BF, injected_B.view(-1, self.num_generations).any(1)
+
+    def _attach_guidance(self, output: dict) -> None:
+        """Put the guide's mask and log-probs beside the batch, and what the settings make of them."""
+        ids = output["completion_ids"]
+        mask, logps = torch.zeros_like(ids), torch.zeros(ids.shape, device=ids.device)
+        for row, trajectory in self._guide_rows.items():
+            mask[row, : len(trajectory.token_ids)] = 1
+            logps[row, : len(trajectory.token_ids)] = torch.as_tensor(trajectory.logprobs, device=ids.device)
+        output["guide_mask"], output["guide_logps"] = mask, logps
+        if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" in output:
+            old = output["old_per_token_logps"]
+            output["old_per_token_logps"] = torch.where(mask.bool(), logps.to(old.dtype), old)
+        if self.injection_settings.baseline == "on_policy_only":
+            output["advantages"] = self._on_policy_advantages()
+
+    def _on_policy_advantages(self) -> torch.Tensor:
+        weights = self.reward_weights.to(self._scored.device)
+        rewards_PG = (self._scored * weights).nansum(dim=1).view(-1, self.num_generations)
+        mine = torch.zeros(len(self._rollout), dtype=torch.bool, device=rewards_PG.device)
+        mine[list(self._guide_rows)] = True
+        injected_PG = gather(mine).view_as(rewards_PG)
+        advantages = injection.on_policy_advantages(rewards_PG, injected_PG, self.scale_rewards).view(-1)
+        start = self.accelerator.process_index * len(self._rollout)
+        return advantages[start : start + len(self._rollout)]
+
+    # --- loss ------------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model, inputs):
+        self._loss_inputs = inputs if "guide_mask" in inputs else None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._loss_inputs = None
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._loss_inputs is not None and self._loss_inputs["guide_mask"].any():
+            self._relate_to_guide(self._loss_inputs, result[0].detach())
+        return result
+
+    def _relate_to_guide(self, inputs: dict, policy_logps: torch.Tensor) -> None:
+        """Record the distance to the guide; with importance sampling on, give its slots their own denominator."""
+        mask, guide_logps = inputs["guide_mask"], inputs["guide_logps"].to(policy_logps.dtype)
+        ratio = injection.guide_ratio(policy_logps, guide_logps, mask)
+        self._metrics["train"]["guide/log_ratio"].append(ratio.log_ratio)
+        self._metrics["train"]["guide/kl"].append(ratio.kl)
+        if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" not in inputs:
+            inputs["old_per_token_logps"] = torch.where(mask.bool(), guide_logps, policy_logps)
+
+    # --- records ---------------------------------------------------------------------------------------------------
+
+    def _record_groups(self, pass_rate_P: torch.Tensor, injected_P: torch.Tensor, completion_ids: list) -> None:
+        counts = injection.count_groups(pass_rate_P, injected_P)
+        metrics = self._metrics["train"]
+        metrics["pass_rate"].append(pass_rate_P.nanmean().item())
+        for name, value in counts._asdict().items():
+            metrics[f"groups/{name}"].append(value)
+        ids = gather_object([row.get("prompt_id", "") for row in self._rollout])[:: self.num_generations]
+        rows = gather_object(completion_ids)
+        groups = (rows[i : i + self.num_generations] for i in range(0, len(rows), self.num_generations))
+        self.outcomes = [
+            PromptOutcome(*fields, hashlib.sha256(repr(group).encode()).hexdigest()[:16])
+            for *fields, group in zip(ids, pass_rate_P.tolist(), injected_P.tolist(), groups, strict=True)
+        ]
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """TRL's log with the exact loss and the seconds of each phase since the last optimizer step."""
+        if "loss" in logs and self.model.training:
+            logs["loss"], self._raw_loss = self._raw_loss, 0.0
+            for phase in ("generate", "verify", "step"):
+                logs[f"seconds/{phase}"] = self.seconds.pop(phase, 0.0)
+        super().log(logs, *args, **kwargs)

@@ -1,0 +1,43 @@
+"""What a stage shows in the Prefect UI: markdown with tables and pictures, kept small."""
+
+import base64
+import re
+from collections.abc import Mapping
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+MOST_BYTES = 190_000  # the UI becomes slow beyond; a picture that would not fit is left out
+
+
+def key_of(*parts: str) -> str:
+    """An artifact key: lower-case letters, digits and dashes; the same key again is a new version of it."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def picture(png: bytes, title: str) -> str:
+    """A PNG inside markdown, which both Prefect UIs render."""
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def table(rows: Mapping[str, object], head: tuple[str, str] = ("", "")) -> str:
+    """A two-column markdown table."""
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {show(value)} |" for name, value in rows.items())])
+
+
+def show(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def publish(key: str, description: str, *sections: str) -> None:
+    """Publish sections as one markdown artifact; trouble with the server is a warning, never a failed stage."""
+    markdown = "\n\n".join(section for section in sections if section)
+    if len(markdown) > MOST_BYTES:
+        markdown = re.sub(r"!\[[^]]*\]\(data:[^)]*\)", "(picture too large, see the workspace)", markdown)
+    try:
+        create_markdown_artifact(markdown, key=key, description=description)
+    except Exception as error:
+        get_run_logger().warning("The artifact %s could not be published: %s", key, error)

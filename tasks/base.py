@@ -1,0 +1,21 @@
+"""Task: make, or take in, the model that the run starts from."""
+
+from prefect import task
+
+from npo_core.stages.launch import StageResult
+from npo_core.stages.specs import BaseSpec
+from tasks.artifacts import key_of, publish, table
+from tasks.perform import perform, worth_retrying
+
+
+@task(name="base-model", task_run_name="base model", retry_condition_fn=worth_retrying)
+def make_base(spec: BaseSpec, run_name: str) -> StageResult:
+    """Snapshot of step 0; a built-in model is trained once and kept for later runs."""
+    result = perform(spec, "base model")
+    publish(key_of(run_name, "base"), "The model that the run starts from", "## Base model", table({
+        "snapshot": f"`{result.result['snapshot']}`",
+        "trained in this run": result.result["made"],
+        "bytes": result.result["bytes"],
+        "seconds": result.seconds,
+    }), "### What went in", table(spec.model.model_dump(), ("setting", "value")))
+    return result

@@ -1,0 +1,59 @@
+"""The run that a flow works on: configuration, workspace and lock, and the specifications of its stages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from npo_core.config import RunConfig
+from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, TrainSpec
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline import workspace_lock
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration bound to a workspace; makes the specification of each stage."""
+
+    config: RunConfig
+    workspace: Workspace
+
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"workspace": self.workspace.uri, "execution": self.config.execution, "problems": self.config.problems}
+
+    def base(self) -> BaseSpec:
+        return BaseSpec(model=self.config.model, **self.common)
+
+    def train(self, *, branch: str, start: str, until: int, cache: str | None = None, fresh: bool = False) -> TrainSpec:
+        """`fresh` samples with other random numbers than the rest of the run; the order of the data stays."""
+        config = self.config
+        return TrainSpec(training=config.training, injection=config.injection, seed=config.seed,
+                         sampling_seed=config.seed + FRESH * fresh, branch=branch, start=start, until=until,
+                         cache=cache, **self.common)
+
+    def guide(self, *, guides: list[str], rollback: str, scout: str) -> GuideSpec:
+        config = self.config
+        return GuideSpec(training=config.training, guidance=config.guidance, tau_gate=config.injection.tau_gate,
+                         seed=config.seed, guides=guides, rollback=rollback, scout=scout, **self.common)
+
+    def evaluate(self, snapshots: list[str]) -> EvaluateSpec:
+        return EvaluateSpec(evaluation=self.config.evaluation, snapshots=snapshots,
+                            max_completion_tokens=self.config.training.max_completion_tokens, **self.common)
+
+
+FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
+
+
+@contextmanager
+def open_run(config: RunConfig, workspace: str) -> Iterator[Run]:
+    """Take the workspace for this process and bind the configuration to it.
+
+    Raises:
+        WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings.
+    """
+    place = Workspace(workspace)
+    with workspace_lock(place.store, owner=f"npo {config.name}"):
+        place.store.clean_leftovers()
+        place.bind(config)
+        yield Run(config, place)

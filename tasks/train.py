@@ -1,0 +1,35 @@
+"""Task: train one segment of a branch."""
+
+from prefect import task
+
+from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
+from npo_core.stages.launch import StageResult
+from npo_core.stages.specs import TrainSpec
+from npo_core.stages.workspace import Workspace
+from tasks.artifacts import key_of, picture, publish, table
+from tasks.perform import perform, worth_retrying
+
+
+@task(name="train", task_run_name="{label}", retry_condition_fn=worth_retrying)
+def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
+    """From a snapshot to a step, guided where a cache is given; goes on from its newest snapshot after any end."""
+    result = perform(spec, label)
+    publish(key_of(run_name, label), f"{label}: metrics of the segment and what it cost", *describe(spec, label, result))
+    return result
+
+
+def describe(spec: TrainSpec, label: str, result: StageResult) -> list[str]:
+    """The sections of the artifact: what went in, what came out, the curves, the cost."""
+    workspace = Workspace(spec.workspace)
+    segment = workspace.timeline.segment(result.result["segment"])
+    metrics = segment_metrics(workspace.store, segment)
+    return [
+        f"## {label}",
+        table({"from snapshot": f"`{spec.start}` (step {segment.t0})", "to snapshot": f"`{segment.end}` (step {segment.t1})",
+               "branch": spec.branch, "guidance cache": f"`{spec.cache}`" if spec.cache else "none",
+               "snapshots": ", ".join(f"{step}: `{id_[:6]}`" for step, id_ in sorted(segment.snapshots.items()))}),
+        "### Metrics", table(segment_rows(metrics), ("", "mean over the segment, first fifth → last fifth")),
+        "### Curves", picture(segment_png(metrics), label),
+        "### Cost", table(result.cost),
+        "### Settings", table({**spec.training.model_dump(), **spec.injection.model_dump()}, ("setting", "value")),
+    ]
