@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export NPO_HOME ?= $(CURDIR)/.npo
 export HF_HUB_DISABLE_TELEMETRY = 1
-DEMO := --config deployments/configs/demo.yaml
+PORT ?= 4200
 
 .PHONY: setup demo test bench results serve gpu-check clean-demo
 
@@ -17,7 +17,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison
-	$(BIN)/npo demo $(DEMO) --folder $(NPO_HOME)/demo
+	$(BIN)/python -m flows.demo --folder $(NPO_HOME)/demo
 
 test: setup  ## everything CI runs
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ results: setup  ## the runs behind docs/results.md (about an hour on two cores)
 	$(BIN)/python -m benchmarks.results
 
 serve: setup  ## Prefect server and UI over the runs made here
-	$(BIN)/npo serve
+	PREFECT_HOME=$(NPO_HOME)/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check

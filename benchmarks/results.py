@@ -58,10 +58,11 @@ def run_job(arm: Arm, seed: int, folder: str) -> dict:
     from npo_core.reporting.run_data import load
     from npo_core.stages.workspace import Workspace
 
-    uri = f"{folder}/{slug(arm)}-s{seed}"
-    run_flow(arm.flow, configure(arm, seed), uri)
+    workspace = Workspace(f"{folder}/{slug(arm)}-s{seed}")
+    if not (workspace.store.exists("config.json") and load(workspace).complete):
+        run_flow(arm.flow, configure(arm, seed), workspace.uri)
     points = [{"step": p.step, "updates": p.updates_total, "tokens": p.tokens_total, "pass_rate": p.pass_rate}
-              for p in load(Workspace(uri)).points]
+              for p in load(workspace).points]
     return {"arm": arm.name, "seed": seed, "points": points}
 
 

@@ -15,8 +15,7 @@ metrics, ladders of guides, AutoNPO. Left out, because with these settings it ch
 importance sampling of the guide's slot (off, the paper's default) and with it the guide's log-probs.
 
 With one configuration and seed this file and the pipeline sample the same tokens and reach the same weights, up to
-float rounding: tests/test_reference_loop.py holds them to it. The pipeline seeds the draw of the guidance with the
-content id of the guide's snapshot; here any `guide_name` does, and the test hands over that id.
+float rounding: tests/test_reference_loop.py holds them to it.
 """
 
 import argparse
@@ -131,11 +130,11 @@ def sample(model: torch.nn.Module, task: Task, problems: list[Problem], samples:
     return [rows_B[i : i + samples] for i in range(0, len(rows_B), samples)]
 
 
-def correct(task: Task, problem: Problem, completion: Tokens, *, ended: bool = False) -> bool:
-    """What the verifier says; guidance and evaluation also ask that the completion `ended` by itself."""
+def correct(task: Task, problem: Problem, completion: Tokens) -> bool:
+    """Whether the completion ended by itself and the verifier calls it correct."""
     text = task.tokenizer.batch_decode([completion], skip_special_tokens=True)[0]
-    cut_off = ended and completion[-1] != task.tokenizer.eos_token_id
-    return not cut_off and task.problems.verify(text, problem.answer) is Outcome.CORRECT
+    ended = completion[-1] == task.tokenizer.eos_token_id
+    return ended and task.problems.verify(text, problem.answer) is Outcome.CORRECT
 
 
 def inject(
@@ -188,7 +187,7 @@ def policy_loss(
 def update(policy: Policy, task: Task, guidance: dict[str, Tokens]) -> list[Group]:
     """One optimizer update: sample, verify, inject, learn."""
     settings, problems = task.settings, batch_of(policy.step, task)
-    set_seed(derive_seed("step", settings.seed, policy.step, 0))  # 0: the rank of this process
+    set_seed(derive_seed("step", settings.seed, policy.step, 0, 0))  # first micro step of the batch, rank 0
     samples_PG = sample(policy.model, task, problems, settings.group_size)
     rewards_PG = torch.tensor([[float(correct(task, problem, row)) for row in rows]
                                for problem, rows in zip(problems, samples_PG, strict=True)])
@@ -223,18 +222,18 @@ def not_passed(task: Task, scout: list[Group]) -> list[Problem]:
     return [by_id[id_] for id_, rate in last_rate.items() if rate < task.settings.tau_gate]
 
 
-def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], guide_name: str) -> dict[str, Tokens]:
+def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], guide_step: int) -> dict[str, Tokens]:
     """The guide's first correct completion of each problem it solves, by prompt id; a solved one is not asked again."""
     settings, found = task.settings, {}
     for chunk, start in enumerate(range(0, len(asked), settings.guide_chunk_prompts)):
         pending = asked[start : start + settings.guide_chunk_prompts]
-        chunk_seed = derive_seed("guidance", settings.seed, guide_name, chunk)
+        chunk_seed = derive_seed("guidance", settings.seed, guide_step, chunk)
         for drawn in range(0, settings.guide_samples, settings.guide_samples_per_round):
             if pending:
                 set_seed(derive_seed(chunk_seed, drawn))
                 width = min(settings.guide_samples_per_round, settings.guide_samples - drawn)
                 for problem, rows in zip(pending, sample(guide, task, pending, width), strict=True):
-                    right = [row for row in rows if correct(task, problem, row, ended=True)]
+                    right = [row for row in rows if correct(task, problem, row)]
                     found |= {problem.id: right[0]} if right else {}
                 pending = [problem for problem in pending if problem.id not in found]
     return found
@@ -245,7 +244,7 @@ def evaluate(model: torch.nn.Module, task: Task) -> float:
     set_seed(derive_seed("evaluation"))
     problems = task.problems.held_out
     answers = sample(model, task, problems, task.settings.eval_samples)
-    right = [correct(task, p, row, ended=True) for p, rows in zip(problems, answers, strict=True) for row in rows]
+    right = [correct(task, p, row) for p, rows in zip(problems, answers, strict=True) for row in rows]
     return sum(right) / len(right)
 
 
@@ -263,14 +262,14 @@ def npo(policy: Policy, task: Task, steps: int, scout_steps: int, compare: bool)
     base, first = snapshot(policy), evaluate(policy.model, task)
     grpo, guided = {0: first}, {0: first}
     scout = train(policy, task, scout_steps, rates=grpo)
-    asked = not_passed(task, scout)
-    guidance = sample_guidance(policy.model, task, asked, guide_name=f"step {scout_steps}")
+    guidance = sample_guidance(policy.model, task, asked := not_passed(task, scout), scout_steps)
     print(f"The guide solves {len(guidance)} of the {len(asked)} prompts that its scout had not passed.")
     if compare:  # the scout is plain GRPO: let it go on, and long enough to make up for the updates NPO spends on it
         train(policy, task, steps + scout_steps, rates=grpo)
     rollback(policy, base)
     replay = train(policy, task, scout_steps, guidance, rates=guided)
-    print(f"In the replay {sum(g.injected for g in replay)} of {len(replay)} groups took guidance.")
+    print(f"In the replay {sum(g.injected for g in replay)} of {len(replay)} groups took guidance. "
+          f"NPO at step s has cost s + {scout_steps} updates.")
     train(policy, task, steps, rates=guided)
     return {"GRPO": grpo, "NPO": guided}
 
@@ -282,7 +281,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="order of the prompts and all sampling")
     parser.add_argument("--compare", action="store_true", help="let plain GRPO run on to --steps + --scout updates")
     parser.add_argument("--base", type=Path, default=Path.home() / ".cache/npo/example-base",
-                        help="folder of the base model; made there, in a minute or two, if it is not")
+                        help="folder of the base model; made there, in about half a minute, if it is not")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not (args.base / "tokenizer.json").exists():

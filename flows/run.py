@@ -26,8 +26,20 @@ def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | 
 
         module, name = FLOWS[flow_name].split(":")
         flow = getattr(import_module(module), name)
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
-            return flow(config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None)
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
+                return flow(config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None)
+        finally:
+            send_pending()
+
+
+def send_pending(seconds: float = 10.0) -> None:
+    """Deliver logs and events while the server is still there; at exit it would be gone, and Prefect waits for it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=seconds, at_exit=False)
 
 
 def absolute(uri: str) -> str:

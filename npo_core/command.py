@@ -13,3 +13,7 @@ def main() -> None:
             importlib.import_module("flows.cli").app()
             return
     sys.exit("npo needs the project's flows: run it in a checkout. The installed package npo_core is the library alone.")
+
+
+if __name__ == "__main__":
+    main()

@@ -194,6 +194,16 @@ class RunConfig(Closed):
     evaluation: Evaluation = Evaluation()
     execution: Execution = Execution()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, values: object) -> object:
+        """`kind` may be left out where the built-in one is meant."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {"problems": "chain", "model": "built-in"}
+        filled = {f: {"kind": kind, **values[f]} for f, kind in kinds.items() if isinstance(values.get(f), dict)}
+        return values | filled
+
     @model_validator(mode="after")
     def _steps_agree(self) -> Self:
         every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
@@ -268,5 +278,7 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
         node = values
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{dotted}: {parent} is a value ({node!r}), not a group of fields; `npo config` lists them.")
         node[leaf] = value
     return parse_config(values, str(path))

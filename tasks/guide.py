@@ -23,12 +23,8 @@ def generate_guidance(spec: GuideSpec, run_name: str) -> StageResult:
         "prompts skipped (the scout passed them)": result.result["skipped"],
         "trajectories": result.result["rows"],
         "coverage Q": result.result["coverage"],
-        "tokens a trajectory": f"{lengths['min']} to {lengths['max']}, mean {show_mean(lengths)}",
-        "rows by guide step": found["rows_by_guide_step"],
+        "tokens a trajectory": "{min} to {max}, mean {mean:.1f}".format(**lengths) if lengths else "-",
+        "trajectories by guide": ", ".join(f"step {g['step']}: {g['rows']}" for g in found["guides"]),
         "tokens generated a trajectory": found["tokens_per_trajectory"],
     }), "### Cost", table(result.cost), "### Settings", table(spec.guidance.model_dump(), ("setting", "value")))
     return result
-
-
-def show_mean(lengths: dict) -> str:
-    return f"{lengths['mean']:.1f}" if lengths.get("mean") is not None else "-"

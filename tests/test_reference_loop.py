@@ -6,8 +6,11 @@ on to 8. Four updates make an epoch, so both segments cross into a second one. W
 * bit for bit: which prompts an update meets, every token id of every group, pass rates, which groups take guidance,
   which prompts the cache holds and their token ids, the held-out pass rate;
 * within `WEIGHT_TOLERANCE`: the weights. TRL shuffles the rows of a batch before the loss and takes log-probs through a
-  fused head; both only change the order in which floats are added. A sample could differ once a probability lies that
-  close to a random number; on the same machine and libraries it does so always or never, and here it does not.
+  fused head; both only change the order in which floats are added, and Adam scales that up where a gradient is nearly
+  0. Of what training moved a tensor by, the part that differs was at most 2e-4 in sixteen such runs (seeds and base
+  models); the mistakes below make it 2e-2 or more. At the default size and 60 updates it was 5e-4.
+
+Equal samples rest on a probability not lying that close to its random number: it did in none of those runs.
 """
 
 import hashlib
@@ -29,12 +32,13 @@ from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_outcomes
 
 SCOUT, END = 6, 8
-WEIGHT_TOLERANCE = 1e-5  # of weights of size 0.1 to 1, after updates of 2e-4 each
+WEIGHT_TOLERANCE = 1e-3  # norm of a tensor's difference over the norm of its movement since the base model
 CONFIG = {
-    "seed": 3,
-    "problems": {"kind": "chain", "train": 35, "held_out": 24, "operands": 4, "difficulties": [2, 3]},
-    "model": {"kind": "built-in", "layers": 2, "width": 32, "heads": 2, "steps": 150},
-    "training": {"steps": END, "prompts_per_step": 8, "group_size": 4, "max_completion_tokens": 5, "snapshot_every": 2},
+    "seed": 0,
+    "problems": {"kind": "chain", "train": 35, "held_out": 24, "operands": 3, "difficulties": [1, 2]},
+    "model": {"kind": "built-in", "layers": 2, "width": 32, "heads": 2, "steps": 300},
+    "training": {"steps": END, "prompts_per_step": 8, "group_size": 4, "max_completion_tokens": 4, "snapshot_every": 2},
+    "injection": {"tau_gate": 0.5},
     "guidance": {"chunk_prompts": 10, "samples": 7},
     "bootstrap": {"scout_steps": SCOUT},
     "evaluation": {"every": 2},
@@ -140,26 +144,27 @@ def run_example(example, config: RunConfig, pipeline) -> SimpleNamespace:
         return SimpleNamespace(rows=rows, groups=groups, weights=example.snapshot(policy)["model"])
 
     scout = train(SCOUT)
-    guidance = example.sample_guidance(policy.model, task, example.not_passed(task, scout.groups), pipeline.scout.end)
+    guidance = example.sample_guidance(policy.model, task, example.not_passed(task, scout.groups), SCOUT)
     example.rollback(policy, start)
     replay, tail = train(SCOUT, guidance), train(END)
     return SimpleNamespace(scout=scout, replay=replay, tail=tail, guidance=guidance,
                            rate=example.evaluate(policy.model, task))
 
 
-def distance(left: dict, right: dict) -> float:
-    """The largest difference between two sets of weights."""
+def distance(left: dict, right: dict, base: dict) -> float:
+    """The largest, over tensors, of the norm of the difference over the norm of what training changed."""
     assert left.keys() == right.keys()
-    return max((left[name] - right[name]).abs().max().item() for name in left)
+    return max(((left[name] - right[name]).norm() / (right[name] - base[name]).norm()).item() for name in left)
 
 
 def disagreements(run, pipeline) -> set[str]:
     """What of a run of the example is not as in the pipeline."""
+    base = AutoModelForCausalLM.from_pretrained(pipeline.base).state_dict()
     found = {"guidance"} if run.guidance != pipeline.guidance else set()
     for name in ("scout", "replay", "tail"):
         mine, theirs = getattr(run, name), getattr(pipeline, name)
         found |= {f"{name} samples"} if mine.rows != theirs.rows else set()
-        found |= {f"{name} weights"} if distance(mine.weights, theirs.weights) > WEIGHT_TOLERANCE else set()
+        found |= {f"{name} weights"} if not distance(mine.weights, theirs.weights, base) < WEIGHT_TOLERANCE else set()
     return found | ({"pass rate"} if run.rate != pipeline.rate else set())
 
 
@@ -186,7 +191,6 @@ def test_example_and_pipeline_agree(example, config, pipeline):
 
 
 def first_slot(samples_PG, rewards_PG, cached_P, tau_gate):
-    """Wrong: the first slot gives way."""
     failing_P = (rewards_PG.mean(dim=1) < tau_gate).tolist()
     for group, cached in enumerate(cached_P):
         if failing_P[group] and cached is not None:
@@ -195,23 +199,47 @@ def first_slot(samples_PG, rewards_PG, cached_P, tau_gate):
 
 
 def rewards_before_injection(inject):
-    """Wrong: the advantages see the rewards of the policy's own samples."""
     return lambda samples_PG, rewards_PG, *rest: inject(samples_PG, rewards_PG.clone(), *rest)
 
 
-def no_std(rewards_PG):
-    """Wrong here: advantages without the group's standard deviation."""
-    return rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
+def gate_lets_in_its_bound(inject):
+    return lambda *rest: inject(*rest[:-1], rest[-1] + 1e-6)
 
 
-@pytest.mark.parametrize(("name", "wrong", "expected"), [
+def first_pass_rate(not_passed):
+    return lambda task, scout: not_passed(task, list({group.prompt_id: group for group in reversed(scout)}.values()))
+
+
+def weights_alone(rollback):
+    return lambda policy, state: rollback(policy, state | {"optimizer": policy.optimizer.state_dict()})
+
+
+def decay_everywhere(load_policy):
+    def wrong(base, settings):
+        policy = load_policy(base, settings)
+        policy.optimizer.param_groups[1]["weight_decay"] = settings.weight_decay
+        return policy
+
+    return wrong
+
+
+def biased_std(advantages):
+    return lambda rewards_PG: advantages(rewards_PG) * (rewards_PG.shape[1] / (rewards_PG.shape[1] - 1)) ** 0.5
+
+
+@pytest.mark.parametrize(("name", "spoil", "first"), [
     ("inject", lambda right: first_slot, "replay samples"),
     ("inject", rewards_before_injection, "replay weights"),
-    ("advantages", lambda right: no_std, "scout weights"),
+    ("inject", gate_lets_in_its_bound, "replay samples"),
+    ("not_passed", first_pass_rate, "guidance"),
+    ("rollback", weights_alone, "replay weights"),
+    ("load_policy", decay_everywhere, "scout weights"),
+    ("advantages", biased_std, "replay weights"),
 ])
-def test_a_wrong_example_does_not_agree(example, config, pipeline, monkeypatch, name, wrong, expected):
-    monkeypatch.setattr(example, name, wrong(getattr(example, name)))
+def test_a_wrong_example_does_not_agree(example, config, pipeline, monkeypatch, name, spoil, first):
+    """Each mistake is seen, and what comes before it still agrees."""
+    monkeypatch.setattr(example, name, spoil(getattr(example, name)))
     found = disagreements(run_example(example, config, pipeline), pipeline)
-    assert expected in found
-    if name == "inject":  # only what comes after the mistake differs
-        assert not {"scout samples", "scout weights", "guidance"} & found
+    earlier = {"scout": set(), "guidance": {"scout"}, "replay": {"scout", "guidance"}}[first.split()[0]]
+    assert first in found
+    assert not earlier & {what.split()[0] for what in found}

@@ -83,12 +83,12 @@ def generate_guidance(
         for number, chunk in enumerate(chunks):
             if index not in committed:
                 engine = engine or guide.load()
-                seed = seed_of("guidance", sampling.seed, guide.id, number)
+                seed = seed_of("guidance", sampling.seed, guide.step, number)
                 trajectories, attempts = ask(engine, guide, chunk, sampling, verify, rollback, seed, seed_of)
                 write_shard(shards, index, trajectories, attempts)
             solved.update(read_shard_ids(shards, index))
             index += 1
-            progress(rung * len(chunks) + number + 1, len(guides) * len(chunks))
+            progress(1000 * rung + 1000 * (number + 1) // len(chunks), 1000 * len(guides))
 
 
 def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:

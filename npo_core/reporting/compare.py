@@ -10,6 +10,7 @@ from npo_core.reporting.run_data import CurvePoint, RunData
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 AXES = ("step", "updates_total", "tokens_total")
+PLACES = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class LevelRow:
-    """A pass rate and what it took to reach it; None: not reached. Ratios are baseline / run: above 1 the run is faster."""
+    """A pass rate and what it took to reach it; None: not reached. A ratio is baseline / run, above 1 the run wins."""
 
     target: float
     run: Crossing | None
@@ -128,7 +129,7 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
     if not run.points or not baseline.points:
         return []
     rows = []
-    for axis, words in zip(AXES, ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all"), strict=True):
+    for axis, words in zip(AXES, PLACES, strict=True):
         place = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
         ours, theirs = value_at(run.points, axis, place), value_at(baseline.points, axis, place)
         if ours and theirs:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from npo_core.timeline import Store, Stretch
 from npo_core.timeline.segments import STEP_SCHEMA, read_steps
@@ -37,8 +38,7 @@ class Metrics:
     def between(self, t0: int, t1: int) -> "Metrics":
         """The updates in (t0, t1]."""
         wanted = [t0 < step <= t1 for step in self["step"]]
-        kept = {name: [v for v, want in zip(column, wanted, strict=True) if want] for name, column in self.columns.items()}
-        return Metrics(kept)
+        return Metrics({name: list(compress(column, wanted)) for name, column in self.columns.items()})
 
     def mean(self, name: str) -> float | None:
         """The mean over the updates that have the figure; None where none has."""

@@ -5,10 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from npo_core.reporting.metrics import Column, Metrics
-from npo_core.reporting.records import Workspace
 from npo_core.reporting.run_data import CurvePoint, RunData
-from npo_core.timeline import Segment
-from npo_core.timeline.segments import read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,12 +13,13 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart with any colour vision.
 RUN, BASELINE, SCOUT, EXTRA, INK, MUTED, FAINT = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#6B6B6B", "#9A9A9A")
-PALETTE = 160  # colours of a picture, the shades of smooth edges included
+TINTS = {RUN: 12, BASELINE: 12, SCOUT: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
 STYLE = {
     "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
-    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.titlesize": 11, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "legend.frameon": True, "legend.framealpha": 0.85, "legend.edgecolor": "none", "legend.fontsize": 9.5,
+    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.titlesize": 11,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": True, "legend.framealpha": 0.85,
+    "legend.edgecolor": "none", "legend.fontsize": 9.5,
 }
 Names = tuple[str, str]
 
@@ -39,16 +37,26 @@ def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, 
             thin(ax, axis, run.scout_points)
         curve(ax, axis, run.points, RUN, names[0], "o")
         target_line(ax, run.config.evaluation.target)
-        ax.set_xlim(left=0)
         ax.set_ylabel("held-out pass rate")
     by_step, by_tokens = axes
     by_step.set(title="by step", xlabel="step (optimizer update of the final branch)")
     by_tokens.set(title="by everything generated", xlabel="generated tokens, scout and guidance included")
+    by_step.set_xlim(0, max(ends(by_step), run.guided_until or 0) * 1.05)
+    by_tokens.set_xlim(0, max(ends(by_tokens), run.spent.tokens) * 1.04)
+    by_tokens.xaxis.set_major_formatter(lambda value, _: short_number(value))
     mark_guided(by_step, run, "guidance ends")
     mark_spent(by_tokens, run)
-    by_tokens.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    by_step.legend(loc="lower right", reverse=True)
+    if by_step.get_legend_handles_labels()[0]:
+        by_step.legend(loc="lower right", reverse=True)
+    else:
+        by_step.text(0.5, 0.5, "nothing evaluated yet", transform=by_step.transAxes, ha="center", color=MUTED)
     same_heights(axes)
+
+
+def ends(ax: "Axes") -> float:
+    """The right end of all curves; 1 where there is none."""
+    return max([max(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) and line.get_label()[0] != "_"],
+               default=1)
 
 
 def same_heights(axes: Sequence["Axes"]) -> None:
@@ -58,6 +66,8 @@ def same_heights(axes: Sequence["Axes"]) -> None:
 
 
 def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name: str, marker: str) -> None:
+    if not points:
+        return
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
     margin = [1.96 * point.standard_error for point in points]
     low, high = [a - b for a, b in zip(y, margin, strict=True)], [a + b for a, b in zip(y, margin, strict=True)]
@@ -66,8 +76,8 @@ def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name
 
 
 def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
-    ax.plot([getattr(point, axis) for point in points], [point.pass_rate for point in points], color=SCOUT, linewidth=1.4,
-            linestyle=(0, (4, 2)), label="scout")
+    x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
+    ax.plot(x, y, color=SCOUT, linewidth=1.4, linestyle=(0, (4, 2)), label="scout")
 
 
 def target_line(ax: "Axes", target: float) -> None:
@@ -82,8 +92,9 @@ def mark_guided(ax: "Axes", run: RunData, words: str | None) -> None:
         return
     ax.axvline(run.guided_until, color=FAINT, linewidth=1, linestyle="--")
     if words:
-        ax.annotate(words, (run.guided_until, 0), xycoords=("data", "axes fraction"), xytext=(4, 5),
-                    textcoords="offset points", fontsize=8.5, color=MUTED)
+        left = run.guided_until > 0.7 * ax.get_xlim()[1]
+        ax.annotate(words, (run.guided_until, 0), xycoords=("data", "axes fraction"), xytext=(-4 if left else 4, 5),
+                    textcoords="offset points", ha="right" if left else "left", fontsize=8.5, color=MUTED)
 
 
 def mark_spent(ax: "Axes", run: RunData) -> None:
@@ -141,22 +152,6 @@ def fill_signal(ax: "Axes", steps: Metrics, half: int, size: int | None = None) 
     line(ax, steps, "groups_rescued", EXTRA, "of these all wrong: rescued", half)
     ax.set(title="groups that took guidance", ylabel=f"groups of {size} a step" if size else "groups a step")
     whole_numbers(ax)
-
-
-def segment_png(workspace: Workspace, segment: Segment) -> bytes:
-    """The same four panels for one finished segment."""
-    steps = Metrics(read_steps(workspace.store, segment).to_pydict())
-    half = half_window(len(steps))
-
-    def fill(axes: Sequence["Axes"]) -> None:
-        line(axes[0], steps, "pass_rate", RUN, "pass rate", half)
-        line(axes[1], steps, "entropy", RUN, "entropy", half)
-        name_rates(axes[0], axes[1])
-        fill_dead(axes[2], steps, half)
-        fill_signal(axes[3], steps, half)
-        finish(axes, left=segment.t0)
-
-    return draw(4, (10, 6.4), fill)
 
 
 def finish(axes: Sequence["Axes"], left: int = 0) -> None:
@@ -224,11 +219,19 @@ def draw(panels: int, size: tuple[float, float], fill: Callable[[Sequence["Axes"
 
 
 def png(pixels: memoryview) -> bytes:
-    """Pixels [height, width, 4] as a PNG with a palette, which is a third of the size; it must travel in web pages."""
+    """Pixels [height, width, 4] as a PNG with a palette, a third of the size, since it travels inside web pages."""
     from PIL import Image
 
     height, width, _ = pixels.shape
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([round(255 * level) for colour, number in TINTS.items() for level in tints(colour, number)])
     image = Image.frombuffer("RGBA", (width, height), pixels, "raw", "RGBA", 0, 1).convert("RGB")
     sink = io.BytesIO()
-    image.quantize(PALETTE, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(sink, "png", optimize=True)
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(sink, "png", optimize=True)
     return sink.getvalue()
+
+
+def tints(colour: str, number: int) -> list[float]:
+    """A colour on its way to white: red, green, blue in 0..1, one tint after another."""
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    return [1 - (1 - part) * (number - i) / number for i in range(number + 1) for part in parts]

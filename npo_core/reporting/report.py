@@ -1,4 +1,4 @@
-"""The report of a run: `report/` with report.md, report.json and two pictures, the same bytes for the same workspace."""
+"""The report of a run: report.md, report.json and two pictures in `report/`; equal workspaces give equal bytes."""
 
 from dataclasses import asdict
 from typing import Any
@@ -24,9 +24,9 @@ from npo_core.timeline import json_bytes
 
 FOLDER = "report"
 KEY_SETTINGS = (
-    "seed", "problems.kind", "problems.difficulties", "model.kind", "model.path", "training.steps", "training.prompts_per_step",
-    "training.group_size", "training.updates_per_batch", "training.learning_rate", "training.loss",
-    "training.max_completion_tokens", "evaluation.samples",
+    "seed", "problems.kind", "problems.difficulties", "model.kind", "model.path", "training.steps",
+    "training.prompts_per_step", "training.group_size", "training.updates_per_batch", "training.learning_rate",
+    "training.loss", "training.max_completion_tokens", "evaluation.samples",
 )
 GUIDED_SETTINGS = (
     "bootstrap.scout_steps", "bootstrap.ladder", "bootstrap.guided", "bootstrap.fresh_randomness", "injection.tau_gate",
@@ -94,23 +94,34 @@ def comparison_figures(comparison: Comparison) -> dict[str, Any]:
 
 def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> str:
     """report.md."""
-    parts = [f"# {run.config.name}: {name_of(run)}", headline(run), *(against(comparison) if comparison else []), what_ran(run)]
-    parts += ["![Held-out pass rate by step and by generated tokens](curves.png)", CURVES_NOTE] if run.points else []
-    if comparison is not None:
-        parts += ["## Beside the baseline", *section(scores_table(comparison)), *section(levels_table(comparison))]
-        parts += [differing(comparison)]
-    parts += ["## Training", "![Pass rate, entropy, dead groups and injection by step](training.png)"]
-    parts += section(groups_table(run)) if len(run.steps) + len(run.scout) else ["No step has been committed yet."]
-    parts += section(guidance_table(run.guidance)) if run.guidance else []
-    parts += section(evaluations_table(run)) if run.points else []
-    parts += section(costs_table(run.stages))
-    parts += section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline is not None else []
-    return "\n\n".join([*parts, *section(settings_table(run)), *reproduce(run, baseline)]) + "\n"
+    parts = [
+        f"# {run.config.name}: {name_of(run)}", headline(run), *(against(comparison) if comparison else []),
+        what_ran(run), "![Held-out pass rate by step and by generated tokens](curves.png)", CURVES_NOTE,
+        *(beside(comparison) if comparison and comparison.scores else []),
+        "## Training", "![Pass rate, entropy, dead groups and injection by step](training.png)",
+        *(section(groups_table(run)) if len(run.steps) + len(run.scout) else ["No step has been committed yet."]),
+        *(section(guidance_table(run.guidance)) if run.guidance else []),
+        *(section(evaluations_table(run)) if run.points else []),
+        *section(costs_table(run.stages)),
+        *(section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline else []),
+        *section(settings_table(run)), *reproduce(run, baseline),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def beside(comparison: Comparison) -> list[str]:
+    """The tables that compare, and a caution where more than the method differs."""
+    tables = [*section(scores_table(comparison)), *section(levels_table(comparison))]
+    lines = [f"* `{line}`" for line in comparison.differing_settings]
+    caution = ("\n".join(["Settings that differ between the two runs:", "", *lines]) if lines
+               else "Both runs have the same settings, apart from the method.")
+    return ["## Beside the baseline", *tables, caution]
 
 
 CURVES_NOTE = (
     "Bands are ±1.96 standard errors over the held-out problems. All updates and tokens count everything spent up to a "
-    "snapshot: the scout's training, the generation of guidance, and the branch's own training; evaluations are left out."
+    "snapshot: the scout's training, the generation of guidance, and the branch's own training; evaluations are left "
+    "out."
 )
 
 
@@ -120,16 +131,16 @@ def section(table: Table) -> list[str]:
 
 def headline(run: RunData) -> str:
     """The result in one sentence."""
+    done = f"{run.steps_done} of {run.config.training.steps} steps are done."
     if not run.points:
-        return f"Nothing is evaluated yet; {run.steps_done} of {run.config.training.steps} steps are done."
+        return f"Nothing is evaluated yet; {done}"
     last, target = run.points[-1], run.config.evaluation.target
     crossing = first_crossing(run.points, target)
-    reached = (f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it does not reach {target:g}")
-    unfinished = "" if run.complete else (f" The run is unfinished: {run.steps_done} of {run.config.training.steps} steps "
-                                          "are done.")
-    return (f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
-            f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); {reached}."
-            + unfinished)
+    reached = f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it never reaches {target:g}"
+    sentence = (f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+                f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
+                f"{reached}.")
+    return sentence if run.complete else f"{sentence} The run is unfinished: {done}"
 
 
 def against(comparison: Comparison) -> list[str]:
@@ -149,18 +160,13 @@ def what_ran(run: RunData) -> str:
     ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
     if not plan.guided:
         return f"{ran}; then the run started again from the base, without guidance, to step {steps}: a control."
-    guides = ", ".join(map(str, plan.guide_steps))
-    return (f"{ran}. Its snapshot of step {guides} answered the prompts of that segment offline, and verified answers were "
-            f"cached. The run then started again from the base: up to step {plan.scout_steps} a group whose pass rate was "
-            f"below {run.config.injection.tau_gate:g} got the cached answer in its last slot; then plain GRPO to step "
-            f"{steps}. Seed {run.config.seed}.")
-
-
-def differing(comparison: Comparison) -> str:
-    """A caution where more than the method differs."""
-    if not comparison.differing_settings:
-        return "Both runs have the same settings, apart from the method."
-    return "Settings that differ between the two runs:\n\n" + "\n".join(f"* `{line}`" for line in comparison.differing_settings)
+    snapshots = "snapshot of step " if len(plan.guide_steps) == 1 else "snapshots of steps "
+    return (
+        f"{ran}. Its {snapshots}{', '.join(map(str, plan.guide_steps))} answered the prompts of that segment offline, "
+        f"and verified answers were cached. The run then started again from the base: up to step {plan.scout_steps} a "
+        f"group whose pass rate was below {run.config.injection.tau_gate:g} got the cached answer in its last slot; "
+        f"then plain GRPO to step {steps}. Seed {run.config.seed}."
+    )
 
 
 def settings_table(run: RunData) -> Table:

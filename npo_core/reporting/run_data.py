@@ -133,7 +133,7 @@ def curve_point(score: dict[str, Any], steps: Metrics, before: Spent) -> CurvePo
 
 
 def read_guidance(workspace: Workspace, roles: Roles) -> tuple[dict[str, Any] | None, int]:
-    """What the final branch's cache holds (the first, where there are several), and the tokens that all of them cost."""
+    """What the final branch's cache holds (the first of several), and the tokens that all of them cost."""
     named = [stretch.segment.cache for stretch in roles.way] + [roles.final.cache if roles.final else None]
     caches = list(dict.fromkeys(cache for cache in named if cache))
     costs = [read_info(workspace.guidance(cache)) for cache in caches]
@@ -157,4 +157,5 @@ def read_scores(workspace: Workspace, roles: Roles) -> tuple[str | None, dict[st
 
 def versions(stages: Sequence[Stage]) -> dict[str, str]:
     """The versions that the newest finished stage ran with."""
-    return next((stage.record["versions"] for stage in reversed(stages) if stage.record and "versions" in stage.record), {})
+    known = [stage.record["versions"] for stage in stages if stage.record and "versions" in stage.record]
+    return known[-1] if known else {}

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow
+from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.metrics import Metrics
-from npo_core.reporting.records import Workspace
 from npo_core.reporting.run_data import RunData
-from npo_core.timeline import Segment
-from npo_core.timeline.segments import read_steps
 
 NONE = "-"
 NOT_REACHED = "not reached"
@@ -44,9 +41,9 @@ def plus_minus(value: float, error: float, sign: str = "") -> str:
 
 def levels_table(comparison: Comparison) -> Table:
     """What it took both to reach pass rates."""
-    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all generated tokens", "baseline", "ratio"]
-    note = ("First crossing, interpolated between evaluated snapshots. All updates and tokens count the scout and the "
-            "guidance; a ratio above 1 means that the baseline needed more.")
+    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
+    note = ("First crossing, interpolated between evaluated snapshots. All updates and generated tokens count the "
+            "scout and the guidance; a ratio above 1 means that the baseline needed more.")
     return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
 
 
@@ -77,12 +74,15 @@ def scores_table(comparison: Comparison) -> Table:
 
 def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -> Table:
     """Seconds, tokens and updates of every stage, with the sum of what comparisons count."""
-    rows = [[c.label, number(c.seconds, 1), number(c.tokens), number(c.updates), "yes" if c.counted else "no"] for c in costs]
-    counted = [c for c in costs if c.counted]
-    rows.append(["counted, together", number(sum(c.seconds for c in counted), 1), number(sum(c.tokens for c in counted)),
-                 number(sum(c.updates for c in counted)), ""])
+    rows = [[cost.label, *cost_cells([cost]), "yes" if cost.counted else "no"] for cost in costs]
+    rows.append(["counted, together", *cost_cells([cost for cost in costs if cost.counted]), ""])
     note = "Tokens that evaluations generate are not counted: they are measurement, not training."
     return Table(title, ["stage", "seconds", "generated tokens", "updates", "counted"], rows, note)
+
+
+def cost_cells(costs: Sequence[StageCost]) -> list[str]:
+    sums = [sum(getattr(cost, name) for cost in costs) for name in ("seconds", "tokens", "updates")]
+    return [number(sums[0], 1), number(sums[1]), number(sums[2])]
 
 
 def guidance_table(guidance: dict[str, Any]) -> Table:
@@ -114,8 +114,8 @@ def groups_table(run: RunData) -> Table:
         for a, b in quarters(t0, t1):
             rows.append([f"{branch} {a}-{b}" + (" guided" if guided else ""), *group_cells(metrics.between(a, b))])
     header = ["steps", "pass rate", "entropy, nats", "all wrong", "all right", "injected", "rescued", "guide KL, nats"]
-    note = (f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and got a "
-            "correct slot. Pass rate is on-policy, on training prompts.")
+    note = (f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
+            "got a correct slot. Pass rate is on-policy, on training prompts.")
     return Table("Groups", header, rows, note)
 
 
@@ -145,7 +145,8 @@ def evaluations_table(run: RunData) -> Table:
          *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels)]
         for point, score in zip(run.points, run.evaluations, strict=True)
     ]
-    return Table("Evaluation", header, rows)
+    note = "Totals include the scout and the guidance, which were paid before the first step."
+    return Table("Evaluation", header, rows, note if run.spent.updates else "")
 
 
 def natural(text: str) -> tuple[int, str]:
@@ -153,21 +154,34 @@ def natural(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isdigit() else (10**9, text)
 
 
-SEGMENT_ROWS = {
-    "reward": "reward", "pass_rate": "pass rate, on-policy", "entropy": "entropy, nats a token", "loss": "loss",
-    "grad_norm": "gradient norm", "groups_all_wrong": "groups all wrong", "groups_all_right": "groups all right",
-    "groups_injected": "groups injected", "groups_rescued": "groups rescued", "guide_kl": "guide KL, nats a token",
-    "completion_length": "completion length, tokens", "clip_low": "clipped low, share of tokens",
-    "clip_high": "clipped high, share of tokens",
-}
+def report_tables(figures: dict[str, Any]) -> list[Table]:
+    """The tables of a report that a terminal shows, from the content of report.json."""
+    tables = [result_table(figures)]
+    if figures["comparison"]:
+        levels = [LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
+                  for row in figures["comparison"]["levels"]]
+        names = ("at", "run", "run_error", "baseline", "baseline_error")
+        scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
+        comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
+        tables += [scores_table(comparison), levels_table(comparison)]
+    return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
 
 
-def segment_rows(workspace: Workspace, segment: Segment) -> dict[str, str]:
-    """Metrics of a finished segment: the mean over it, and of its first and last fifth; figures it has none of are out."""
-    steps = Metrics(read_steps(workspace.store, segment).to_pydict())
-    fifth = max(1, (segment.t1 - segment.t0) // 5)
-    first, last = steps.until(segment.t0 + fifth), steps.between(segment.t1 - fifth, segment.t1)
-    return {
-        words: f"{number(steps.mean(name), 3)}, {number(first.mean(name), 3)} → {number(last.mean(name), 3)}"
-        for name, words in SEGMENT_ROWS.items() if steps.mean(name) is not None
-    }
+def crossing(values: dict[str, float] | None) -> Crossing | None:
+    return None if values is None else Crossing(**values)
+
+
+def result_table(figures: dict[str, Any]) -> Table:
+    """The run in a few figures."""
+    final, target = figures["final"], figures["target"]
+    score = plus_minus(final["pass_rate"], final["standard_error"]) if final else "not evaluated yet"
+    reached = crossing(target["reached"])
+    rows = [
+        ["held-out pass rate", score],
+        ["after step", number(final["step"]) if final else NONE],
+        ["steps done", number(figures["steps_done"])],
+        [f"step that first reaches {target['pass_rate']:g}", place(reached, "step")],
+        ["updates in all", number(figures["updates_total"])],
+        ["generated tokens in all", number(figures["tokens_total"])],
+    ]
+    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows)

@@ -1,11 +1,12 @@
 """Stage `base`: the model that the run starts from, as the snapshot of step 0."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel
+from npo_core.config import BuiltInModel, ChainProblems
 from npo_core.errors import DataError
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import BaseSpec
@@ -37,7 +38,7 @@ def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
 def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
     from npo_core.training.base import train_base
 
-    folder = home() / "models" / spec.fingerprint
+    folder = home() / "models" / model_key(spec.model, spec.problems)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # two runs that start together make one model
         if folder.exists():
@@ -47,6 +48,11 @@ def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
         train_base(spec.model, spec.problems, unfinished, context.progress)
         unfinished.rename(folder)
     return folder, True
+
+
+def model_key(model: BuiltInModel, problems: ChainProblems) -> str:
+    """16 hex digits of all that decides a built-in model: its settings and the length of the chains."""
+    return hashlib.sha256(f"{model.model_dump_json()}{problems.operands}".encode()).hexdigest()[:16]
 
 
 def pretrained(path: str, dtype: str, context: StageContext) -> Path:

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
@@ -19,21 +20,27 @@ from npo_core.stages.workspace import Workspace
 ERROR_FILE, RESULT_FILE, SPEC_FILE = "error.json", "result.json", "spec.json"
 STOP = "stop"  # a file of this name in the workspace ends the stage
 STOPPED = 143  # exit code after a stop, as after SIGTERM
+PARENT = "NPO_PARENT"  # variable with the process id of who started a stage
 
 
-def main(name: str, spec_file: Path) -> int:
-    """Run one stage; the exit code says what kind of end it was (0: result written)."""
+def main(name: str, spec_file: Path, parent: int | None = None) -> int:
+    """Run one stage; the exit code says what kind of end it was (0: result written).
+
+    `parent` is the process whose end ends the stage; None: the one that $NPO_PARENT names, else the one there is now.
+    """
     spec = SPECS[name].model_validate_json(spec_file.read_text())
     workspace = Workspace(spec.workspace)
     scratch = scratch_folder(workspace, spec)
-    watch_for_end(workspace)
+    watch_for_end(workspace, parent or int(os.environ.get(PARENT, os.getppid())))
     try:
         execute(spec, workspace, scratch)
     except BaseException as error:
         known = as_known(error, workspace)
-        traceback.print_exc()
         described = {"kind": type(known).__name__, "message": str(known), "retryable": getattr(known, "retryable", False)}
-        (scratch / ERROR_FILE).write_text(json.dumps(described))
+        with suppress(OSError):  # a full disk has no room for it; the exit code still tells
+            (scratch / ERROR_FILE).write_text(json.dumps(described))
+        with suppress(OSError):
+            traceback.print_exc()
         return getattr(known, "exit_code", 70)
     return 0
 
@@ -71,17 +78,28 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "transformers", "trl")}
 
 
-def watch_for_end(workspace: Workspace) -> None:
-    """End this process when its parent dies or a stop file appears; every write is atomic, so no grace is needed."""
-    parent, interval = os.getppid(), 0.5 if workspace.store.is_local else 15.0
+def watch_for_end(workspace: Workspace, parent: int) -> None:
+    """End this process when its parent dies, or has died before, or a stop file appears.
+
+    Every write is atomic, so no grace is needed.
+    """
+    interval = 0.5 if workspace.store.is_local else 15.0
 
     def watch() -> None:
-        while os.getppid() == parent and not workspace.store.exists(STOP):
+        while os.getppid() == parent and not stop_asked(workspace):
             time.sleep(interval)
         os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
     die_with_parent()
+
+
+def stop_asked(workspace: Workspace) -> bool:
+    """Whether there is a stop file; where the store does not answer, nobody asked yet."""
+    try:
+        return workspace.store.exists(STOP)
+    except NPOError:
+        return False
 
 
 def die_with_parent() -> None:
@@ -102,7 +120,7 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
     if full or "PytorchStreamWriter failed writing" in text:
         return StorageError(f"The disk behind {workspace.uri} is full: free space or choose another workspace, then start "
                             "the same command again; nothing that was written is lost.")
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return OutOfMemoryError(f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
                                 "training.micro_batch, evaluation.batch or guidance.chunk_prompts.")
     if type(error).__name__ == "AcceleratorError":

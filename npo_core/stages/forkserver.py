@@ -12,6 +12,7 @@ import selectors
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 PRELOADED = ("npo_core.stages.train", "npo_core.stages.guide", "npo_core.stages.evaluate", "npo_core.stages.base",
@@ -48,14 +49,14 @@ def serve() -> None:
 
 def start(request: dict, children: dict[int, int]) -> None:
     """Fork one stage and answer with its process id."""
-    pid = os.fork()
+    server, pid = os.getpid(), os.fork()
     if pid == 0:
-        run_child(request)
+        run_child(request, server)
     children[pid] = request["id"]
     answer(id=request["id"], pid=pid)
 
 
-def run_child(request: dict) -> None:
+def run_child(request: dict, server: int) -> None:
     """In the child: own log, default signals, then the stage. Never returns."""
     code = 70
     try:
@@ -67,9 +68,11 @@ def run_child(request: dict) -> None:
             os.dup2(source, target)
         from npo_core.stages.execute import main
 
-        code = main(request["stage"], Path(request["spec"]))
+        code = main(request["stage"], Path(request["spec"]), parent=server)
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -6,6 +6,7 @@ A stage whose result is there is not started. What a stage leaves behind after a
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from npo_core.config import Execution
-from npo_core.errors import DamagedError, StageError
+from npo_core.errors import DamagedError, DeviceError, StageError, StorageError
 from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
-from npo_core.stages.execute import ERROR_FILE, RESULT_FILE, SPEC_FILE, STOP, STOPPED
+from npo_core.stages.execute import ERROR_FILE, PARENT, RESULT_FILE, SPEC_FILE, STOP, STOPPED
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline.failures import as_storage_errors
 
 POLL = 0.05  # seconds
+RETRYABLE = {kind.exit_code: kind.__name__ for kind in (StorageError, DeviceError)}
 Watcher = Callable[[dict[str, Any]], None]
 
 
@@ -52,6 +55,8 @@ class Process(Protocol):
         ...
 
     def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 def environment(execution: Execution) -> dict[str, str]:
@@ -120,9 +125,15 @@ class Forked:
         return code
 
     def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
         with suppress(ProcessLookupError):
-            if self.pid:
-                os.kill(self.pid, 15)
+            if self.pid:  # 0 until the server has forked it; a signal to 0 would go to the caller's own group
+                os.kill(self.pid, number)
 
 
 _servers: dict[int, ForkServer] = {}  # by number of threads
@@ -141,7 +152,8 @@ def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
     """A stage in a new interpreter."""
     with open(scratch / LOG_FILE, "ab") as log:
         return subprocess.Popen([sys.executable, "-m", "npo_core.stages", spec.stage, str(scratch / SPEC_FILE)],
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(spec.execution),
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                env={**environment(spec.execution), PARENT: str(os.getpid())},
                                 start_new_session=True, cwd=Path(__file__).parents[2])
 
 
@@ -194,10 +206,12 @@ def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
 def prepare(workspace: Workspace, spec: Spec) -> Path:
     """The stage's scratch folder with its specification, and without traces of an earlier try."""
     scratch = scratch_folder(workspace, spec)
-    scratch.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR_FILE, EVENTS_FILE):
-        (scratch / name).unlink(missing_ok=True)
-    (scratch / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
+    with as_storage_errors(str(scratch), SPEC_FILE, local=True):
+        scratch.mkdir(parents=True, exist_ok=True)
+        for name in (ERROR_FILE, EVENTS_FILE):
+            (scratch / name).unlink(missing_ok=True)
+        (scratch / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
+        (scratch / LOG_FILE).touch()
     workspace.store.write_json(f"{spec.folder}/{SPEC_FILE}", spec.model_dump(mode="json"))
     return scratch
 
@@ -227,13 +241,12 @@ def tail(path: Path) -> Iterator[list[dict[str, Any]]]:
 
 def end(process: Process) -> None:
     """Ask a stage to end and wait until it has."""
-    process.terminate()
     deadline = time.monotonic() + 15
     while process.poll() is None and time.monotonic() < deadline:
+        process.terminate()  # every time, for a stage that is asked for may get its process only now
         time.sleep(POLL)
     if process.poll() is None:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, 9)
+        process.kill()
 
 
 def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
@@ -253,10 +266,17 @@ def failure(workspace: Workspace, spec: Spec, scratch: Path, code: int) -> Stage
     if workspace.store.exists(STOP):
         return stopped(workspace)
     log = f"{workspace.uri}/{spec.folder}/{LOG_FILE}"
-    if (scratch / ERROR_FILE).exists():
-        described = json.loads((scratch / ERROR_FILE).read_text())
+    if described := read_error(scratch):
         sentence = f"Stage {spec.stage}: {described['message']} ({described['kind']}; log: {log})"
         return StageError(sentence, exit_code=code, retryable=described["retryable"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    how += f" ({RETRYABLE[code]})" if code in RETRYABLE else ""
     return StageError(f"Stage {spec.stage} {how} before it had a result; starting it again goes on from what it "
-                      f"committed (log: {log}).", exit_code=code, retryable=code < 0)
+                      f"committed (log: {log}).", exit_code=code, retryable=code < 0 or code in RETRYABLE)
+
+
+def read_error(scratch: Path) -> dict[str, Any] | None:
+    """What a stage said of its end; None where it said nothing, or a full disk took only part of it."""
+    with suppress(OSError, ValueError):
+        return json.loads((scratch / ERROR_FILE).read_text())
+    return None

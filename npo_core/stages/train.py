@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from npo_core.errors import StageError
+from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
@@ -68,9 +68,12 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         lambda row: context.progress(row["step"] - start.step, spec.until - start.step,
                                      **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")}),
     )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if spec.training.kl_coef:  # TRL loads its reference model from here
+        model.config.name_or_path = str(snapshot_folder(context, base_snapshot(context)))
     trainer = NPOTrainer(
-        AutoModelForCausalLM.from_pretrained(folder),
-        reward_funcs=accuracy_reward(problems),
+        model,
+        reward_funcs=accuracy_reward(problems, start.info["eos_token_ids"]),
         args=grpo_config(spec.training, seed=spec.seed, output=output, device=context.device),
         train_dataset=training_data(problems),
         processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
@@ -87,6 +90,15 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
 
 def snapshot_folder(context: StageContext, snapshot: str) -> Path:
     return context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
+
+
+def base_snapshot(context: StageContext) -> str:
+    """The id of the run's base model, which a KL is taken to wherever a segment starts or is taken up again."""
+    bases = [snapshot.id for snapshot in context.workspace.timeline.snapshots.list() if snapshot.step == 0]
+    if len(bases) != 1:
+        raise DamagedError(f"training.kl_coef needs the run's base model, but {context.workspace.uri}/snapshots holds "
+                           f"{len(bases)} snapshots of step 0: start the run anew in another workspace.")
+    return bases[0]
 
 
 def open_guidance(spec: TrainSpec, context: StageContext, start: Snapshot, problems: ProblemSet):

@@ -1,6 +1,6 @@
 """From a run's configuration to what `NPOTrainer` takes: arguments, data set, reward function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from datasets import Dataset
@@ -60,11 +60,14 @@ def training_data(problems: ProblemSet) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def accuracy_reward(problems: ProblemSet) -> Callable[..., list[float]]:
-    """The reward function that TRL calls: 1 for a verified-correct completion, else 0."""
+def accuracy_reward(problems: ProblemSet, eos_ids: Collection[int]) -> Callable[..., list[float]]:
+    """The reward function that TRL calls: 1 for a completion that ended by itself and is verified correct, else 0."""
 
-    def accuracy(completions: list, answer: list[str], **_: object) -> list[float]:
+    def accuracy(completions: list, completion_ids: list[list[int]], answer: list[str], **_: object) -> list[float]:
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return [float(problems.verify(t, a) is Outcome.CORRECT) for t, a in zip(texts, answer, strict=True)]
+        return [
+            float(ids[-1] in eos_ids and problems.verify(text, right) is Outcome.CORRECT)
+            for ids, text, right in zip(completion_ids, texts, answer, strict=True)
+        ]
 
     return accuracy

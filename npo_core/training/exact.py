@@ -25,9 +25,14 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def seed_step(sampling_seed: int, micro_step: int, rank: int) -> None:
-    """Set every generator for one micro step, so that randomness never depends on history."""
-    set_seed(derive_seed("step", sampling_seed, micro_step, rank))
+def seed_step(sampling_seed: int, window: int, position: int, rank: int) -> None:
+    """Set every generator for one micro step, so that randomness never depends on history.
+
+    Args:
+        window: which generation batch of the run; it is sampled at position 0, whatever the size of micro batches.
+        position: which micro step on that batch.
+    """
+    set_seed(derive_seed("step", sampling_seed, window, position, rank))
 
 
 class EpochSampler(RepeatSampler):

@@ -18,7 +18,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
 
-from npo_core.errors import ConfigError, DataError
+from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.training import exact, injection
 
@@ -121,8 +121,13 @@ class NPOTrainer(GRPOTrainer):
             epoch=lambda: int(self.state.epoch or 0),
         )
 
+    @property
+    def _window(self) -> int:
+        """Micro steps on one generation batch."""
+        return self.args.steps_per_generation * self.num_iterations
+
     def training_step(self, model, inputs, *args, **kwargs):
-        exact.seed_step(self.sampling_seed, self._step, self.accelerator.process_index)
+        exact.seed_step(self.sampling_seed, *divmod(self._step, self._window), self.accelerator.process_index)
         started = time.perf_counter()
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.seconds["step"] += time.perf_counter() - started
@@ -136,8 +141,7 @@ class NPOTrainer(GRPOTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            window = self.args.steps_per_generation * self.num_iterations
-            inside_window = self._step % window != 0
+            inside_window = self._step % self._window != 0
             cursor = {
                 "global_step": self.state.global_step,
                 "micro_step": self._step,
@@ -164,7 +168,14 @@ class NPOTrainer(GRPOTrainer):
 
     def _generate(self, prompts, *args, **kwargs):
         started = time.perf_counter()
-        generated = super()._generate(prompts, *args, **kwargs)
+        try:
+            generated = super()._generate(prompts, *args, **kwargs)
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):
+                raise
+            raise DivergedError(f"After update {self.state.global_step} the policy's probabilities are not finite: lower "
+                                f"training.learning_rate (now {self.args.learning_rate}) or training.max_grad_norm; "
+                                "snapshots from before are kept.") from error
         self.seconds["generate"] += time.perf_counter() - started
         if not self.model.training:
             return generated

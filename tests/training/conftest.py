@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ EXECUTION = Execution(device="cpu", threads=1)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of its own, no network, one thread."""
     torch.set_num_threads(1)
+    import npo_core.training.recorder  # noqa: F401  the libraries, before they are frozen
+
+    gc.collect()
+    gc.freeze()  # a trainer collects garbage when it starts and would walk through all of torch each time
     folder = tmp_path_factory.mktemp("npo-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NPO_HOME", str(folder))

@@ -1,0 +1,244 @@
+"""The `npo` command.
+
+Everything heavy is imported by the command that needs it, so that `npo --help` is quick.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from npo_core.errors import ConfigError, NPOError
+
+RUN, LOOK, PROVE = "Run", "Look", "Prove"
+PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
+EPILOG = (
+    "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that does "
+    "not fit; 66 something stored is damaged; 67 training diverged; 70 a stage failed; 71 out of memory; 73 storage "
+    "refused; 74 the accelerator failed; 75 the workspace is in use; 143 stopped. After 73 and 74 the same command may "
+    "succeed when started again."
+)
+
+
+class Guarded(TyperGroup):
+    """Prints the project's own errors as their sentence on stderr and ends with their exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "run")  # what comes first is shown first
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NPOError as error:
+            Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    cls=Guarded, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False, epilog=EPILOG,
+    help="Near-Future Policy Optimization: train, look at runs, and prove what they claim.\n\n"
+         "A run lives in a WORKSPACE: a folder or s3://bucket/prefix. Any command that is started again on the same "
+         "workspace goes on where it was.\n\n"
+         "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo[/]",
+)
+run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich",
+                      help="Train: plain GRPO, or early-stage bootstrapping (NPO).")
+app.add_typer(run_app, name="run", rich_help_panel=RUN)
+
+Uri = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Folder or s3://bucket/prefix of a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
+Baseline = Annotated[str | None, typer.Option(help="Workspace of a run to compare with, usually plain GRPO.")]
+ConfigFile = Annotated[Path, typer.Option(help="YAML file; `npo config` explains every field.")]
+WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE",
+                                                     help="A field that wins over the file; may be given again.")]
+
+
+@run_app.command("early-bootstrap")
+def run_early_bootstrap(
+    config: ConfigFile, workspace: WorkspaceUri, seed: Seed = None, overrides: Overrides = None,
+    baseline: Baseline = None, as_json: AsJson = False,
+) -> None:
+    """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
+
+    Prints the progress of each stage on stderr, and the report's main tables at the end.
+
+    Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace /tmp/npo --seed 1
+    --set bootstrap.scout_steps=40 --baseline /tmp/grpo[/]
+    """
+    run_flow("early-bootstrap", config, workspace, seed, overrides, baseline, as_json)
+
+
+@run_app.command("grpo")
+def run_grpo(
+    config: ConfigFile, workspace: WorkspaceUri, seed: Seed = None, overrides: Overrides = None,
+    baseline: Baseline = None, as_json: AsJson = False,
+) -> None:
+    """Run plain GRPO, the baseline: training, evaluation, report.
+
+    Prints the progress of each stage on stderr, and the report's main tables at the end.
+
+    Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo --set training.steps=100[/]
+    """
+    run_flow("grpo", config, workspace, seed, overrides, baseline, as_json)
+
+
+def run_flow(
+    flow: str, config: Path, workspace: str, seed: int | None, overrides: list[str] | None, baseline: str | None,
+    as_json: bool,
+) -> None:
+    """Resolve the configuration, run a flow, and show its report."""
+    from npo_core.config import load_config
+
+    fields = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
+    resolved = load_config(config, fields)
+    from flows import show
+    from flows.run import run_flow as start
+
+    emit(start(flow, resolved, workspace, baseline), show.report, as_json)
+    if not as_json:
+        Console().print(f"The report is in {workspace.rstrip('/')}/report/report.md", markup=False, soft_wrap=True)
+
+
+def parse_overrides(given: list[str]) -> dict[str, Any]:
+    """`a.b=value` as a dotted field and a YAML value."""
+    import yaml
+
+    fields = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {text}: write FIELD=VALUE, for example --set training.steps=100.")
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {text}: the value is not YAML; put it in quotes.") from None
+    return fields
+
+
+@app.command(rich_help_panel=LOOK)
+def status(workspace: Uri, as_json: AsJson = False) -> None:
+    """Show how far a run is: stages done, running, failed and left, with their progress and cost.
+
+    Reads only files, so it works while the run goes on, from another terminal.
+
+    Example: [cyan]npo status /tmp/npo[/]
+    """
+    from flows import show
+
+    emit(show.status_data(workspace), show.status, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def timeline(workspace: Uri, as_json: AsJson = False) -> None:
+    """Draw a run's branches: where the scout left, where the replay began, which segment was guided by what.
+
+    Prints a tree, then a table of segments with their ids and costs.
+
+    Example: [cyan]npo timeline /tmp/npo[/]
+    """
+    from flows import show
+
+    emit(show.timeline_data(workspace), show.timeline, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def cache(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="Workspace, or the folder of one guidance cache.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what guidance holds: trajectories, coverage Q, lengths, guides, and what each trajectory cost.
+
+    Prints a table for every cache of a workspace, or for the one cache in a folder.
+
+    Example: [cyan]npo cache /tmp/npo[/]
+    """
+    from flows import show
+
+    emit(show.cache_data(uri), show.cache, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(workspace: Uri, baseline: Baseline = None, as_json: AsJson = False) -> None:
+    """Write a run's report anew: report/report.md, report.json and two pictures, in the workspace.
+
+    Prints its main tables. With a baseline: what both took to reach pass rates, and what both reach at equal cost.
+
+    Example: [cyan]npo report /tmp/npo --baseline /tmp/grpo[/]
+    """
+    from flows import show
+
+    emit(show.report_data(workspace, baseline), show.report, as_json)
+    if not as_json:
+        Console().print(f"Written: {workspace.rstrip('/')}/report/report.md", markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=LOOK)
+def config(
+    preset: Annotated[str | None, typer.Option(help="A file of deployments/configs by name, for example demo.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain every setting: default, allowed values, unit and meaning.
+
+    Prints a table; with --preset also that file's values, changed ones marked with an asterisk. --json prints the JSON
+    schema, or with --preset the resolved values.
+
+    Example: [cyan]npo config --preset demo[/]
+    """
+    from flows import show
+    from npo_core.config import load_config
+
+    chosen = None if preset is None else load_config(preset_file(preset))
+    emit(show.config_data(chosen), lambda data, console: show.settings(chosen, console), as_json)
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset. Raises ConfigError naming those that exist."""
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"There is no preset {name}: choose one of {', '.join(known) or '(none in this checkout)'}.")
+    return PRESETS / f"{name}.yaml"
+
+
+@app.command(rich_help_panel=PROVE)
+def prove_replay(
+    workspace: Uri,
+    segment: Annotated[str | None, typer.Option(help="Id of an unguided segment, see `npo timeline`; the first if not "
+                                                     "given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates to replay, up to a snapshot; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove exactness: roll back, replay a segment without guidance, and compare it bit for bit with the original.
+
+    Prints what was compared (token ids, losses, weights) and where it first differs. Exits with 1 if anything does.
+
+    Example: [cyan]npo prove-replay /tmp/npo --steps 20[/]
+    """
+    from flows import show
+    from npo_core.stages.prove import prove_replay as prove
+
+    found = prove(workspace, segment, **({} if steps is None else {"steps": steps}))
+    emit(found, show.proof, as_json)
+    if not found["equal"]:
+        raise typer.Exit(1)
+
+
+def emit(data: Any, render: Any, as_json: bool) -> None:
+    """Print JSON, or hand the data to a renderer."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, default=str))
+    else:
+        render(data, Console())
+
+
+def main() -> None:
+    """The console script's entry."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

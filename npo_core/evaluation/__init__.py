@@ -1,0 +1,1 @@
+"""Pass rates of policies on held-out problems."""

@@ -1,0 +1,61 @@
+"""Every field of the configuration in a table: default, bounds, what it means."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from npo_core.config import RunConfig
+from npo_core.reporting.tables import Table
+
+BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}",
+          "multipleOf": "multiple of {}", "minItems": "at least {} items", "pattern": "like {}"}
+Schema = dict[str, Any]
+
+
+def fields_table(values: dict[str, object] | None = None) -> Table:
+    """All fields of RunConfig; with `values` (dotted names) also those, changed ones with an asterisk."""
+    schema = RunConfig.model_json_schema()
+    rows = []
+    for name, field, variant in walk(schema, schema["$defs"], ""):
+        default = shown(field.get("default", "required"))
+        now = [marked(values, name, field, variant)] if values is not None else []
+        rows.append([name + (f"  ({variant})" if variant else ""), *now, default, bounds(field),
+                     field.get("description", "")])
+    header = ["field", *(["value"] if values is not None else []), "default", "allowed", "meaning"]
+    return Table("Configuration", header, rows)
+
+
+def walk(
+    schema: Schema, definitions: dict[str, Schema], prefix: str, variant: str = ""
+) -> Iterator[tuple[str, Schema, str]]:
+    """Name, schema and variant of every leaf; a variant is the `kind` that a field belongs to."""
+    for name, field in schema["properties"].items():
+        kinds = field.get("discriminator", {}).get("mapping")
+        references = list(kinds.items()) if kinds else [("", field["$ref"])] if "$ref" in field else []
+        for kind, reference in references:
+            yield from walk(definitions[reference.rpartition("/")[2]], definitions, f"{prefix}{name}.", kind)
+        if not references:
+            yield f"{prefix}{name}", field, variant
+
+
+def bounds(field: Schema) -> str:
+    """What a value may be."""
+    if "enum" in field or "const" in field:
+        return " | ".join(map(str, field.get("enum", [field.get("const")])))
+    kind = field.get("type", "")
+    if kind == "array":
+        kind = f"list of {field['items']['type']}"
+    return ", ".join([kind, *(text.format(field[key]) for key, text in BOUNDS.items() if key in field)])
+
+
+def marked(values: dict[str, object], name: str, field: Schema, variant: str) -> str:
+    """A value, with an asterisk where it is not the default; nothing for the fields of a kind that is not chosen."""
+    if variant and values.get(f"{name.rpartition('.')[0]}.kind") != variant:
+        return ""
+    value = values.get(name)
+    return shown(value) + ("" if value == field.get("default", field.get("const")) else " *")
+
+
+def shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

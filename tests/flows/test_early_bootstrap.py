@@ -1,0 +1,184 @@
+"""The first complete flow, as people run it: `npo run` against a real server, killed and started again, local and on S3."""
+
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from tests.flows.conftest import ROOT, family, finish, npo
+
+
+@pytest.fixture(scope="session")
+def grpo(environment, config, tmp_path_factory) -> Path:
+    """A finished baseline."""
+    workspace = tmp_path_factory.mktemp("runs") / "grpo"
+    done = finish(npo("run", "grpo", "--config", config, "--workspace", workspace), environment)
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def early(environment, config, grpo) -> Path:
+    """A finished early-bootstrap run beside it."""
+    workspace = grpo.parent / "early"
+    command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace, "--baseline", grpo)
+    done = finish(command, environment)
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+def outcome(uri: str | Path) -> dict:
+    """Everything that must not depend on interruptions: ids, metrics, outcomes, caches, scores."""
+    workspace = Workspace(uri)
+    segments = workspace.timeline.segments()
+    return {
+        "snapshots": [s.id for s in workspace.timeline.snapshots.list()],
+        "segments": [(s.id, s.branch, s.start, s.end, s.snapshots, s.cache) for s in segments],
+        "steps": [read_steps(workspace.store, s).drop_columns(list(TIMINGS)).to_pylist() for s in segments],
+        "outcomes": [read_outcomes(workspace.store, s).to_pylist() for s in segments],
+        "caches": workspace.store.list("guidance"),
+        "scores": [workspace.store.read_json(f"evaluations/{protocol}/{name}")
+                   for protocol in workspace.store.list("evaluations")
+                   for name in workspace.store.list(f"evaluations/{protocol}")],
+    }
+
+
+def ask(environment: dict[str, str], path: str, body: dict) -> list[dict]:
+    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def test_the_flow_does_what_the_method_says(early, grpo):
+    workspace = Workspace(early)
+    timeline = workspace.timeline
+    scout, replay, rest = (s for name in ("scout", "replay") for s in timeline.segments() if s.branch == name)
+    assert (scout.t0, scout.t1, replay.t0, replay.t1, rest.t0, rest.t1) == (0, 12, 0, 12, 12, 24)
+    assert scout.start == replay.start and scout.cache is None and rest.cache is None
+    assert timeline.branch("replay").guide == [scout.end] and timeline.branch("replay").cache == replay.cache
+    injected = [row for row in read_outcomes(workspace.store, replay).to_pylist() if row["injected"]]
+    assert injected and all(row["pass_rate"] < 0.6 for row in injected)
+    cache = workspace.open_cache(replay.cache, None, {})
+    assert all(row["prompt_id"] in cache for row in injected)
+    # The same prompts in the same order, and up to the first injection the same completions.
+    prompts = [[row["prompt_id"] for row in read_outcomes(workspace.store, s).to_pylist()] for s in (scout, replay)]
+    assert prompts[0] == prompts[1]
+    first = read_outcomes(workspace.store, scout).to_pylist()[:8]
+    for a, b in zip(first, read_outcomes(workspace.store, replay).to_pylist()[:8], strict=True):
+        assert (a["tokens"] == b["tokens"]) == (not b["injected"])
+    # The scout is the baseline's own beginning.
+    assert Workspace(grpo).timeline.segments()[0].snapshots[12] == scout.end
+
+
+def test_artifacts_and_report(early, environment):
+    artifacts = {a["key"]: a for a in ask(environment, "artifacts/latest/filter", {"limit": 200})}
+    for key in ("tiny-base", "tiny-train-scout-to-12", "tiny-guidance", "tiny-branch-replay", "tiny-train-replay-to-12-guided",
+                "tiny-train-replay-to-24", "tiny-evaluation", "tiny-report"):
+        assert key in artifacts, sorted(artifacts)
+    trained = artifacts["tiny-train-replay-to-12-guided"]["data"]
+    assert "data:image/png;base64," in trained and "guidance cache" in trained and "tokens_generated" in trained
+    assert all(len(a["data"]) < 200_000 for a in artifacts.values() if isinstance(a["data"], str))
+    report = json.loads((early / "report/report.json").read_text())
+    assert report["complete"] and report["comparison"]
+    assert (early / "report/curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_second_call_runs_nothing_again(early, environment, config, grpo):
+    before = {p: p.stat().st_mtime_ns for p in early.glob("stages/*/result.json")}
+    command = npo("run", "early-bootstrap", "--config", config, "--workspace", early, "--baseline", grpo)
+    done = finish(command, environment)
+    assert done.returncode == 0 and done.stderr.count("done already") == 6, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in early.glob("stages/*/result.json")} == before
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not list(path.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear"
+        time.sleep(0.02)
+
+
+def test_killed_and_started_again_equals_uninterrupted(early, environment, config, tmp_path):
+    workspace = tmp_path / "killed"
+    command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
+    moments = [("segments/*/mark-000004.json", signal.SIGKILL), ("stages/guide-*/shards/*.parquet", signal.SIGTERM),
+               ("branches/replay.json", signal.SIGKILL), ("evaluations/*/*.json", signal.SIGKILL)]
+    for pattern, sign in moments:
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(workspace, pattern, process)
+        processes = family(process)
+        assert len(processes) >= 2
+        if sign == signal.SIGTERM:
+            second = finish(command, environment)
+            assert second.returncode == 75 and str(process.pid) in second.stderr
+        process.send_signal(sign)
+        process.wait(timeout=60)
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        assert not alive, [p.cmdline() for p in alive]
+    done = finish(command, environment)
+    assert done.returncode == 0, done.stderr
+    assert outcome(workspace) == outcome(early)
+
+
+def test_a_workspace_on_s3_gives_the_same_run(early, environment, config):
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1"}
+    try:
+        import boto3
+
+        boto3.client("s3", endpoint_url=keys["AWS_ENDPOINT_URL"], aws_access_key_id="id", aws_secret_access_key="secret",
+                     region_name="us-east-1").create_bucket(Bucket="runs")
+        uri = "s3://runs/early"
+        with_s3 = environment | keys
+        done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", uri), with_s3)
+        assert done.returncode == 0, done.stderr
+        drawn = finish(npo("timeline", uri, "--json"), with_s3)
+        local = finish(npo("timeline", early, "--json"), environment)
+        ids = [[s["id"] for s in json.loads(d.stdout)["segments"]] for d in (drawn, local)]
+        assert ids[0] == ids[1]
+        proof = finish(npo("prove-replay", uri, "--steps", 8, "--json"), with_s3)
+        assert proof.returncode == 0 and json.loads(proof.stdout)["equal"], proof.stdout + proof.stderr
+    finally:
+        server.stop()
+
+
+def test_prove_replay_tells_equal_from_different(early, environment, tmp_path):
+    import shutil
+
+    proof = finish(npo("prove-replay", early), environment)
+    assert proof.returncode == 0, proof.stdout + proof.stderr
+    forged = tmp_path / "forged"
+    shutil.copytree(early, forged)
+    scout = next(s for s in Workspace(forged).timeline.segments() if s.branch == "scout")
+    import pyarrow.parquet as pq
+
+    part = forged / f"segments/{scout.id}/outcomes-000008.parquet"
+    rows = pq.read_table(part).to_pylist()
+    rows[3]["tokens"] = "0" * 16
+    import pyarrow as pa
+
+    from npo_core.timeline.segments import OUTCOME_SCHEMA
+
+    pq.write_table(pa.Table.from_pylist(rows, OUTCOME_SCHEMA), part)
+    proof = finish(npo("prove-replay", forged, "--json"), environment)
+    assert proof.returncode == 1
+    found = json.loads(proof.stdout)
+    assert not found["equal"] and rows[3]["prompt_id"] in json.dumps(found["compared"])
+
+
+def test_other_settings_on_the_same_workspace_are_refused(early, environment, config):
+    done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", early,
+                      "--set", "training.learning_rate=0.5"), environment)
+    assert done.returncode == 64 and "training.learning_rate = 0.0002, not 0.5" in done.stderr

@@ -1,0 +1,69 @@
+"""report/: its files, what they say, and that equal workspaces give equal bytes."""
+
+import json
+import shutil
+
+from small_runs import new_workspace
+
+from npo_core.reporting.plots import smooth
+from npo_core.reporting.report import write_report
+from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
+from npo_core.stages.workspace import Workspace
+
+FILES = ("curves.png", "report.json", "report.md", "training.png")
+
+
+def read(workspace):
+    return {name: workspace.store.read_bytes(f"report/{name}") for name in workspace.store.list("report")}
+
+
+def test_files_and_figures(bootstrap, grpo):
+    figures = write_report(bootstrap, grpo)
+    files = read(bootstrap)
+    assert tuple(files) == FILES
+    assert json.loads(files["report.json"]) == json.loads(json.dumps(figures))
+    assert figures["final"]["tokens_total"] == 1270 and figures["complete"]
+    assert figures["baseline"]["final"]["tokens_total"] == 800
+    for name in ("curves.png", "training.png"):
+        assert files[name].startswith(b"\x89PNG") and len(files[name]) < 150_000
+
+
+def test_the_text_stands_alone(bootstrap, grpo):
+    write_report(bootstrap, grpo)
+    text = bootstrap.store.read_bytes("report/report.md").decode()
+    for said in ("# tiny: NPO early", "**0.950 ± 0.030** after step 8 (12 updates and 1,270 generated tokens in all)",
+                 "Against the baseline: +0.150 ± 0.042 at step 8", "![", "](curves.png)", "](training.png)",
+                 "A scout ran 4 steps", "coverage Q", "difficulty 4", "npo run early-bootstrap --config", "torch 2.9",
+                 "counted, together"):
+        assert said in text, said
+
+
+def test_equal_workspaces_give_equal_bytes(bootstrap, tmp_path):
+    write_report(bootstrap)
+    copy = Workspace(shutil.copytree(bootstrap.uri, tmp_path / "elsewhere"))
+    copy.store.remove("report")
+    write_report(copy)
+    assert read(copy) == read(bootstrap)
+
+
+def test_an_empty_run_has_a_report(tmp_path):
+    workspace = new_workspace(tmp_path)
+    figures = write_report(workspace)
+    assert tuple(read(workspace)) == FILES
+    assert figures["final"] is None and not figures["complete"]
+    assert "Nothing is evaluated yet; 0 of 8 steps are done." in workspace.store.read_bytes("report/report.md").decode()
+
+
+def test_a_segment_by_itself(bootstrap):
+    guided = bootstrap.timeline.segment("replayfrom0")
+    metrics = segment_metrics(bootstrap.store, guided)
+    rows = segment_rows(metrics)
+    assert rows["pass rate, on-policy"] == "0.250, 0.100 → 0.400"
+    assert segment_png(metrics).startswith(b"\x89PNG")
+    plain = segment_rows(segment_metrics(bootstrap.store, bootstrap.timeline.segment("scoutfrom0")))
+    assert "KL(guide || policy), nats a token" in rows and "KL(guide || policy), nats a token" not in plain
+
+
+def test_smoothing_keeps_constants_and_length():
+    assert smooth([2.0] * 7, 3) == [2.0] * 7
+    assert smooth([0.0, 3.0, 6.0], 1) == [1.5, 3.0, 4.5]

@@ -1,0 +1,133 @@
+"""What NPOTrainer relies on in TRL. A new version of TRL that breaks one of these fails here first, by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+from npo_core.training import exact, trainer
+from npo_core.training.build import accuracy_reward, grpo_config, training_data
+from npo_core.training.trainer import NPOTrainer
+
+ROOT = Path(__file__).parents[2]
+# What NPOTrainer overrides, with the parameters that TRL gives it.
+OVERRIDDEN = {
+    "__init__": None,
+    "_set_signature_columns_if_needed": ["self"],
+    "_get_train_sampler": ["self", "dataset"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "create_model_card": None,
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_generate": ["self", "prompts"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "log": ["self", "logs", "start_time"],
+}
+
+
+def pinned(file: str) -> str:
+    return re.search(r"^\W*trl==([\d.]+)", (ROOT / file).read_text(), re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_the_pinned_version_is_the_one_installed(file):
+    assert pinned(file) == importlib.metadata.version("trl") == "1.16.0"
+
+
+def test_what_is_overridden_is_what_is_checked_here():
+    ours = {name for name in vars(NPOTrainer) if callable(getattr(NPOTrainer, name)) and hasattr(GRPOTrainer, name)}
+    inherited = {name for name in vars(object) if name != "__init__"}
+    assert ours - inherited == {*OVERRIDDEN, "_get_per_token_logps_and_entropies"}
+
+
+@pytest.mark.parametrize("name", [name for name, expected in OVERRIDDEN.items() if expected])
+def test_signature(name):
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == OVERRIDDEN[name]
+
+
+def test_signature_of_the_sampler():
+    expected = ["data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed"]
+    assert list(inspect.signature(RepeatSampler).parameters) == expected
+
+
+def test_the_order_of_calls_that_injection_needs():
+    """Generation before rewards, rewards once, and nothing reads the completions' ids in between but padding."""
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert source.count("self._generate(") == source.count("self._calculate_rewards(") == 1
+    assert source.index("self._generate(") < source.index("self._calculate_rewards(")
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert loss.index("self._get_per_token_logps_and_entropies(") < loss.index('inputs.get("old_per_token_logps")')
+
+
+@pytest.fixture
+def plain(base_folder, problem_set, train_settings, tmp_path):
+    def make(**changes):
+        return GRPOTrainer(
+            AutoModelForCausalLM.from_pretrained(base_folder), reward_funcs=accuracy_reward(problem_set),
+            args=grpo_config(train_settings(**changes), seed=0, output=tmp_path, device="cpu"),
+            train_dataset=training_data(problem_set),
+            processing_class=AutoTokenizer.from_pretrained(base_folder, padding_side="left"),
+        )
+
+    return make
+
+
+def test_generate_returns_what_injection_replaces(plain, problem_set):
+    grpo = plain()
+    grpo.model.train()
+    prompts = [problem.prompt for problem in problem_set.train[:2] for _ in range(4)]
+    generated = grpo._generate(prompts)
+    assert isinstance(generated, tuple)
+    assert len(generated) == 8
+    ids, texts = generated[trainer.COMPLETION_IDS], generated[trainer.COMPLETIONS]
+    assert (trainer.COMPLETION_IDS, trainer.COMPLETIONS, trainer.LOGPROBS) == (1, 3, 4)
+    assert isinstance(ids, list) and all(isinstance(row, list) and isinstance(row[0], int) for row in ids)
+    assert len(ids) == len(texts) == 8
+    assert texts == grpo.processing_class.batch_decode(ids, skip_special_tokens=True)
+    eos = grpo.processing_class.eos_token_id
+    assert any(row[-1] == eos for row in ids)  # the end-of-sequence token is one of a completion's ids
+    assert generated[trainer.LOGPROBS] is None  # only an inference engine gives them
+
+
+def test_the_batch_has_the_keys_that_are_read(plain, problem_set):
+    grpo = plain()
+    grpo.model.train()
+    rows = [{"prompt": p.prompt, "prompt_id": p.id, "answer": p.answer} for p in problem_set.train[:4] for _ in range(4)]
+    batch = grpo._generate_and_score_completions(rows)
+    assert {"completion_ids", "completion_mask", "advantages"} <= set(batch)
+    assert "old_per_token_logps" not in batch
+    assert batch["advantages"].shape == (16,)
+    assert batch["completion_ids"].shape[0] == 16
+    assert isinstance(grpo._metrics["train"]["reward"], list)
+    two = plain(updates_per_batch=2)
+    two.model.train()
+    assert two._generate_and_score_completions(rows)["old_per_token_logps"].shape == batch["completion_ids"].shape
+
+
+def test_log_probabilities_come_first_of_three(plain, problem_set):
+    grpo = plain()
+    ids = torch.tensor(grpo.processing_class([p.prompt + "12" for p in problem_set.train[:2]])["input_ids"])
+    result = grpo._get_per_token_logps_and_entropies(grpo.model, ids, torch.ones_like(ids), 2, compute_entropy=True)
+    assert len(result) == 3
+    logits = grpo.model(input_ids=ids).logits[:, -3:-1]
+    expected = torch.log_softmax(logits, -1).gather(2, ids[:, -2:, None])[:, :, 0]
+    assert torch.allclose(result[0], expected, atol=1e-5)
+
+
+def test_buffer_and_step_counter_are_where_snapshots_look(plain):
+    grpo = plain()
+    assert grpo._step == 0
+    assert grpo._buffered_inputs is None
+    assert grpo.num_iterations == 1
+    assert isinstance(grpo._get_train_sampler(), RepeatSampler)
+    assert issubclass(exact.EpochSampler, RepeatSampler)
