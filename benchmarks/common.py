@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from npo_core.config import RunConfig, Training, load_config
 from npo_core.problems import ProblemSet
@@ -115,7 +116,9 @@ def base_folder(config: RunConfig) -> Path:
     return folder
 
 
-def trainer_parts(model: Path, training: Training, problems: ProblemSet, *, seed: int, output: Path, device: str) -> dict:
+def trainer_parts(
+    model: Path, training: Training, problems: ProblemSet, *, seed: int, output: Path, device: str
+) -> dict[str, Any]:
     """What TRL's trainer and NPOTrainer take alike, as the training stage makes it, with checkpoints off."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_utils import SaveStrategy

@@ -72,8 +72,8 @@ def make_trainer(kind: str, setting: Setting) -> Any:
     from npo_core.training.trainer import NPOTrainer
 
     training = setting.training.model_copy(update={"steps": setting.steps})
-    parts = trainer_parts(setting.model, training, setting.problems, seed=setting.seed, output=setting.scratch / "trainer",
-                          device=setting.device)
+    parts = trainer_parts(setting.model, training, setting.problems, seed=setting.seed,
+                          output=setting.scratch / "trainer", device=setting.device)
     if kind == TRL:
         trainer = GRPOTrainer(**parts)
     else:

@@ -173,9 +173,9 @@ class NPOTrainer(GRPOTrainer):
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
-            raise DivergedError(f"After update {self.state.global_step} the policy's probabilities are not finite: lower "
-                                f"training.learning_rate (now {self.args.learning_rate}) or training.max_grad_norm; "
-                                "snapshots from before are kept.") from error
+            raise DivergedError(f"After update {self.state.global_step} the policy's probabilities are not finite: "
+                                f"lower training.learning_rate (now {self.args.learning_rate}) or "
+                                "training.max_grad_norm; snapshots from before are kept.") from error
         self.seconds["generate"] += time.perf_counter() - started
         if not self.model.training:
             return generated
@@ -219,8 +219,8 @@ class NPOTrainer(GRPOTrainer):
         mine = torch.full((len(self._rollout), rewards_BF.shape[1] + 1), 0.0, device=rewards_BF.device)
         for row, trajectory in self._guide_rows.items():
             if len(trajectory.rewards) != rewards_BF.shape[1]:
-                raise DataError(f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards, "
-                                f"this run has {rewards_BF.shape[1]} reward functions: generate guidance again with them.")
+                raise DataError(f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards "
+                                f"for {rewards_BF.shape[1]} reward functions: generate guidance again with these.")
             mine[row, 0] = 1.0
             mine[row, 1:] = torch.as_tensor(trajectory.rewards, device=mine.device)
         everyone = gather(mine)

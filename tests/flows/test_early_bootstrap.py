@@ -1,18 +1,24 @@
-"""The first complete flow, as people run it: `npo run` against a real server, killed and started again, local and on S3."""
+"""Early bootstrapping as people run it: `npo run` against a real server, killed and started again, local and on S3."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
+import boto3
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
 from npo_core.stages.workspace import Workspace
-from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from npo_core.timeline import workspace_lock
+from npo_core.timeline.segments import OUTCOME_SCHEMA, TIMINGS, read_outcomes, read_steps
 from tests.flows.conftest import ROOT, family, finish, npo
 
 
@@ -81,9 +87,9 @@ def test_the_flow_does_what_the_method_says(early, grpo):
 
 def test_artifacts_and_report(early, environment):
     artifacts = {a["key"]: a for a in ask(environment, "artifacts/latest/filter", {"limit": 200})}
-    for key in ("tiny-base", "tiny-train-scout-to-12", "tiny-guidance", "tiny-branch-replay", "tiny-train-replay-to-12-guided",
-                "tiny-train-replay-to-24", "tiny-evaluation", "tiny-report"):
-        assert key in artifacts, sorted(artifacts)
+    keys = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-12-guided", "train-replay-to-24",
+            "evaluation", "report"]
+    assert {f"tiny-{key}" for key in keys} <= set(artifacts)
     trained = artifacts["tiny-train-replay-to-12-guided"]["data"]
     assert "data:image/png;base64," in trained and "guidance cache" in trained and "tokens_generated" in trained
     assert all(len(a["data"]) < 200_000 for a in artifacts.values() if isinstance(a["data"], str))
@@ -111,22 +117,25 @@ def test_killed_and_started_again_equals_uninterrupted(early, environment, confi
     workspace = tmp_path / "killed"
     command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
     moments = [("segments/*/mark-000004.json", signal.SIGKILL), ("stages/guide-*/shards/*.parquet", signal.SIGTERM),
-               ("branches/replay.json", signal.SIGKILL), ("evaluations/*/*.json", signal.SIGKILL)]
+               ("branches/replay.json", signal.SIGKILL), ("segments/*/mark-000016.json", signal.SIGKILL)]
     for pattern, sign in moments:
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        assert not list(workspace.glob(pattern)), f"{pattern} was there before the run that is to make it"
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_for(workspace, pattern, process)
         processes = family(process)
-        assert len(processes) >= 2
-        if sign == signal.SIGTERM:
-            second = finish(command, environment)
-            assert second.returncode == 75 and str(process.pid) in second.stderr
         process.send_signal(sign)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) != 0
         _, alive = psutil.wait_procs(processes, timeout=20)
-        assert not alive, [p.cmdline() for p in alive]
+        assert len(processes) >= 2 and not alive, [p.cmdline() for p in alive]
     done = finish(command, environment)
     assert done.returncode == 0, done.stderr
     assert outcome(workspace) == outcome(early)
+
+
+def test_a_workspace_in_use_is_refused_with_its_owner(early, environment, config):
+    with workspace_lock(Workspace(early).store, owner="the test"):
+        done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", early), environment)
+    assert done.returncode == 75 and str(os.getpid()) in done.stderr
 
 
 def test_a_workspace_on_s3_gives_the_same_run(early, environment, config):
@@ -136,10 +145,8 @@ def test_a_workspace_on_s3_gives_the_same_run(early, environment, config):
     keys = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1"}
     try:
-        import boto3
-
-        boto3.client("s3", endpoint_url=keys["AWS_ENDPOINT_URL"], aws_access_key_id="id", aws_secret_access_key="secret",
-                     region_name="us-east-1").create_bucket(Bucket="runs")
+        boto3.client("s3", endpoint_url=keys["AWS_ENDPOINT_URL"], region_name="us-east-1", aws_access_key_id="id",
+                     aws_secret_access_key="secret").create_bucket(Bucket="runs")
         uri = "s3://runs/early"
         with_s3 = environment | keys
         done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", uri), with_s3)
@@ -155,22 +162,14 @@ def test_a_workspace_on_s3_gives_the_same_run(early, environment, config):
 
 
 def test_prove_replay_tells_equal_from_different(early, environment, tmp_path):
-    import shutil
-
     proof = finish(npo("prove-replay", early), environment)
     assert proof.returncode == 0, proof.stdout + proof.stderr
     forged = tmp_path / "forged"
     shutil.copytree(early, forged)
     scout = next(s for s in Workspace(forged).timeline.segments() if s.branch == "scout")
-    import pyarrow.parquet as pq
-
     part = forged / f"segments/{scout.id}/outcomes-000008.parquet"
     rows = pq.read_table(part).to_pylist()
     rows[3]["tokens"] = "0" * 16
-    import pyarrow as pa
-
-    from npo_core.timeline.segments import OUTCOME_SCHEMA
-
     pq.write_table(pa.Table.from_pylist(rows, OUTCOME_SCHEMA), part)
     proof = finish(npo("prove-replay", forged, "--json"), environment)
     assert proof.returncode == 1

@@ -1,4 +1,4 @@
-"""One small run through all stages, in processes of their own, kept as it was before each stage so that tests can break it."""
+"""One small run through all stages, each in a process of its own, and a copy of it from before each stage to break."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 STEPS = 32
 SETTINGS = {
     "problems": {"kind": "chain", "train": 64, "held_out": 16, "operands": 3, "difficulties": [0, 1, 2]},
-    "model": {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32, "learning_rate": 1e-2},
-    "training": {"steps": STEPS, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": 3, "snapshot_every": 4,
-                 "learning_rate": 1e-3},
+    "model": {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32,
+              "learning_rate": 1e-2},
+    "training": {"steps": STEPS, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": 3,
+                 "snapshot_every": 4, "learning_rate": 1e-3},
     "guidance": {"chunk_prompts": 4, "skip_passed": False, "samples": 16},
     "bootstrap": {"scout_steps": STEPS},
     "evaluation": {"every": 4, "samples": 2},
@@ -82,12 +83,13 @@ class Run:
 
     def guide(self, **changes) -> GuideSpec:
         values = {"training": self.config.training, "guidance": self.config.guidance, "tau_gate": 0.6, "seed": 1,
-                  "guides": self.found["guides"], "rollback": self.found["base"], "scout": self.found["scout"], **self.common}
+                  "guides": self.found["guides"], "rollback": self.found["base"], "scout": self.found["scout"],
+                  **self.common}
         return GuideSpec(**{**values, **changes})
 
     def evaluate(self, **changes) -> EvaluateSpec:
-        values = {"evaluation": self.config.evaluation, "max_completion_tokens": 3, "snapshots": self.found["evaluated"],
-                  **self.common}
+        values = {"evaluation": self.config.evaluation, "max_completion_tokens": 3,
+                  "snapshots": self.found["evaluated"], **self.common}
         return EvaluateSpec(**{**values, **changes})
 
     def spec(self, stage: str) -> Spec:

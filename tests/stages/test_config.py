@@ -33,7 +33,8 @@ CROSS = {
     "a choice among samples that are not drawn": (
         {"guidance": {"keep": "closest"}},
         ["guidance.keep = closest", "guidance.stop_at_first_correct = true", "set it to false", "keep: first"]),
-    "the shortest of samples that are not drawn": ({"guidance": {"keep": "shortest"}}, ["guidance.keep = shortest", "false"]),
+    "the shortest of samples that are not drawn": (
+        {"guidance": {"keep": "shortest"}}, ["guidance.keep = shortest", "false"]),
     "a scout without a snapshot at its end": (
         {"training": {"snapshot_every": 20}, "bootstrap": {"scout_steps": 30}},
         ["bootstrap.scout_steps = 30", "training.snapshot_every = 20", "change either"]),
@@ -47,10 +48,13 @@ CROSS = {
         {"training": {"steps": 40}, "bootstrap": {"scout_steps": 60}},
         ["bootstrap.scout_steps = 60", "training.steps = 40", "shorten the scout or train longer"]),
     "a rung between snapshots": (
-        {"bootstrap": {"scout_steps": 60, "ladder": [20, 50]}}, ["bootstrap.ladder has 50", "multiples of 20 from 20 to 60"]),
+        {"bootstrap": {"scout_steps": 60, "ladder": [20, 50]}},
+        ["bootstrap.ladder has 50", "multiples of 20 from 20 to 60"]),
     "a rung after the scout": (
-        {"bootstrap": {"scout_steps": 60, "ladder": [80]}}, ["bootstrap.ladder has 80", "multiples of 20 from 20 to 60"]),
-    "a rung at the base": ({"bootstrap": {"scout_steps": 60, "ladder": [0]}}, ["bootstrap.ladder has 0", "from 20 to 60"]),
+        {"bootstrap": {"scout_steps": 60, "ladder": [80]}},
+        ["bootstrap.ladder has 80", "multiples of 20 from 20 to 60"]),
+    "a rung at the base": (
+        {"bootstrap": {"scout_steps": 60, "ladder": [0]}}, ["bootstrap.ladder has 0", "from 20 to 60"]),
     "fewer problems than a batch": (
         {"problems": {**CHAIN, "train": 8}, "training": {"prompts_per_step": 16}},
         ["problems.train = 8", "training.prompts_per_step = 16", "no batch"]),
@@ -73,8 +77,9 @@ def test_settings_that_contradict_each_other(name):
 def bounds() -> list[tuple[str, object]]:
     """Every number with a bound, just outside of it."""
     below_one = ["training.steps", "training.prompts_per_step", "training.updates_per_batch", "training.micro_batch",
-                 "training.max_completion_tokens", "training.snapshot_every", "guidance.samples", "guidance.samples_per_round",
-                 "guidance.chunk_prompts", "bootstrap.scout_steps", "evaluation.every", "evaluation.samples",
+                 "training.max_completion_tokens", "training.snapshot_every", "guidance.samples",
+                 "guidance.samples_per_round", "guidance.chunk_prompts", "bootstrap.scout_steps", "evaluation.every",
+                 "evaluation.samples",
                  "evaluation.batch", "execution.threads"]
     at_zero = ["training.learning_rate", "training.max_grad_norm", "training.clip_low", "training.clip_high",
                "evaluation.target"]
@@ -114,10 +119,12 @@ def test_a_value_out_of_bounds_in_a_choice_of_kinds(field, value):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("training.loss", "ppo"), ("training.scale_rewards", "all"), ("training.lr_schedule", "step"), ("guidance.keep", "last"),
-    ("injection.importance_sampling", "on"), ("injection.baseline", "none"), ("execution.device", "tpu"),
+    ("training.loss", "ppo"), ("training.scale_rewards", "all"), ("training.lr_schedule", "step"),
+    ("guidance.keep", "last"), ("injection.importance_sampling", "on"), ("injection.baseline", "none"),
+    ("execution.device", "tpu"),
     ("execution.start", "thread"), ("name", "Not A Name"), ("name", ""), ("name", "../x"), ("training.steps", "many"),
-    ("training.steps", 2.5), ("training.bf16", "perhaps"), ("bootstrap.ladder", 20), ("training", 5), ("training", None),
+    ("training.steps", 2.5), ("training.bf16", "perhaps"), ("bootstrap.ladder", 20), ("training", 5),
+    ("training", None),
     ("training.learning_rate", float("nan")), ("training.learning_rate", float("inf")),
     ("execution.retry_delay", float("inf")), ("problems", {"kind": "sums"}), ("model", {"kind": "gpt"}),
 ])
@@ -129,9 +136,9 @@ def test_a_value_of_the_wrong_kind(field, value):
 
 
 @pytest.mark.parametrize("values", [
-    {"trainng": {}}, {"training": {"stpes": 3}}, {"problems": {**CHAIN, "operand": 3}}, {"model": {"kind": "built-in", "x": 1}},
-    {"guidance": {"temperature": 0.7}}, {"execution": {"gpu": 1}}, {"bootstrap": {"delta": 3}}, {"evaluation": {"k": 3}},
-    {"injection": {"tau": 0.5}},
+    {"trainng": {}}, {"training": {"stpes": 3}}, {"problems": {**CHAIN, "operand": 3}},
+    {"model": {"kind": "built-in", "x": 1}}, {"guidance": {"temperature": 0.7}}, {"execution": {"gpu": 1}},
+    {"bootstrap": {"delta": 3}}, {"evaluation": {"k": 3}}, {"injection": {"tau": 0.5}},
 ])
 def test_an_unknown_field_is_refused(values):
     with pytest.raises(ConfigError) as caught:
@@ -190,7 +197,8 @@ def test_choosing_among_samples_wants_them_all():
 
 def test_a_file_and_what_wins_over_it(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump({"seed": 2, "training": {"steps": 40, "group_size": 4}, "bootstrap": {"scout_steps": 20}}))
+    values = {"seed": 2, "training": {"steps": 40, "group_size": 4}, "bootstrap": {"scout_steps": 20}}
+    file.write_text(yaml.safe_dump(values))
     config = load_config(file, {"training.steps": 60, "evaluation.samples": 2, "name": "other"})
     assert (config.seed, config.training.steps, config.training.group_size) == (2, 60, 4)
     assert (config.evaluation.samples, config.name) == (2, "other")
@@ -245,7 +253,8 @@ def test_a_workspace_belongs_to_one_configuration(tmp_path):
     workspace.bind(config)
     assert workspace.config() == config
     workspace.bind(config)
-    workspace.bind(parse_config({"training": {"steps": 100}, "name": "again", "execution": {"threads": 2, "retries": 0}}))
+    elsewhere = {"name": "again", "execution": {"threads": 2, "retries": 0}}
+    workspace.bind(parse_config({"training": {"steps": 100}, **elsewhere}))
     assert workspace.config() == config
 
 

@@ -1,5 +1,6 @@
-"""Stages that are killed, stopped, starved of disk or fed damaged files: they end with a sentence, leave no process, and
-the same command again brings about exactly what an undisturbed run does.
+"""Stages that are killed, stopped, starved of disk or fed damaged files.
+
+They end with a sentence and leave no process, and the same again brings about exactly what an undisturbed run does.
 """
 
 from __future__ import annotations
@@ -165,6 +166,38 @@ def test_a_guide_does_not_repeat_what_it_committed(reference, fresh, running):
     assert there
     run_stage(spec)
     assert {name: (shards / name).stat().st_mtime_ns for name in there} == there
+
+
+def test_training_goes_on_from_its_newest_snapshot(fresh, running):
+    run = fresh("train")
+    spec, heard = run.guided(), []
+
+    def kill_after_two_marks(event: dict) -> None:
+        if len(read_marks(run.workspace.store, spec.fingerprint)) >= 2:
+            kill(running())
+
+    with pytest.raises(StageError):
+        run_stage(spec, kill_after_two_marks)
+    marks = read_marks(run.workspace.store, spec.fingerprint)
+    kept = run.folder / "segments" / spec.fingerprint / f"steps-{marks[0].step:06d}.parquet"
+    written = kept.stat().st_mtime_ns
+    run_stage(spec, heard.append)
+    assert heard[0]["step"] == marks[-1].step + 1
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_no_snapshot_is_evaluated_twice(reference, fresh, own_forks):
+    """Records that are there are taken as they are: by another list of snapshots, too."""
+    run = fresh("evaluate")
+    own_forks()
+    few = run.evaluate(snapshots=run.found["evaluated"][:3])
+    run_stage(few)
+    records = run.folder / "evaluations" / few.protocol
+    there = {path.name: path.stat().st_mtime_ns for path in records.iterdir()}
+    assert len(there) == 3
+    result = run_stage(run.evaluate()).result
+    assert {name: (records / name).stat().st_mtime_ns for name in there} == there
+    assert run.outcome(run.evaluate(), result) == reference.left["evaluate"]
 
 
 # --- parents and clients -------------------------------------------------------------------------------------------
@@ -523,11 +556,13 @@ def too_large(spec, context: StageContext) -> dict:
 
 ERRORS = {
     "diverged": (raising(DivergedError("lower training.learning_rate")), 67, False, "lower training.learning_rate"),
-    "memory of the accelerator": (raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), 71, False, "micro_batch"),
+    "memory of the accelerator": (
+        raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), 71, False, "micro_batch"),
     "memory": (raising(MemoryError()), 71, False, "micro_batch"),
     "memory, as torch says it": (too_large, 71, False, "micro_batch"),
     "full disk": (raising(OSError(errno.ENOSPC, "No space left on device")), 73, True, "full"),
-    "full disk, as torch says it": (raising(RuntimeError("PytorchStreamWriter failed writing file data/0")), 73, True, "full"),
+    "full disk, as torch says it": (
+        raising(RuntimeError("PytorchStreamWriter failed writing file data/0")), 73, True, "full"),
     "accelerator": (raising(torch.AcceleratorError("CUDA error: an illegal access")), 74, True, "illegal access"),
     "device": (raising(DeviceError("gone")), 74, True, "gone"),
     "a mistake in the code": (raising(ZeroDivisionError("division by zero")), 70, False, "division by zero"),
@@ -552,7 +587,8 @@ def test_errors_have_a_code_and_a_sentence(fresh, own_forks, name):
 
 @pytest.mark.parametrize(("end", "code", "retryable"), [
     (lambda: os.kill(os.getpid(), signal.SIGTERM), -15, True), (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, True),
-    (lambda: os.kill(os.getpid(), signal.SIGABRT), -6, True), (lambda: os._exit(9), 9, False), (lambda: os._exit(0), 0, False),
+    (lambda: os.kill(os.getpid(), signal.SIGABRT), -6, True), (lambda: os._exit(9), 9, False),
+    (lambda: os._exit(0), 0, False),
 ], ids=["SIGTERM", "SIGKILL", "SIGABRT", "exit 9", "exit 0"])
 def test_ends_without_a_word(fresh, own_forks, end, code, retryable):
     run = fresh("evaluate")

@@ -1,4 +1,4 @@
-"""A tiny base model, made once, and two ways to train it in this process: the bare trainer, and the stages' functions."""
+"""A tiny base model, made once, and what trains it in this process: the trainer, or the functions of the stages."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def chain(**changes) -> ChainProblems:
 
 
 def training(**changes) -> Training:
-    values = {"steps": 8, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": OPERANDS, "snapshot_every": 2,
-              "learning_rate": 1e-3}
+    values = {"steps": 8, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": OPERANDS,
+              "snapshot_every": 2, "learning_rate": 1e-3}
     return Training(**{**values, **changes})
 
 

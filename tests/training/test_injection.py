@@ -1,4 +1,4 @@
-"""Injection through the real trainer: only the model's sampling is scripted, so that what the policy got right is known.
+"""Injection through the real trainer: only the model's sampling is scripted, so that its right answers are known.
 
 Expected numbers are worked out by hand or with the standard library, never with the project's own functions.
 """
@@ -25,7 +25,7 @@ from npo_core.training.build import accuracy_reward, grpo_config, training_data
 from npo_core.training.exact import derive_seed, seed_step, tensor_digest
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
-RIGHT, WRONG, SHORT = "right", "wrong", "short"  # what a sample is; short: one digit, wrong
+RIGHT, WRONG, SHORT, CUT = "right", "wrong", "short", "cut"  # short: one digit; cut: right, but without an end
 GUIDE_LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
 STD_SLACK = 1e-4  # TRL adds it to the standard deviation
 METHOD_TABLE = {1: (2.475, -0.354), 2: (1.620, -0.540), 3: (1.208, -0.725), 4: (0.935, -0.935), 5: (0.725, -1.208)}
@@ -78,7 +78,7 @@ def play(model, tokenizer, problem_set, train_settings, tmp_path):
         cached = range(len(groups)) if cached is None else cached
         cache = {problems.train[i].id: (trajectory or guide)(problems.train[i], tokenizer) for i in cached}
         scored = []
-        accuracy = accuracy_reward(problems)
+        accuracy = accuracy_reward(problems, {tokenizer.eos_token_id})
 
         def counted(completions, prompt_id, **kwargs):
             scored.extend(zip(prompt_id, completions, strict=True))
@@ -116,8 +116,8 @@ def sample(prompt_ids, script, tokenizer):
 
 def completion(prompt: str, kind: str, tokenizer) -> list[int]:
     first, last = solve(prompt)
-    text = {RIGHT: first + last, WRONG: first + plus(last, 1), SHORT: first}[kind]
-    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    text = {RIGHT: first + last, WRONG: first + plus(last, 1), SHORT: first, CUT: first + last}[kind]
+    return [*tokenizer(text)["input_ids"], *([] if kind == CUT else [tokenizer.eos_token_id])]
 
 
 def plus(digit: str, more: int) -> str:
@@ -134,7 +134,8 @@ def guide(problem, tokenizer, token_ids=None, logps=GUIDE_LOGPS, rewards=(1.0,))
     ids = token_ids or [*tokenizer(guide_text(problem.prompt))["input_ids"], tokenizer.eos_token_id]
     return Trajectory(
         prompt_id=problem.id, token_ids=np.array(ids, np.int32), logprobs=np.array(logps, np.float32),
-        rewards=np.array(rewards, np.float32), outcome="correct", guide="8f2c", guide_step=60, sample=0, samples=1, seed=7,
+        rewards=np.array(rewards, np.float32), outcome="correct", guide="8f2c", guide_step=60, sample=0, samples=1,
+        seed=7,
     ).validate()
 
 
@@ -194,8 +195,9 @@ def test_on_policy_baseline_leaves_out_the_guide_and_no_other(play, scale):
 
 
 @pytest.mark.parametrize(("size", "right", "tau", "injected"), [
-    (5, 3, 0.6, False), (5, 2, 0.6, True), (10, 6, 0.6, False), (10, 5, 0.6, True), (10, 7, 0.7, False), (10, 1, 0.1, False),
-    (10, 3, 0.3, False), (4, 2, 0.5, False), (4, 1, 0.5, True), (4, 4, 1.0, False), (4, 3, 1.0, True), (4, 0, 0.0, False),
+    (5, 3, 0.6, False), (5, 2, 0.6, True), (10, 6, 0.6, False), (10, 5, 0.6, True), (10, 7, 0.7, False),
+    (10, 1, 0.1, False), (10, 3, 0.3, False), (4, 2, 0.5, False), (4, 1, 0.5, True), (4, 4, 1.0, False),
+    (4, 3, 1.0, True), (4, 0, 0.0, False),
 ])
 def test_gate_is_strictly_below_tau(play, size, right, tau, injected):
     samples = [RIGHT] * right + [WRONG] * (size - right)
@@ -224,7 +226,7 @@ def test_only_the_last_slot_is_replaced_and_by_token_id(play, tokenizer):
     samples = [SHORT, RIGHT, WRONG, SHORT]
     seen = play([samples, samples], cached=[1], trajectory=with_padding)
     for index, problem in enumerate(seen.problems):
-        ids, mask = of_group(seen, index, seen.batch["completion_ids"]), of_group(seen, index, seen.batch["completion_mask"])
+        ids, mask = (of_group(seen, index, seen.batch[name]) for name in ("completion_ids", "completion_mask"))
         expected = [completion(problem.prompt, kind, tokenizer) for kind in samples]
         if index == 1:
             expected[-1] = odd[problem.id]
@@ -242,6 +244,12 @@ def test_nothing_is_verified_twice_and_the_guide_not_at_all(play):
     texts = {text for _, text in seen.scored}
     assert not texts & {guide_text(problem.prompt) for problem in seen.problems}
     assert seen.log["groups/injected"] == 2
+
+
+def test_a_right_answer_without_an_end_earns_nothing(play):
+    seen = play([[RIGHT, CUT, CUT, WRONG]])
+    assert seen.log["pass_rate"] == 0.25
+    assert seen.log["groups/injected"] == 1
 
 
 def test_counters_and_outcomes(play):
@@ -431,7 +439,7 @@ class Plain(GRPOTrainer):
         return sampler
 
     def training_step(self, model, inputs, *args, **kwargs):
-        seed_step(self.args.seed, self._step, 0)
+        seed_step(self.args.seed, *divmod(self._step, self.args.steps_per_generation), 0)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.losses.append(loss.item())
         return loss
@@ -457,16 +465,17 @@ class Ours(NPOTrainer):
 def test_without_guidance_all_is_trls(base_folder, tokenizer, problem_set, train_settings, tmp_path, changes, guidance):
     def run(kind, **extra):
         seen = []
-        accuracy = accuracy_reward(problem_set)
+        accuracy = accuracy_reward(problem_set, {tokenizer.eos_token_id})
 
         def reward(completion_ids, **kwargs):
             seen.append([list(map(int, ids)) for ids in completion_ids])
-            return accuracy(**kwargs)
+            return accuracy(completion_ids=completion_ids, **kwargs)
 
         config = train_settings(**{"steps": 6, "learning_rate": 0.01, **changes})
         trainer = kind(
-            AutoModelForCausalLM.from_pretrained(base_folder), reward_funcs=reward, train_dataset=training_data(problem_set),
-            args=grpo_config(config, seed=4, output=tmp_path / kind.__name__, device="cpu"), processing_class=tokenizer, **extra,
+            AutoModelForCausalLM.from_pretrained(base_folder), reward_funcs=reward, processing_class=tokenizer,
+            args=grpo_config(config, seed=4, output=tmp_path / kind.__name__, device="cpu"),
+            train_dataset=training_data(problem_set), **extra,
         )
         trainer.train()
         return seen, trainer.losses, tensor_digest(trainer.model.state_dict()), trainer.state.log_history

@@ -72,11 +72,12 @@ def test_the_order_of_calls_that_injection_needs():
 @pytest.fixture
 def plain(base_folder, problem_set, train_settings, tmp_path):
     def make(**changes):
+        tokenizer = AutoTokenizer.from_pretrained(base_folder, padding_side="left")
         return GRPOTrainer(
-            AutoModelForCausalLM.from_pretrained(base_folder), reward_funcs=accuracy_reward(problem_set),
+            AutoModelForCausalLM.from_pretrained(base_folder), processing_class=tokenizer,
+            reward_funcs=accuracy_reward(problem_set, {tokenizer.eos_token_id}),
             args=grpo_config(train_settings(**changes), seed=0, output=tmp_path, device="cpu"),
             train_dataset=training_data(problem_set),
-            processing_class=AutoTokenizer.from_pretrained(base_folder, padding_side="left"),
         )
 
     return make
@@ -102,7 +103,7 @@ def test_generate_returns_what_injection_replaces(plain, problem_set):
 def test_the_batch_has_the_keys_that_are_read(plain, problem_set):
     grpo = plain()
     grpo.model.train()
-    rows = [{"prompt": p.prompt, "prompt_id": p.id, "answer": p.answer} for p in problem_set.train[:4] for _ in range(4)]
+    rows = [row for row in training_data(problem_set).select(range(4)) for _ in range(4)]
     batch = grpo._generate_and_score_completions(rows)
     assert {"completion_ids", "completion_mask", "advantages"} <= set(batch)
     assert "old_per_token_logps" not in batch
