@@ -31,7 +31,8 @@ results: setup  ## the runs behind docs/results.md (about an hour on two cores)
 	$(BIN)/python -m benchmarks.results
 
 serve: setup  ## Prefect server and UI over the runs made here
-	PREFECT_HOME=$(NPO_HOME)/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
+	PREFECT_HOME=$(NPO_HOME)/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false \
+	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PORT)/api $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check

@@ -50,7 +50,7 @@ def prefect_home() -> Path:
 def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     """Start a server on a free loopback port (or the given one) over the local database; it ends with this process."""
     port = port or free_port()
-    os.environ["PREFECT_HOME"] = str(prefect_home())
+    os.environ |= {"PREFECT_HOME": str(prefect_home()), "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [sys.executable, "-m", "flows.server", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(prefect_home() / "server.log", "ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,

@@ -20,10 +20,10 @@ def picture(png: bytes, title: str) -> str:
     return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-def table(rows: Mapping[str, object], head: tuple[str, str] = ("", "")) -> str:
-    """A two-column markdown table."""
-    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {show(value)} |" for name, value in rows.items())])
+def table(rows: Mapping[str, object], head: tuple[str, str] = ("what", "value")) -> str:
+    """A two-column markdown table; bars inside a cell are kept from ending it."""
+    cells = [head, ("---", "---"), *((name, show(value)) for name, value in rows.items())]
+    return "\n".join("| {} | {} |".format(*(cell.replace("|", "\\|") for cell in row)) for row in cells)
 
 
 def show(value: object) -> str:

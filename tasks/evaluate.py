@@ -11,7 +11,7 @@ from tasks.perform import perform, worth_retrying
 @task(name="evaluate", task_run_name="evaluate", retry_condition_fn=worth_retrying)
 def evaluate(spec: EvaluateSpec, run_name: str) -> StageResult:
     """Every snapshot is asked the same held-out problems with the same seed."""
-    result = perform(spec, "evaluate")
+    result = perform(spec, "evaluate", run_name)
     scores = result.result["scores"]
     levels = list(scores[0]["by_difficulty"])
     lines = [f"| step | pass rate | ± 1.96 s.e. | {' | '.join(f'difficulty {level}' for level in levels)} |",

@@ -13,7 +13,7 @@ from tasks.perform import perform, worth_retrying
 @task(name="generate-guidance", task_run_name="generate guidance", retry_condition_fn=worth_retrying)
 def generate_guidance(spec: GuideSpec, run_name: str) -> StageResult:
     """At most one verified-correct trajectory a prompt, in a Parquet cache."""
-    result = perform(spec, "generate guidance")
+    result = perform(spec, "generate guidance", run_name)
     found = summary(Workspace(spec.workspace).guidance(result.result["cache"]))
     lengths = found["lengths"]
     publish(key_of(run_name, "guidance"), "The guidance cache and what it cost", "## Guidance", table({

@@ -17,10 +17,10 @@ TELL_PREFECT = 5.0  # seconds between progress updates; the server may be slow, 
 TELL_TERMINAL = 10.0  # seconds between lines where the terminal cannot redraw
 
 
-def perform(spec: Spec, label: str) -> StageResult:
+def perform(spec: Spec, label: str, run_name: str) -> StageResult:
     """Run one stage to its end and show its progress; a stage that is done returns at once."""
     logger = get_run_logger()
-    with Progress(label) as progress:
+    with Progress(label, run_name) as progress:
         result = run_stage(spec, progress)
     how = "was done already" if result.reused else f"took {result.seconds:.1f} s"
     logger.info("%s %s: %s", label, how, spec.folder)
@@ -36,8 +36,8 @@ def worth_retrying(task: Any, task_run: TaskRun, state: State) -> bool:
 class Progress:
     """Tells terminal and Prefect how far a stage is, seldom enough to cost nothing."""
 
-    def __init__(self, label: str):
-        self.label = label
+    def __init__(self, label: str, run_name: str):
+        self.label, self.key = label, key_of(run_name, "progress", label)
         self.artifact = None
         self.told_prefect = time.monotonic()
 
@@ -59,7 +59,7 @@ class Progress:
     def _tell_prefect(self, percent: float) -> None:
         try:
             if self.artifact is None:
-                self.artifact = create_progress_artifact(percent, key=key_of("progress", self.label), description=self.label)
+                self.artifact = create_progress_artifact(percent, key=self.key, description=self.label)
             else:
                 update_progress_artifact(self.artifact, percent)
         except Exception as error:  # a server that is away is no reason to stop training

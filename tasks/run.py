@@ -1,5 +1,6 @@
 """The run that a flow works on: configuration, workspace and lock, and the specifications of its stages."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,3 +58,5 @@ def open_run(config: RunConfig, workspace: str) -> Iterator[Run]:
         place.store.clean_leftovers()
         place.bind(config)
         yield Run(config, place)
+    if not place.store.is_local:  # a finished run needs its downloads no more
+        shutil.rmtree(place.scratch, ignore_errors=True)

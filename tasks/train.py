@@ -13,7 +13,7 @@ from tasks.perform import perform, worth_retrying
 @task(name="train", task_run_name="{label}", retry_condition_fn=worth_retrying)
 def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
     """From a snapshot to a step, guided where a cache is given; goes on from its newest snapshot after any end."""
-    result = perform(spec, label)
+    result = perform(spec, label, run_name)
     publish(key_of(run_name, label), f"{label}: metrics of the segment and what it cost", *describe(spec, label, result))
     return result
 

@@ -200,6 +200,7 @@ def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
     result = read_result(workspace, spec)
     if process.poll() != 0 or result is None:
         raise failure(workspace, spec, scratch, process.poll() or 0)
+    shutil.rmtree(scratch, ignore_errors=True)
     return StageResult(result.stage, result.fingerprint, result.result, result.seconds, reused=False)
 
 
