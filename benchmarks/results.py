@@ -17,8 +17,8 @@ from pathlib import Path
 from npo_core.config import RunConfig, load_config
 
 CONFIG = Path(__file__).parents[1] / "deployments/configs/demo.yaml"
-STEPS = 300  # updates of every arm's final branch; GRPO goes on to the total of the longest scout
-LONGEST = 420
+STEPS = 200  # updates of every arm's final branch; GRPO goes on to the total of the longest scout
+LONGEST = 320
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,12 @@ def run_job(arm: Arm, seed: int, folder: str) -> dict:
 
 def run_all(folder: Path, seeds: list[int], workers: int) -> list[dict]:
     from flows.server import local_server
+    from npo_core.stages.execute import die_with_parent
 
     jobs = [(arm, seed) for seed in seeds for arm in ARMS]
     results = []
     context = multiprocessing.get_context("spawn")
-    with local_server(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with local_server(), ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
         pending = {pool.submit(run_job, arm, seed, str(folder)): (arm.name, seed) for arm, seed in jobs}
         for done in as_completed(pending):
             results.append(done.result())

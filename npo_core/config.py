@@ -4,6 +4,7 @@ An unknown field, a value out of bounds or two settings that contradict each oth
 `load_config` reads YAML; `RunConfig` is also the form that Prefect shows.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,7 +15,7 @@ from npo_core.errors import ConfigError
 
 
 class Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class ChainProblems(Closed):
@@ -48,6 +49,20 @@ class JsonlProblems(Closed):
                                 "the last match counts, in reference and completion alike")
     prompt_template: str = Field("{prompt}", description="text given to the model; {prompt} is replaced")
 
+    @model_validator(mode="after")
+    def _patterns_work(self) -> Self:
+        if "{prompt}" not in self.prompt_template:
+            raise ValueError(f"problems.prompt_template = {self.prompt_template!r} does not contain {{prompt}}, so every "
+                             "problem would be the same: put it where the prompt belongs")
+        try:
+            groups = re.compile(self.answer_pattern).groups
+        except re.error as error:
+            raise ValueError(f"problems.answer_pattern = {self.answer_pattern!r} is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"problems.answer_pattern = {self.answer_pattern!r} has {groups} groups: exactly one, the final "
+                             "answer, is needed; write other parentheses as (?:...)")
+        return self
+
 
 Problems = Annotated[ChainProblems | JsonlProblems, Field(discriminator="kind")]
 
@@ -63,6 +78,13 @@ class BuiltInModel(Closed):
     batch: int = Field(64, ge=1, description="demonstrations an update")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak of a one-cycle schedule")
     seed: int = Field(0, ge=0, description="seed of weights, demonstrations and their errors")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(f"model.heads = {self.heads} does not split model.width = {self.width} into even parts: choose "
+                             "a number of heads that does")
+        return self
 
 
 class PretrainedModel(Closed):
@@ -226,21 +248,31 @@ class RunConfig(Closed):
         if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
             raise ValueError(f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
                              f"{self.training.prompts_per_step}: an epoch would have no batch")
+        if isinstance(self.problems, ChainProblems) and self.training.max_completion_tokens < self.problems.operands:
+            raise ValueError(f"training.max_completion_tokens = {self.training.max_completion_tokens} is too short for the "
+                             f"{self.problems.operands - 1} results and the end token of a chain of problems.operands = "
+                             f"{self.problems.operands}: set at least {self.problems.operands}")
         if isinstance(self.model, BuiltInModel) and not isinstance(self.problems, ChainProblems):
             raise ValueError("model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
                              "model.kind = pretrained with a path")
         return self
 
 
+CHOSEN_BY_KIND = {("problems",), ("model",)}  # pydantic names the kind after these, which nobody writes
+
+
 def explain(error: ValidationError, source: str) -> str:
     """One sentence a problem: field, value, what would be right."""
     lines = []
     for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "the configuration"
+        parts = problem["loc"][:1] + problem["loc"][2:] if problem["loc"][:1] in CHOSEN_BY_KIND else problem["loc"]
+        field = ".".join(str(part) for part in parts) or "the configuration"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{field}: there is no such field; `npo config` lists them")
         elif problem["type"] == "value_error":
             lines.append(problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "missing":
+            lines.append(f"{field}: a value is needed; `npo config` explains the field")
         else:
             lines.append(f"{field} = {problem['input']!r}: {problem['msg']}")
     return f"{source} is not a valid configuration:\n  " + "\n  ".join(lines)

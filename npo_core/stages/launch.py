@@ -6,6 +6,7 @@ A stage whose result is there is not started. What a stage leaves behind after a
 import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys

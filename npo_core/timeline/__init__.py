@@ -1,9 +1,10 @@
 """The timeline of a run: storage by URI, snapshots, branches and segments, and the lock of a workspace."""
 
 from npo_core.timeline.lock import Lease, workspace_lock
-from npo_core.timeline.records import Branch, Segment, Timeline
+from npo_core.timeline.records import Branch, Segment
 from npo_core.timeline.snapshots import MANIFEST, FileEntry, Snapshot, Snapshots, snapshot_id
 from npo_core.timeline.store import Store, folder_bytes, json_bytes
+from npo_core.timeline.timeline import Timeline
 from npo_core.timeline.tree import Node, Root, Stretch, Tree
 
 __all__ = [

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from npo_core.errors import DamagedError
-
-if TYPE_CHECKING:
-    from npo_core.timeline.records import Branch, Segment
+from npo_core.timeline.records import Branch, Segment
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,13 @@ class NPOTrainer(GRPOTrainer):
         self.injection_settings = injection_settings or InjectionSettings()
         self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
         self.outcomes: list[PromptOutcome] = []  # of the newest generation batch
-        self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last optimizer step
+        self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
         self._rollout: list[dict] = []  # the rows being generated
         self._scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
         self._loss_inputs: dict | None = None
-        self._raw_loss = 0.0
+        self._raw_loss = 0.0  # summed since the last log
+        self._logged_step: int | None = None
         self._check_guidance()
 
     def _check_guidance(self) -> None:
@@ -132,6 +133,7 @@ class NPOTrainer(GRPOTrainer):
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.seconds["step"] += time.perf_counter() - started
         self._raw_loss += loss.item()
+        self._logged_step = self.state.global_step if self._logged_step is None else self._logged_step
         return loss
 
     def create_model_card(self, *args, **kwargs):
@@ -222,7 +224,7 @@ class NPOTrainer(GRPOTrainer):
                 raise DataError(f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards "
                                 f"for {rewards_BF.shape[1]} reward functions: generate guidance again with these.")
             mine[row, 0] = 1.0
-            mine[row, 1:] = torch.as_tensor(trajectory.rewards, device=mine.device)
+            mine[row, 1:] = torch.tensor(trajectory.rewards, device=mine.device)
         everyone = gather(mine)
         injected_B = everyone[:, 0].bool()
         rewards_BF = torch.where(injected_B[:, None], everyone[:, 1:], rewards_BF)
@@ -234,7 +236,7 @@ class NPOTrainer(GRPOTrainer):
         mask, logps = torch.zeros_like(ids), torch.zeros(ids.shape, device=ids.device)
         for row, trajectory in self._guide_rows.items():
             mask[row, : len(trajectory.token_ids)] = 1
-            logps[row, : len(trajectory.token_ids)] = torch.as_tensor(trajectory.logprobs, device=ids.device)
+            logps[row, : len(trajectory.token_ids)] = torch.tensor(trajectory.logprobs, device=ids.device)
         output["guide_mask"], output["guide_logps"] = mask, logps
         if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" in output:
             old = output["old_per_token_logps"]
@@ -293,9 +295,11 @@ class NPOTrainer(GRPOTrainer):
         ]
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """TRL's log with the exact loss and the seconds of each phase since the last optimizer step."""
+        """TRL's log with the loss unrounded and the seconds of each phase since the last log."""
         if "loss" in logs and self.model.training:
-            logs["loss"], self._raw_loss = self._raw_loss, 0.0
+            if self.accelerator.num_processes == 1:
+                logs["loss"] = self._raw_loss / (self.state.global_step - self._logged_step)
+            self._raw_loss, self._logged_step = 0.0, self.state.global_step
             for phase in ("generate", "verify", "step"):
                 logs[f"seconds/{phase}"] = self.seconds.pop(phase, 0.0)
         super().log(logs, *args, **kwargs)

@@ -261,7 +261,7 @@ def test_a_workspace_belongs_to_one_configuration(tmp_path):
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"seed": 7}, "seed = 0, not 7"),
     ({"training": {"steps": 100, "learning_rate": 0.5}}, "training.learning_rate = 0.0002, not 0.5"),
-    ({"problems": {**CHAIN, "operands": 7}}, "problems.operands = 6, not 7"),
+    ({"problems": {**CHAIN, "train": 4096}}, "problems.train = 8192, not 4096"),
     ({"model": {"kind": "built-in", "layers": 2}}, "model.layers = 4, not 2"),
     ({"model": {"kind": "pretrained", "path": "x"}}, "model = "),
     ({"guidance": {"samples": 3}}, "guidance.samples = 8, not 3"),

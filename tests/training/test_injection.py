@@ -394,14 +394,18 @@ def test_ratio_is_against_the_guide_on_its_tokens_and_the_policy_elsewhere(play,
     assert guides == 2
 
 
-def test_with_two_updates_and_no_importance_sampling_the_guide_is_like_any_row(play):
-    """The denominator of every slot is the policy's own log-probability at generation."""
+def test_with_two_updates_and_no_importance_sampling_the_guide_is_like_any_row(play, base_folder, tokenizer):
+    """The denominator of every slot, the guide's too, is the policy's own log-probability at generation."""
+    fresh = AutoModelForCausalLM.from_pretrained(base_folder)
     seen = play([group(0), group(2)], updates_per_batch=2, steps=2, learning_rate=0.01)
-    first = seen.losses[0]
-    kept = first["completion_mask"].bool()
-    assert torch.allclose(first["old_per_token_logps"][kept], first["policy_logps"][kept], atol=1e-5)
-    rows = torch.cat([inputs["guide_mask"].any(1) for inputs in seen.losses])
-    assert int(rows.sum()) == 2
+    for index, problem in enumerate(seen.problems):
+        old = of_group(seen, index, seen.batch["old_per_token_logps"])
+        kinds = [WRONG] * 7 if index == 0 else [RIGHT] * 2 + [WRONG] * 5
+        ids = [completion(problem.prompt, kind, tokenizer) for kind in kinds]
+        ids.append(seen.cache[problem.id].token_ids.tolist())
+        for row, tokens in zip(old, ids, strict=True):
+            assert row[:3].tolist() == pytest.approx(logps_by_hand(fresh, tokenizer, problem.prompt, tokens), abs=1e-5)
+    assert int(torch.cat([inputs["guide_mask"].any(1) for inputs in seen.losses]).sum()) == 2
 
 
 def test_distance_to_the_guide_by_hand(play, base_folder, tokenizer):

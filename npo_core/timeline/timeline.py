@@ -1,0 +1,127 @@
+"""The timeline of a run: all its branches, segments and snapshots, by their records in the workspace."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from npo_core.errors import DamagedError, DataError, NPOError
+from npo_core.timeline.records import Branch, Record, Segment
+from npo_core.timeline.snapshots import Snapshots
+from npo_core.timeline.store import Store, json_bytes
+from npo_core.timeline.tree import Root, Stretch, Tree
+
+R = TypeVar("R", bound=Record)
+
+
+class Timeline:
+    """All branches, segments and snapshots of a run, in its workspace. Records are added, never changed."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.snapshots = Snapshots(store.child("snapshots"))
+
+    def branch(self, name: str) -> Branch:
+        """The branch of this name. Raises DataError if there is none, DamagedError if its record is damaged."""
+        return self._named(Branch, "branch", name, f"branches/{name}.json", "branches")
+
+    def branches(self) -> list[Branch]:
+        """All branches, sorted by name."""
+        names = [file.removesuffix(".json") for file in self.store.list("branches") if file.endswith(".json")]
+        return [self.branch(name) for name in sorted(names)]
+
+    def add_branch(self, branch: Branch) -> Branch:
+        """Records a branch; one that is there already with the same content is fine. Raises NPOError otherwise."""
+        if not self._create(f"branches/{branch.name}.json", branch):
+            there = self.branch(branch.name)
+            if there != branch:
+                raise NPOError(_conflict(f"branch '{branch.name}'", there, branch))
+        return branch
+
+    def segment(self, id_: str) -> Segment:
+        """The segment with this id. Raises DataError if there is none, DamagedError if its record is damaged."""
+        return self._named(Segment, "segment", id_, f"segments/{id_}/segment.json", "segments")
+
+    def segments(self) -> list[Segment]:
+        """All finished segments, sorted by branch, start and id."""
+        ids = [id_ for id_ in self.store.list("segments") if self.store.exists(f"segments/{id_}/segment.json")]
+        return sorted(map(self.segment, ids), key=lambda segment: (segment.branch, segment.t0, segment.id))
+
+    def add_segment(self, segment: Segment) -> Segment:
+        """Records a finished segment at the tip of its branch and returns what is recorded.
+
+        A segment recorded already is kept with the cost measured then, where all else is the same.
+        Raises NPOError if it differs or does not start at the tip, DataError if there is no such branch.
+        """
+        recorded = {there.id: there for there in self.segments()}
+        if segment.id not in recorded:
+            _check_tip(self.branch(segment.branch), list(recorded.values()), segment)
+            if self._create(f"segments/{segment.id}/segment.json", segment):
+                return segment
+        there = self.segment(segment.id)
+        if there.model_copy(update={"cost": segment.cost}) != segment:
+            raise NPOError(_conflict(f"segment '{segment.id}'", there, segment))
+        return there
+
+    def path(self, branch: str) -> list[Segment]:
+        """The segments on the way from the root to the branch's tip; see `stretches` for where the way leaves them."""
+        return [stretch.segment for stretch in self.stretches(branch)]
+
+    def stretches(self, branch: str) -> list[Stretch]:
+        """The way from the root to the branch's tip: segments with the steps (t0, t1] that lie on it."""
+        self.branch(branch)
+        return self._tree().stretches(branch)
+
+    def tree(self) -> list[Root]:
+        """The run as nested structure: roots, and below them segments and the branches that leave them."""
+        return self._tree().roots()
+
+    def draw(self) -> str:
+        """The run's branches as text, a line for each segment."""
+        return self._tree().draw()
+
+    def _tree(self) -> Tree:
+        return Tree(self.branches(), self.segments())
+
+    def _create(self, rel: str, record: Record) -> bool:
+        return self.store.create_bytes(rel, json_bytes(record.model_dump(mode="json")))
+
+    def _named(self, kind: type[R], word: str, name: str, rel: str, folder: str) -> R:
+        data: Any = self.store.read_json(rel, default=None)
+        if data is None:
+            known = [file.removesuffix(".json") for file in self.store.list(folder)]
+            raise DataError(
+                f"There is no {word} '{name}' in {self.store.uri}: give one of {', '.join(known) or '(none yet)'}."
+            )
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            raise DamagedError(
+                f"{self.store.uri}/{rel} is no record of a {word} ({_first(error)}): restore it, or delete it and "
+                f"start the same command again."
+            ) from error
+
+
+def _check_tip(branch: Branch, segments: list[Segment], new: Segment) -> None:
+    """Raises NPOError unless `new` starts where its branch ends so far."""
+    own = [segment for segment in segments if segment.branch == branch.name]
+    tip = max(((segment.t1, segment.end) for segment in own), default=(branch.parent_step, branch.parent))
+    free = not own and branch.parent is None  # the base model's snapshot is known only to the first segment
+    if new.t0 != tip[0] or (new.start != tip[1] and not free):
+        raise NPOError(
+            f"Segment '{new.id}' starts at {new.start} after step {new.t0}, but branch '{branch.name}' ends at "
+            f"{tip[1]} after step {tip[0]}: add a branch that starts there and train on it."
+        )
+
+
+def _conflict(thing: str, there: Record, new: Record) -> str:
+    old, other = there.model_dump(), new.model_dump()
+    differ = [key for key in old if old[key] != other[key]]
+    fields = ", ".join(f"{key}: {old[key]!r} is recorded, {other[key]!r} given" for key in differ)
+    return f"The {thing} exists with other content ({fields}): records never change, choose another name."
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'record'}: {problem['msg']}"
