@@ -1,4 +1,4 @@
-"""The learning results behind docs/results.md: GRPO against NPO on the built-in task, several seeds, all compute counted.
+"""The results behind docs/results.md: GRPO against NPO on the built-in task, several seeds, all compute counted.
 
     python -m benchmarks.results --folder .npo/results            run what is missing, then write tables and pictures
     python -m benchmarks.results --folder .npo/results --only-report
@@ -36,10 +36,16 @@ ARMS = [
     Arm("NPO, scout 60", "early-bootstrap", {"bootstrap.scout_steps": 60}),
     Arm("NPO, scout 120", "early-bootstrap", {"bootstrap.scout_steps": 120}),
     Arm("NPO, ladder 20-60", "early-bootstrap", {"bootstrap.scout_steps": 60, "bootstrap.ladder": [20, 40, 60]}),
-    Arm("NPO, ladder 20-120", "early-bootstrap",
-        {"bootstrap.scout_steps": 120, "bootstrap.ladder": [20, 40, 60, 80, 100, 120]}),
-    Arm("rollback without guide, scout 60", "early-bootstrap",
-        {"bootstrap.scout_steps": 60, "bootstrap.guided": False, "bootstrap.fresh_randomness": True}),
+    Arm(
+        "NPO, ladder 20-120",
+        "early-bootstrap",
+        {"bootstrap.scout_steps": 120, "bootstrap.ladder": [20, 40, 60, 80, 100, 120]},
+    ),
+    Arm(
+        "rollback without guide, scout 60",
+        "early-bootstrap",
+        {"bootstrap.scout_steps": 60, "bootstrap.guided": False, "bootstrap.fresh_randomness": True},
+    ),
 ]
 
 
@@ -61,8 +67,10 @@ def run_job(arm: Arm, seed: int, folder: str) -> dict:
     workspace = Workspace(f"{folder}/{slug(arm)}-s{seed}")
     if not (workspace.store.exists("config.json") and load(workspace).complete):
         run_flow(arm.flow, configure(arm, seed), workspace.uri)
-    points = [{"step": p.step, "updates": p.updates_total, "tokens": p.tokens_total, "pass_rate": p.pass_rate}
-              for p in load(workspace).points]
+    points = [
+        {"step": p.step, "updates": p.updates_total, "tokens": p.tokens_total, "pass_rate": p.pass_rate}
+        for p in load(workspace).points
+    ]
     return {"arm": arm.name, "seed": seed, "points": points}
 
 
@@ -78,8 +86,10 @@ def run_all(folder: Path, seeds: list[int], workers: int) -> list[dict]:
         for done in as_completed(pending):
             results.append(done.result())
             name, seed = pending[done]
-            print(f"{len(results):3d}/{len(jobs)}  {name}, seed {seed}: "
-                  f"{results[-1]['points'][-1]['pass_rate']:.3f}", flush=True)
+            print(
+                f"{len(results):3d}/{len(jobs)}  {name}, seed {seed}: {results[-1]['points'][-1]['pass_rate']:.3f}",
+                flush=True,
+            )
     return sorted(results, key=lambda r: ([a.name for a in ARMS].index(r["arm"]), r["seed"]))
 
 

@@ -31,7 +31,7 @@ def by_arm(results: list[dict]) -> dict[str, dict[int, list[dict]]]:
 def at(points: list[dict], axis: str, value: float) -> float:
     """Pass rate at a value of `step`, `updates` or `tokens`, linear between evaluated snapshots; NaN outside.
 
-    On the total axes the policy in hand before the replay has begun is not counted: the curve starts with the scout's cost.
+    On the total axes a replay's curve starts where the scout and the guidance have been paid for.
     """
     x = [p[axis] for p in points]
     return float(np.interp(value, x, [p["pass_rate"] for p in points], left=np.nan, right=np.nan))
@@ -41,7 +41,9 @@ def crossing(points: list[dict], axis: str, target: float) -> float:
     """First value of the axis at which the pass rate reaches the target, linear between snapshots; NaN if never."""
     for a, b in zip(points, points[1:], strict=False):
         if b["pass_rate"] >= target:
-            share = (target - a["pass_rate"]) / (b["pass_rate"] - a["pass_rate"]) if b["pass_rate"] != a["pass_rate"] else 1
+            share = (
+                (target - a["pass_rate"]) / (b["pass_rate"] - a["pass_rate"]) if b["pass_rate"] != a["pass_rate"] else 1
+            )
             return a[axis] + max(share, 0.0) * (b[axis] - a[axis])
     return math.nan
 
@@ -100,13 +102,25 @@ def target_table(arms: dict) -> list[str]:
 
 def seeds_table(arms: dict) -> list[str]:
     seeds = sorted(next(iter(arms.values())))
-    lines = ["| final pass rate (step 200) | " + " | ".join(f"seed {s}" for s in seeds) + " |", "|---" * (len(seeds) + 1) + "|"]
-    return lines + [f"| {name} | " + " | ".join(f"{at(points[s], 'step', 200):.3f}" for s in seeds) + " |"
-                    for name, points in arms.items()]
+    lines = [
+        "| final pass rate (step 200) | " + " | ".join(f"seed {s}" for s in seeds) + " |",
+        "|---" * (len(seeds) + 1) + "|",
+    ]
+    return lines + [
+        f"| {name} | " + " | ".join(f"{at(points[s], 'step', 200):.3f}" for s in seeds) + " |"
+        for name, points in arms.items()
+    ]
 
 
-COLOURS = {"GRPO": "#444444", "NPO, scout 20": "#56B4E9", "NPO, scout 60": "#0072B2", "NPO, scout 120": "#CC79A7",
-           "NPO, ladder 20-60": "#009E73", "NPO, ladder 20-120": "#D55E00", "rollback without guide, scout 60": "#B8A000"}
+COLOURS = {
+    "GRPO": "#444444",
+    "NPO, scout 20": "#56B4E9",
+    "NPO, scout 60": "#0072B2",
+    "NPO, scout 120": "#CC79A7",
+    "NPO, ladder 20-60": "#009E73",
+    "NPO, ladder 20-120": "#D55E00",
+    "rollback without guide, scout 60": "#B8A000",
+}
 
 
 def draw(arms: dict, path: Path) -> None:
@@ -117,8 +131,10 @@ def draw(arms: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
-    for panel, axis, label in [(axes[0], "step", "optimizer updates of the final branch"),
-                               (axes[1], "tokens", "all generated tokens (scout and guidance counted), thousands")]:
+    for panel, axis, label in [
+        (axes[0], "step", "optimizer updates of the final branch"),
+        (axes[1], "tokens", "all generated tokens (scout and guidance counted), thousands"),
+    ]:
         for name, seeds in arms.items():
             x, curves = grid(seeds, axis)
             mean = curves.mean(0)
@@ -150,8 +166,14 @@ def write(results: list[dict], docs: Path) -> None:
     """Replace the generated part of docs/results.md and its picture."""
     arms = by_arm(results)
     draw(arms, docs / "pictures/results.png")
-    parts = [rate_table(arms, "step", STEPS), difference_table(arms, "step", STEPS), rate_table(arms, "updates", UPDATES),
-             difference_table(arms, "updates", UPDATES), target_table(arms), seeds_table(arms)]
+    parts = [
+        rate_table(arms, "step", STEPS),
+        difference_table(arms, "step", STEPS),
+        rate_table(arms, "updates", UPDATES),
+        difference_table(arms, "updates", UPDATES),
+        target_table(arms),
+        seeds_table(arms),
+    ]
     generated = "\n\n".join("\n".join(part) for part in parts)
     page = docs / "results.md"
     text = page.read_text() if page.exists() else f"# Results\n\n{START}\n{END}\n"

@@ -38,14 +38,19 @@ class Guarded(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Guarded, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False, epilog=EPILOG,
+    cls=Guarded,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    epilog=EPILOG,
     help="Near-Future Policy Optimization: train, look at runs, and prove what they claim.\n\n"
-         "A run lives in a WORKSPACE: a folder or s3://bucket/prefix. Any command that is started again on the same "
-         "workspace goes on where it was.\n\n"
-         "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo[/]",
+    "A run lives in a WORKSPACE: a folder or s3://bucket/prefix. Any command that is started again on the same "
+    "workspace goes on where it was.\n\n"
+    "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo[/]",
 )
-run_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich",
-                      help="Train: plain GRPO, or early-stage bootstrapping (NPO).")
+run_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Train: plain GRPO, or early-stage bootstrapping (NPO)."
+)
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
 
 Uri = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Folder or s3://bucket/prefix of a run.")]
@@ -54,14 +59,20 @@ Baseline = Annotated[str | None, typer.Option(help="Workspace of a run to compar
 ConfigFile = Annotated[Path, typer.Option(help="YAML file; `npo config` explains every field.")]
 WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE",
-                                                     help="A field that wins over the file; may be given again.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A field that wins over the file; may be given again."),
+]
 
 
 @run_app.command("early-bootstrap")
 def run_early_bootstrap(
-    config: ConfigFile, workspace: WorkspaceUri, seed: Seed = None, overrides: Overrides = None,
-    baseline: Baseline = None, as_json: AsJson = False,
+    config: ConfigFile,
+    workspace: WorkspaceUri,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
 
@@ -75,8 +86,12 @@ def run_early_bootstrap(
 
 @run_app.command("grpo")
 def run_grpo(
-    config: ConfigFile, workspace: WorkspaceUri, seed: Seed = None, overrides: Overrides = None,
-    baseline: Baseline = None, as_json: AsJson = False,
+    config: ConfigFile,
+    workspace: WorkspaceUri,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run plain GRPO, the baseline: training, evaluation, report.
 
@@ -88,7 +103,12 @@ def run_grpo(
 
 
 def run_flow(
-    flow: str, config: Path, workspace: str, seed: int | None, overrides: list[str] | None, baseline: str | None,
+    flow: str,
+    config: Path,
+    workspace: str,
+    seed: int | None,
+    overrides: list[str] | None,
+    baseline: str | None,
     as_json: bool,
 ) -> None:
     """Resolve the configuration, run a flow, and show its report."""
@@ -207,8 +227,9 @@ def preset_file(name: str) -> Path:
 @app.command(rich_help_panel=PROVE)
 def prove_replay(
     workspace: Uri,
-    segment: Annotated[str | None, typer.Option(help="Id of an unguided segment, see `npo timeline`; the first if not "
-                                                     "given.")] = None,
+    segment: Annotated[
+        str | None, typer.Option(help="Id of an unguided segment, see `npo timeline`; the first if not given.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates to replay, up to a snapshot; default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -36,10 +36,14 @@ def demo(config: RunConfig, folder: Path) -> None:
     show.report(show.report_data(npo, grpo), console)
     console.print(f"\n[bold]Timeline[/] ({npo})")
     show.timeline(show.timeline_data(npo), console)
-    console.print(f"\nCurves      {npo}/report/curves.png, training.png\nReport      {npo}/report/report.md\n"
-                  f"Workspaces  {grpo}  {npo}\nProof       npo prove-replay {npo}\n"
-                  f"UI          make serve  (database in {prefect_home()})\n"
-                  f"Took        {time.monotonic() - started:.0f} s", soft_wrap=True, highlight=False)
+    console.print(
+        f"\nCurves      {npo}/report/curves.png, training.png\nReport      {npo}/report/report.md\n"
+        f"Workspaces  {grpo}  {npo}\nProof       npo prove-replay {npo}\n"
+        f"UI          make serve  (database in {prefect_home()})\n"
+        f"Took        {time.monotonic() - started:.0f} s",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 def main() -> None:

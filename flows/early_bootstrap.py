@@ -1,4 +1,4 @@
-"""Flow: early-stage bootstrapping (METHOD section 2), the main job.
+"""Flow: early-stage bootstrapping (paper, section 3.1), the main job.
 
 scout -> snapshot -> generate guidance -> roll back -> replay guided -> go on unguided -> evaluate -> report
 """

@@ -28,7 +28,9 @@ def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | 
         flow = getattr(import_module(module), name)
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
-                return flow(config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None)
+                return flow(
+                    config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None
+                )
         finally:
             send_pending()
 

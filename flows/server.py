@@ -16,7 +16,7 @@ from npo_core.stages.execute import die_with_parent
 from npo_core.stages.workspace import home
 
 QUIET = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows progress and our sentences; the log has all
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows progress; the server has the log
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
@@ -24,7 +24,7 @@ QUIET = {
 
 @contextmanager
 def local_server() -> Iterator[str]:
-    """The address of a Prefect API: the configured one ($PREFECT_API_URL), or a server that lives as long as this block."""
+    """The address of a Prefect API: that of $PREFECT_API_URL, or a server that lives as long as this block."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if configured := os.environ.get("PREFECT_API_URL"):
         yield configured
@@ -53,8 +53,14 @@ def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     os.environ |= {"PREFECT_HOME": str(prefect_home()), "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [sys.executable, "-m", "flows.server", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with open(prefect_home() / "server.log", "ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                                   cwd=Path(__file__).parents[1])
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=Path(__file__).parents[1],
+        )
     return process, f"http://127.0.0.1:{port}/api"
 
 
@@ -77,8 +83,10 @@ def wait_until_healthy(process: subprocess.Popen, url: str, seconds: float = 120
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise NPOError(f"The local Prefect server did not start: see {prefect_home() / 'server.log'}, or set PREFECT_API_URL "
-                   "to a server that runs.")
+    raise NPOError(
+        f"The local Prefect server did not start: see {prefect_home() / 'server.log'}, or set PREFECT_API_URL "
+        "to a server that runs."
+    )
 
 
 if __name__ == "__main__":

@@ -33,12 +33,19 @@ def status_data(uri: str) -> Data:
 
 
 def status(data: Data, console: Console) -> None:
-    console.print(f"[bold]{escape(data['name'])}[/]  {data['kind'] or 'not begun'}  {escape(data['workspace'])}",
-                  soft_wrap=True)
+    console.print(
+        f"[bold]{escape(data['name'])}[/]  {data['kind'] or 'not begun'}  {escape(data['workspace'])}", soft_wrap=True
+    )
     table = grid("stage", "state", ">progress", ">seconds", ">tokens", "figures")
     for stage in data["stages"]:
-        table.add_row(stage["label"], Text(stage["state"], STATE_STYLES[stage["state"]]), share(stage["progress"]),
-                      plain(stage["seconds"], 1), plain(stage["tokens"]), figures(stage["figures"]))
+        table.add_row(
+            stage["label"],
+            Text(stage["state"], STATE_STYLES[stage["state"]]),
+            share(stage["progress"]),
+            plain(stage["seconds"], 1),
+            plain(stage["tokens"]),
+            figures(stage["figures"]),
+        )
     console.print(table)
     if data["error"]:
         console.print(Text(data["error"], "red"))
@@ -68,9 +75,15 @@ def timeline(data: Data, console: Console) -> None:
     reasons = {branch["name"]: branch["reason"] for branch in data["branches"]}
     for segment in data["segments"]:
         cost = segment["cost"]
-        table.add_row(segment["branch"], f"{segment['t0']} → {segment['t1']}", plain(cost.get("updates")),
-                      plain(cost.get("tokens_generated")), plain(cost.get("seconds"), 1), segment["id"],
-                      reasons.get(segment["branch"], ""))
+        table.add_row(
+            segment["branch"],
+            f"{segment['t0']} → {segment['t1']}",
+            plain(cost.get("updates")),
+            plain(cost.get("tokens_generated")),
+            plain(cost.get("seconds"), 1),
+            segment["id"],
+            reasons.get(segment["branch"], ""),
+        )
     console.print(table)
     console.print(f"{data['snapshots']} snapshots.")
 

@@ -12,7 +12,9 @@ def main() -> None:
             sys.path.insert(0, str(folder))
             importlib.import_module("flows.cli").app()
             return
-    sys.exit("npo needs the project's flows: run it in a checkout. The installed package npo_core is the library alone.")
+    sys.exit(
+        "npo needs the project's flows: run it in a checkout. The installed package npo_core is the library alone."
+    )
 
 
 if __name__ == "__main__":

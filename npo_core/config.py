@@ -32,8 +32,10 @@ class ChainProblems(Closed):
     def _difficulty_fits(self) -> Self:
         for difficulty in self.difficulties:
             if not 0 <= difficulty < self.operands:
-                raise ValueError(f"problems.difficulties has {difficulty}, but a chain of {self.operands} operands has "
-                                 f"0 to {self.operands - 1} multiplications: use values in that range")
+                raise ValueError(
+                    f"problems.difficulties has {difficulty}, but a chain of {self.operands} operands has "
+                    f"0 to {self.operands - 1} multiplications: use values in that range"
+                )
         return self
 
 
@@ -45,22 +47,31 @@ class JsonlProblems(Closed):
     held_out_file: Path = Field(description="JSON Lines file with held-out problems")
     prompt_field: str = Field("question", description="key of the prompt")
     answer_field: str = Field("answer", description="key of the answer")
-    answer_pattern: str = Field(r"####\s*(.+)$", description="regular expression whose group 1 is the final answer; "
-                                "the last match counts, in reference and completion alike")
+    answer_pattern: str = Field(
+        r"####\s*(.+)$",
+        description="regular expression whose group 1 is the final answer; "
+        "the last match counts, in reference and completion alike",
+    )
     prompt_template: str = Field("{prompt}", description="text given to the model; {prompt} is replaced")
 
     @model_validator(mode="after")
     def _patterns_work(self) -> Self:
         if "{prompt}" not in self.prompt_template:
-            raise ValueError(f"problems.prompt_template = {self.prompt_template!r} does not contain {{prompt}}, so every "
-                             "problem would be the same: put it where the prompt belongs")
+            raise ValueError(
+                f"problems.prompt_template = {self.prompt_template!r} does not contain {{prompt}}, so every "
+                "problem would be the same: put it where the prompt belongs"
+            )
         try:
             groups = re.compile(self.answer_pattern).groups
         except re.error as error:
-            raise ValueError(f"problems.answer_pattern = {self.answer_pattern!r} is no regular expression: {error}") from None
+            raise ValueError(
+                f"problems.answer_pattern = {self.answer_pattern!r} is no regular expression: {error}"
+            ) from None
         if groups != 1:
-            raise ValueError(f"problems.answer_pattern = {self.answer_pattern!r} has {groups} groups: exactly one, the final "
-                             "answer, is needed; write other parentheses as (?:...)")
+            raise ValueError(
+                f"problems.answer_pattern = {self.answer_pattern!r} has {groups} groups: exactly one, the final "
+                "answer, is needed; write other parentheses as (?:...)"
+            )
         return self
 
 
@@ -82,8 +93,10 @@ class BuiltInModel(Closed):
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.width % self.heads or self.width // self.heads % 2:
-            raise ValueError(f"model.heads = {self.heads} does not split model.width = {self.width} into even parts: choose "
-                             "a number of heads that does")
+            raise ValueError(
+                f"model.heads = {self.heads} does not split model.width = {self.width} into even parts: choose "
+                "a number of heads that does"
+            )
         return self
 
 
@@ -129,12 +142,16 @@ class Training(Closed):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         if self.batch % self.updates_per_batch:
-            raise ValueError(f"training.updates_per_batch = {self.updates_per_batch} does not divide the {self.batch} "
-                             "completions of a batch (prompts_per_step x group_size): choose a divisor")
+            raise ValueError(
+                f"training.updates_per_batch = {self.updates_per_batch} does not divide the {self.batch} "
+                "completions of a batch (prompts_per_step x group_size): choose a divisor"
+            )
         per_update = self.batch // self.updates_per_batch
         if per_update % min(self.micro_batch, per_update):
-            raise ValueError(f"training.micro_batch = {self.micro_batch} does not divide the {per_update} completions "
-                             "of one update: choose a divisor")
+            raise ValueError(
+                f"training.micro_batch = {self.micro_batch} does not divide the {per_update} completions "
+                "of one update: choose a divisor"
+            )
         return self
 
 
@@ -142,9 +159,12 @@ class Injection(Closed):
     """How guidance enters a group."""
 
     tau_gate: float = Field(0.6, ge=0, le=1, description="a group takes guidance when its on-policy pass rate is below")
-    importance_sampling: Literal["off", "guide"] = Field("off", description="ratio of the guide's slot: 1, or "
-                                                         "pi_policy / pi_guide from the stored log-probabilities")
-    baseline: Literal["mixed", "on_policy_only"] = Field("mixed", description="whose mean the advantages are taken against")
+    importance_sampling: Literal["off", "guide"] = Field(
+        "off", description="ratio of the guide's slot: 1, or pi_policy / pi_guide from the stored log-probabilities"
+    )
+    baseline: Literal["mixed", "on_policy_only"] = Field(
+        "mixed", description="whose mean the advantages are taken against"
+    )
 
 
 class Guidance(Closed):
@@ -152,8 +172,10 @@ class Guidance(Closed):
 
     samples: int = Field(8, ge=1, description="samples a prompt at most, k")
     samples_per_round: int = Field(2, ge=1, description="samples drawn before the verifier looks")
-    keep: Literal["first", "shortest", "closest"] = Field("first", description="which correct sample is kept; closest: "
-                                                          "highest mean log-probability under the rollback policy")
+    keep: Literal["first", "shortest", "closest"] = Field(
+        "first",
+        description="which correct sample is kept; closest: highest mean log-probability under the rollback policy",
+    )
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
     chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most one")
@@ -161,9 +183,11 @@ class Guidance(Closed):
     @model_validator(mode="after")
     def _keep_needs_samples(self) -> Self:
         if self.stop_at_first_correct and self.keep != "first":
-            raise ValueError(f"guidance.keep = {self.keep} chooses among several correct samples, but "
-                             "guidance.stop_at_first_correct = true draws no more after the first: set it to false, "
-                             "or keep: first")
+            raise ValueError(
+                f"guidance.keep = {self.keep} chooses among several correct samples, but "
+                "guidance.stop_at_first_correct = true draws no more after the first: set it to false, "
+                "or keep: first"
+            )
         return self
 
 
@@ -171,11 +195,15 @@ class EarlyBootstrap(Closed):
     """Early-stage bootstrapping: a scout runs ahead from the base, its checkpoint guides a restart from the base."""
 
     scout_steps: int = Field(60, ge=1, description="optimizer updates that the scout runs ahead, Delta")
-    ladder: list[int] = Field([], description="scout steps whose snapshots guide; each prompt takes the nearest later "
-                              "one that solves it. Empty: the scout's last snapshot alone")
+    ladder: list[int] = Field(
+        [],
+        description="scout steps whose snapshots guide; each prompt takes the nearest later "
+        "one that solves it. Empty: the scout's last snapshot alone",
+    )
     guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
-    fresh_randomness: bool = Field(False, description="true: the replay samples anew instead of repeating the scout's "
-                                   "random numbers")
+    fresh_randomness: bool = Field(
+        False, description="true: the replay samples anew instead of repeating the scout's random numbers"
+    )
 
     @property
     def guide_steps(self) -> list[int]:
@@ -196,8 +224,11 @@ class Execution(Closed):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, description="CPU threads of a stage")
-    start: Literal["auto", "fork", "spawn"] = Field("auto", description="fork: from one preloaded parent, starts in "
-                                                    "well under a second; spawn: a new interpreter; auto: fork on CPU")
+    start: Literal["auto", "fork", "spawn"] = Field(
+        "auto",
+        description="fork: from one preloaded parent, starts in "
+        "well under a second; spawn: a new interpreter; auto: fork on CPU",
+    )
     retries: int = Field(2, ge=0, description="how often an infrastructure failure of a stage is tried again")
     retry_delay: float = Field(5.0, ge=0, description="seconds between tries")
 
@@ -229,32 +260,47 @@ class RunConfig(Closed):
     @model_validator(mode="after")
     def _steps_agree(self) -> Self:
         every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
-        for name, value in [("bootstrap.scout_steps", scout), ("training.steps", self.training.steps),
-                            ("evaluation.every", self.evaluation.every)]:
+        for name, value in [
+            ("bootstrap.scout_steps", scout),
+            ("training.steps", self.training.steps),
+            ("evaluation.every", self.evaluation.every),
+        ]:
             if value % every:
-                raise ValueError(f"{name} = {value} is no multiple of training.snapshot_every = {every}, so there "
-                                 "would be no snapshot to use: change either")
+                raise ValueError(
+                    f"{name} = {value} is no multiple of training.snapshot_every = {every}, so there "
+                    "would be no snapshot to use: change either"
+                )
         if scout > self.training.steps:
-            raise ValueError(f"bootstrap.scout_steps = {scout} is more than training.steps = {self.training.steps}: "
-                             "the replay would outlast the run; shorten the scout or train longer")
+            raise ValueError(
+                f"bootstrap.scout_steps = {scout} is more than training.steps = {self.training.steps}: "
+                "the replay would outlast the run; shorten the scout or train longer"
+            )
         for step in self.bootstrap.ladder:
             if step % every or not 0 < step <= scout:
-                raise ValueError(f"bootstrap.ladder has {step}: guides are snapshots of the scout, at multiples of "
-                                 f"{every} from {every} to {scout}")
+                raise ValueError(
+                    f"bootstrap.ladder has {step}: guides are snapshots of the scout, at multiples of "
+                    f"{every} from {every} to {scout}"
+                )
         return self
 
     @model_validator(mode="after")
     def _enough_problems(self) -> Self:
         if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
-            raise ValueError(f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
-                             f"{self.training.prompts_per_step}: an epoch would have no batch")
+            raise ValueError(
+                f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
+                f"{self.training.prompts_per_step}: an epoch would have no batch"
+            )
         if isinstance(self.problems, ChainProblems) and self.training.max_completion_tokens < self.problems.operands:
-            raise ValueError(f"training.max_completion_tokens = {self.training.max_completion_tokens} is too short for the "
-                             f"{self.problems.operands - 1} results and the end token of a chain of problems.operands = "
-                             f"{self.problems.operands}: set at least {self.problems.operands}")
+            raise ValueError(
+                f"training.max_completion_tokens = {self.training.max_completion_tokens} is too short for the "
+                f"{self.problems.operands - 1} results and the end token of a chain of problems.operands = "
+                f"{self.problems.operands}: set at least {self.problems.operands}"
+            )
         if isinstance(self.model, BuiltInModel) and not isinstance(self.problems, ChainProblems):
-            raise ValueError("model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
-                             "model.kind = pretrained with a path")
+            raise ValueError(
+                "model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
+                "model.kind = pretrained with a path"
+            )
         return self
 
 
@@ -299,8 +345,10 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
     try:
         values = yaml.safe_load(Path(path).read_text()) or {}
     except OSError as error:
-        raise ConfigError(f"The configuration {path} cannot be read ({error.strerror}): name a YAML file, for example "
-                          "deployments/configs/demo.yaml.") from None
+        raise ConfigError(
+            f"The configuration {path} cannot be read ({error.strerror}): name a YAML file, for example "
+            "deployments/configs/demo.yaml."
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
@@ -311,6 +359,8 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"{dotted}: {parent} is a value ({node!r}), not a group of fields; `npo config` lists them.")
+                raise ConfigError(
+                    f"{dotted}: {parent} is a value ({node!r}), not a group of fields; `npo config` lists them."
+                )
         node[leaf] = value
     return parse_config(values, str(path))

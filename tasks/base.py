@@ -12,10 +12,19 @@ from tasks.perform import perform, worth_retrying
 def make_base(spec: BaseSpec, run_name: str) -> StageResult:
     """Snapshot of step 0; a built-in model is trained once and kept for later runs."""
     result = perform(spec, "base model", run_name)
-    publish(key_of(run_name, "base"), "The model that the run starts from", "## Base model", table({
-        "snapshot": f"`{result.result['snapshot']}`",
-        "trained in this run": result.result["made"],
-        "bytes": result.result["bytes"],
-        "seconds": result.seconds,
-    }), "### What went in", table(spec.model.model_dump(), ("setting", "value")))
+    publish(
+        key_of(run_name, "base"),
+        "The model that the run starts from",
+        "## Base model",
+        table(
+            {
+                "snapshot": f"`{result.result['snapshot']}`",
+                "trained in this run": result.result["made"],
+                "bytes": result.result["bytes"],
+                "seconds": result.seconds,
+            }
+        ),
+        "### What went in",
+        table(spec.model.model_dump(), ("setting", "value")),
+    )
     return result

@@ -1,4 +1,4 @@
-"""Task: open a branch at a snapshot. Training on it restores weights, optimizer, schedule, randomness and data position."""
+"""Task: open a branch at a snapshot; training on it restores weights, optimizer, schedule and data position."""
 
 from prefect import task
 
@@ -16,10 +16,22 @@ def open_branch(
     timeline = run.workspace.timeline
     snapshot = timeline.snapshots.get(at)
     timeline.snapshots.folder(at, run.workspace.scratch / "snapshots", verify=True)
-    branch = timeline.add_branch(Branch(name=name, parent=at, parent_step=snapshot.step, reason=reason,
-                                        guide=guide or [], cache=cache))
-    publish(key_of(run.config.name, "branch", name), f"Branch {name}: {reason}", f"## Branch {name}", table({
-        "leaves snapshot": f"`{at}` (step {snapshot.step})", "reason": reason,
-        "guides": ", ".join(f"`{id_}`" for id_ in branch.guide) or "none", "guidance cache": f"`{cache}`" if cache else "none",
-    }), "### Timeline", f"```\n{timeline.draw()}\n```")
+    branch = timeline.add_branch(
+        Branch(name=name, parent=at, parent_step=snapshot.step, reason=reason, guide=guide or [], cache=cache)
+    )
+    publish(
+        key_of(run.config.name, "branch", name),
+        f"Branch {name}: {reason}",
+        f"## Branch {name}",
+        table(
+            {
+                "leaves snapshot": f"`{at}` (step {snapshot.step})",
+                "reason": reason,
+                "guides": ", ".join(f"`{id_}`" for id_ in branch.guide) or "none",
+                "guidance cache": f"`{cache}`" if cache else "none",
+            }
+        ),
+        "### Timeline",
+        f"```\n{timeline.draw()}\n```",
+    )
     return branch

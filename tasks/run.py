@@ -29,18 +29,38 @@ class Run:
     def train(self, *, branch: str, start: str, until: int, cache: str | None = None, fresh: bool = False) -> TrainSpec:
         """`fresh` samples with other random numbers than the rest of the run; the order of the data stays."""
         config = self.config
-        return TrainSpec(training=config.training, injection=config.injection, seed=config.seed,
-                         sampling_seed=config.seed + FRESH * fresh, branch=branch, start=start, until=until,
-                         cache=cache, **self.common)
+        return TrainSpec(
+            training=config.training,
+            injection=config.injection,
+            seed=config.seed,
+            sampling_seed=config.seed + FRESH * fresh,
+            branch=branch,
+            start=start,
+            until=until,
+            cache=cache,
+            **self.common,
+        )
 
     def guide(self, *, guides: list[str], rollback: str, scout: str) -> GuideSpec:
         config = self.config
-        return GuideSpec(training=config.training, guidance=config.guidance, tau_gate=config.injection.tau_gate,
-                         seed=config.seed, guides=guides, rollback=rollback, scout=scout, **self.common)
+        return GuideSpec(
+            training=config.training,
+            guidance=config.guidance,
+            tau_gate=config.injection.tau_gate,
+            seed=config.seed,
+            guides=guides,
+            rollback=rollback,
+            scout=scout,
+            **self.common,
+        )
 
     def evaluate(self, snapshots: list[str]) -> EvaluateSpec:
-        return EvaluateSpec(evaluation=self.config.evaluation, snapshots=snapshots,
-                            max_completion_tokens=self.config.training.max_completion_tokens, **self.common)
+        return EvaluateSpec(
+            evaluation=self.config.evaluation,
+            snapshots=snapshots,
+            max_completion_tokens=self.config.training.max_completion_tokens,
+            **self.common,
+        )
 
 
 FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's

@@ -14,7 +14,9 @@ from tasks.perform import perform, worth_retrying
 def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
     """From a snapshot to a step, guided where a cache is given; goes on from its newest snapshot after any end."""
     result = perform(spec, label, run_name)
-    publish(key_of(run_name, label), f"{label}: metrics of the segment and what it cost", *describe(spec, label, result))
+    publish(
+        key_of(run_name, label), f"{label}: metrics of the segment and what it cost", *describe(spec, label, result)
+    )
     return result
 
 
@@ -25,11 +27,21 @@ def describe(spec: TrainSpec, label: str, result: StageResult) -> list[str]:
     metrics = segment_metrics(workspace.store, segment)
     return [
         f"## {label}",
-        table({"from snapshot": f"`{spec.start}` (step {segment.t0})", "to snapshot": f"`{segment.end}` (step {segment.t1})",
-               "branch": spec.branch, "guidance cache": f"`{spec.cache}`" if spec.cache else "none",
-               "snapshots": ", ".join(f"{step}: `{id_[:6]}`" for step, id_ in sorted(segment.snapshots.items()))}),
-        "### Metrics", table(segment_rows(metrics), ("", "mean over the segment, first fifth → last fifth")),
-        "### Curves", picture(segment_png(metrics), label),
-        "### Cost", table(result.cost),
-        "### Settings", table({**spec.training.model_dump(), **spec.injection.model_dump()}, ("setting", "value")),
+        table(
+            {
+                "from snapshot": f"`{spec.start}` (step {segment.t0})",
+                "to snapshot": f"`{segment.end}` (step {segment.t1})",
+                "branch": spec.branch,
+                "guidance cache": f"`{spec.cache}`" if spec.cache else "none",
+                "snapshots": ", ".join(f"{step}: `{id_[:6]}`" for step, id_ in sorted(segment.snapshots.items())),
+            }
+        ),
+        "### Metrics",
+        table(segment_rows(metrics), ("", "mean over the segment, first fifth → last fifth")),
+        "### Curves",
+        picture(segment_png(metrics), label),
+        "### Cost",
+        table(result.cost),
+        "### Settings",
+        table({**spec.training.model_dump(), **spec.injection.model_dump()}, ("setting", "value")),
     ]

@@ -56,12 +56,24 @@ def load_example():
 def settings(example, config: RunConfig):
     """The example's settings from a run's configuration."""
     training, guidance = config.training, config.guidance
-    same = ("prompts_per_step", "group_size", "max_completion_tokens", "learning_rate", "weight_decay", "max_grad_norm",
-            "clip_low", "clip_high")
+    same = (
+        "prompts_per_step",
+        "group_size",
+        "max_completion_tokens",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "clip_low",
+        "clip_high",
+    )
     return example.Settings(
-        seed=config.seed, tau_gate=config.injection.tau_gate, guide_samples=guidance.samples,
-        guide_samples_per_round=guidance.samples_per_round, guide_chunk_prompts=guidance.chunk_prompts,
-        eval_samples=config.evaluation.samples, eval_every=config.evaluation.every,
+        seed=config.seed,
+        tau_gate=config.injection.tau_gate,
+        guide_samples=guidance.samples,
+        guide_samples_per_round=guidance.samples_per_round,
+        guide_chunk_prompts=guidance.chunk_prompts,
+        eval_samples=config.evaluation.samples,
+        eval_every=config.evaluation.every,
         **{name: getattr(training, name) for name in same},
     )
 
@@ -71,8 +83,12 @@ def segment_of(workspace: Workspace, result: dict) -> SimpleNamespace:
     timeline = workspace.timeline
     rows = read_outcomes(workspace.store, timeline.segment(result["segment"])).to_pylist()
     folder = timeline.snapshots.folder(result["end"], workspace.scratch / "snapshots")
-    return SimpleNamespace(id=result["segment"], end=result["end"], rows=[tuple(row.values()) for row in rows],
-                           weights=AutoModelForCausalLM.from_pretrained(folder).state_dict())
+    return SimpleNamespace(
+        id=result["segment"],
+        end=result["end"],
+        rows=[tuple(row.values()) for row in rows],
+        weights=AutoModelForCausalLM.from_pretrained(folder).state_dict(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,23 +113,47 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
     base = run_stage(BaseSpec(model=config.model, **common)).result["snapshot"]
 
     def train(branch: str, start: str, until: int, cache: str | None = None) -> SimpleNamespace:
-        spec = TrainSpec(training=config.training, injection=config.injection, seed=config.seed,
-                         sampling_seed=config.seed, branch=branch, start=start, until=until, cache=cache, **common)
+        spec = TrainSpec(
+            training=config.training,
+            injection=config.injection,
+            seed=config.seed,
+            sampling_seed=config.seed,
+            branch=branch,
+            start=start,
+            until=until,
+            cache=cache,
+            **common,
+        )
         return segment_of(workspace, run_stage(spec).result)
 
     for branch in ("scout", "replay"):
         workspace.timeline.add_branch(Branch(name=branch, parent=base, parent_step=0, reason=branch))
     scout = train("scout", base, SCOUT)
-    spec = GuideSpec(training=config.training, guidance=config.guidance, tau_gate=config.injection.tau_gate,
-                     seed=config.seed, guides=[scout.end], rollback=base, scout=scout.id, **common)
+    spec = GuideSpec(
+        training=config.training,
+        guidance=config.guidance,
+        tau_gate=config.injection.tau_gate,
+        seed=config.seed,
+        guides=[scout.end],
+        rollback=base,
+        scout=scout.id,
+        **common,
+    )
     cache = run_stage(spec).result["cache"]
     replay = train("replay", base, SCOUT, cache)
     tail = train("replay", replay.end, END)
-    evaluation = EvaluateSpec(evaluation=config.evaluation, snapshots=[tail.end],
-                              max_completion_tokens=config.training.max_completion_tokens, **common)
+    evaluation = EvaluateSpec(
+        evaluation=config.evaluation,
+        snapshots=[tail.end],
+        max_completion_tokens=config.training.max_completion_tokens,
+        **common,
+    )
     return SimpleNamespace(
-        base=workspace.timeline.snapshots.folder(base, workspace.scratch / "snapshots"), scout=scout, replay=replay,
-        tail=tail, rate=run_stage(evaluation).result["scores"][0]["pass_rate"],
+        base=workspace.timeline.snapshots.folder(base, workspace.scratch / "snapshots"),
+        scout=scout,
+        replay=replay,
+        tail=tail,
+        rate=run_stage(evaluation).result["scores"][0]["pass_rate"],
         guidance=read_guidance(workspace, cache, load_problems(config.problems)),
     )
 
@@ -147,8 +187,9 @@ def run_example(example, config: RunConfig, pipeline) -> SimpleNamespace:
     guidance = example.sample_guidance(policy.model, task, example.not_passed(task, scout.groups), SCOUT)
     example.rollback(policy, start)
     replay, tail = train(SCOUT, guidance), train(END)
-    return SimpleNamespace(scout=scout, replay=replay, tail=tail, guidance=guidance,
-                           rate=example.evaluate(policy.model, task))
+    return SimpleNamespace(
+        scout=scout, replay=replay, tail=tail, guidance=guidance, rate=example.evaluate(policy.model, task)
+    )
 
 
 def distance(left: dict, right: dict, base: dict) -> float:
@@ -227,15 +268,18 @@ def biased_std(advantages):
     return lambda rewards_PG: advantages(rewards_PG) * (rewards_PG.shape[1] / (rewards_PG.shape[1] - 1)) ** 0.5
 
 
-@pytest.mark.parametrize(("name", "spoil", "first"), [
-    ("inject", lambda right: first_slot, "replay samples"),
-    ("inject", rewards_before_injection, "replay weights"),
-    ("inject", gate_lets_in_its_bound, "replay samples"),
-    ("not_passed", first_pass_rate, "guidance"),
-    ("rollback", weights_alone, "replay weights"),
-    ("load_policy", decay_everywhere, "scout weights"),
-    ("advantages", biased_std, "replay weights"),
-])
+@pytest.mark.parametrize(
+    ("name", "spoil", "first"),
+    [
+        ("inject", lambda right: first_slot, "replay samples"),
+        ("inject", rewards_before_injection, "replay weights"),
+        ("inject", gate_lets_in_its_bound, "replay samples"),
+        ("not_passed", first_pass_rate, "guidance"),
+        ("rollback", weights_alone, "replay weights"),
+        ("load_policy", decay_everywhere, "scout weights"),
+        ("advantages", biased_std, "replay weights"),
+    ],
+)
 def test_a_wrong_example_does_not_agree(example, config, pipeline, monkeypatch, name, spoil, first):
     """Each mistake is seen, and what comes before it still agrees."""
     monkeypatch.setattr(example, name, spoil(getattr(example, name)))

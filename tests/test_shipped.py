@@ -31,7 +31,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
-    for name in re.findall(r"`((?:npo_core|flows|tasks|benchmarks|tests|examples|deployments)/[\w./-]+)`", page.read_text()):
+    for name in re.findall(
+        r"`((?:npo_core|flows|tasks|benchmarks|tests|examples|deployments)/[\w./-]+)`", page.read_text()
+    ):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
@@ -48,6 +50,8 @@ def test_formulas_name_functions_that_exist():
 
 
 def test_the_core_imports_without_prefect():
-    code = ("import sys; sys.modules['prefect'] = None; import npo_core.training.trainer, npo_core.stages.launch, "
-            "npo_core.stages.train, npo_core.reporting.report")
+    code = (
+        "import sys; sys.modules['prefect'] = None; import npo_core.training.trainer, npo_core.stages.launch, "
+        "npo_core.stages.train, npo_core.reporting.report"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

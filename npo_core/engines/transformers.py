@@ -34,8 +34,13 @@ class TransformersEngine:
     def generate(self, prompts: Sequence[str], *, samples: int, max_tokens: int, seed: int) -> list[list[Generated]]:
         set_seed(seed)
         config = GenerationConfig(
-            do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=max_tokens,
-            eos_token_id=self.eos_ids, pad_token_id=self.tokenizer.pad_token_id,
+            do_sample=True,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            max_new_tokens=max_tokens,
+            eos_token_id=self.eos_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
         )
         rows = [prompt for prompt in prompts for _ in range(samples)]
         flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
@@ -44,8 +49,9 @@ class TransformersEngine:
     @torch.inference_mode()
     def _sample(self, prompts: Sequence[str], config: GenerationConfig) -> list[Generated]:
         inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(self.device)
-        output = self.model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask,
-                                     generation_config=config)
+        output = self.model.generate(
+            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+        )
         ended = set(self.eos_ids)
         rows = []
         for tokens in output[:, inputs.input_ids.shape[1] :].tolist():
@@ -66,8 +72,9 @@ class TransformersEngine:
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         shortest_prompt = min(map(len, prompt_ids))
         keep = ids.shape[1] - shortest_prompt + 1
-        logits = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device),
-                            logits_to_keep=keep).logits.float()
+        logits = self.model(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), logits_to_keep=keep
+        ).logits.float()
         logps = torch.log_softmax(logits[:, :-1], dim=-1)
         taken = logps.gather(2, ids[:, shortest_prompt:, None].to(self.device))[:, :, 0].cpu().numpy()
         starts = [len(p) - shortest_prompt for p in prompt_ids]

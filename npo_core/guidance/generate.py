@@ -1,7 +1,7 @@
 """Offline generation of guidance: guides sample, the verifier filters, one trajectory a prompt is kept.
 
 With several guides (a ladder) each prompt takes the nearest later snapshot that solves it: guides are asked in rising
-order, each only about the prompts that it is later than and that no nearer guide has solved (METHOD sections 2 and 6).
+order, each only about the prompts that it is later than and that no nearer guide has solved.
 Finished chunks of prompts are committed as shards, so that a killed stage goes on with what it had.
 """
 
@@ -112,8 +112,9 @@ def ask(
     pending = [r.problem for r in chunk]
     for start in range(0, sampling.samples, sampling.samples_per_round):
         width = min(sampling.samples_per_round, sampling.samples - start)
-        answers = engine.generate([p.prompt for p in pending], samples=width, max_tokens=sampling.max_tokens,
-                                  seed=seed_of(seed, start))
+        answers = engine.generate(
+            [p.prompt for p in pending], samples=width, max_tokens=sampling.max_tokens, seed=seed_of(seed, start)
+        )
         for problem, completions in zip(pending, answers, strict=True):
             drawn[problem.id] += width
             tokens[problem.id] += sum(len(c.token_ids) for c in completions)

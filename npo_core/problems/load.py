@@ -19,15 +19,22 @@ def load_problems(settings: Problems) -> ProblemSet:
     """
     if isinstance(settings, ChainProblems):
         try:
-            return chain.make_problems(seed=settings.seed, train=settings.train, held_out=settings.held_out,
-                                       operands=settings.operands, difficulties=settings.difficulties)
+            return chain.make_problems(
+                seed=settings.seed,
+                train=settings.train,
+                held_out=settings.held_out,
+                operands=settings.operands,
+                difficulties=settings.difficulties,
+            )
         except ValueError as error:
             raise DataError(f"problems: {error}: ask for fewer, or for more operands.") from None
     verify = partial(same_final_answer, pattern=re.compile(settings.answer_pattern, re.MULTILINE))
     train, held_out = read_jsonl(settings.train_file, settings), read_jsonl(settings.held_out_file, settings)
     if shared := {p.id for p in train} & {p.id for p in held_out}:
-        raise DataError(f"{len(shared)} problems are in both {settings.train_file} and {settings.held_out_file}: "
-                        "remove them from one, or the evaluation measures memory.")
+        raise DataError(
+            f"{len(shared)} problems are in both {settings.train_file} and {settings.held_out_file}: "
+            "remove them from one, or the evaluation measures memory."
+        )
     return ProblemSet(train, held_out, verify)
 
 

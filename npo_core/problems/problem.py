@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What a verifier found. Only `CORRECT` earns the reward; the others say why not."""
 
     CORRECT = "correct"

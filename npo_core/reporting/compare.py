@@ -92,8 +92,11 @@ def compare(run: RunData, baseline: RunData) -> Comparison:
     """
     check_comparable(run, baseline)
     targets = sorted({run.config.evaluation.target, *worth_asking(run.points, baseline.points)})
-    return Comparison([level_row(run, baseline, target) for target in targets], score_rows(run, baseline),
-                      differing_settings(run, baseline))
+    return Comparison(
+        [level_row(run, baseline, target) for target in targets],
+        score_rows(run, baseline),
+        differing_settings(run, baseline),
+    )
 
 
 def check_comparable(run: RunData, baseline: RunData) -> None:
@@ -104,8 +107,10 @@ def check_comparable(run: RunData, baseline: RunData) -> None:
     for name in mine.keys() | theirs.keys():
         decides = name.startswith("problems.") or name in ("evaluation.samples", "training.max_completion_tokens")
         if decides and mine.get(name) != theirs.get(name):
-            raise DataError(f"The pass rates of the two runs cannot be compared: {name} is {mine.get(name)!r} here and "
-                            f"{theirs.get(name)!r} in the baseline; give a baseline with the same {name}.")
+            raise DataError(
+                f"The pass rates of the two runs cannot be compared: {name} is {mine.get(name)!r} here and "
+                f"{theirs.get(name)!r} in the baseline; give a baseline with the same {name}."
+            )
 
 
 def worth_asking(run: Sequence[CurvePoint], baseline: Sequence[CurvePoint]) -> list[float]:
@@ -119,8 +124,10 @@ def worth_asking(run: Sequence[CurvePoint], baseline: Sequence[CurvePoint]) -> l
 
 def level_row(run: RunData, baseline: RunData, target: float) -> LevelRow:
     ours, theirs = first_crossing(run.points, target), first_crossing(baseline.points, target)
-    ratios = {axis: getattr(theirs, axis) / getattr(ours, axis) if ours and theirs and getattr(ours, axis) else None
-              for axis in AXES}
+    ratios = {
+        axis: getattr(theirs, axis) / getattr(ours, axis) if ours and theirs and getattr(ours, axis) else None
+        for axis in AXES
+    }
     return LevelRow(target, ours, theirs, ratios)
 
 
@@ -143,8 +150,11 @@ def differing_settings(run: RunData, baseline: RunData) -> list[str]:
     if GRPO in (run.kind, baseline.kind):
         unused |= {"injection", "guidance", "bootstrap"}
     mine, theirs = settings(run), settings(baseline)
-    return [f"{name}: {mine.get(name)!r}, baseline {theirs.get(name)!r}" for name in sorted(mine.keys() | theirs.keys())
-            if mine.get(name) != theirs.get(name) and name.partition(".")[0] not in unused]
+    return [
+        f"{name}: {mine.get(name)!r}, baseline {theirs.get(name)!r}"
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name) and name.partition(".")[0] not in unused
+    ]
 
 
 def settings(run: RunData) -> dict[str, object]:

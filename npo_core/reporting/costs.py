@@ -36,7 +36,8 @@ def stage_costs(workspace: Workspace, stages: Sequence[Stage]) -> list[StageCost
             updates=int(stage.cost.get("updates", 0)),
             counted=stage.name in TRAINING_STAGES,
         )
-        for stage in stages if stage.record is not None
+        for stage in stages
+        if stage.record is not None
     ]
 
 

@@ -6,8 +6,15 @@ from typing import Any
 from npo_core.config import RunConfig
 from npo_core.reporting.tables import Table
 
-BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}",
-          "multipleOf": "multiple of {}", "minItems": "at least {} items", "pattern": "like {}"}
+BOUNDS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "multiple of {}",
+    "minItems": "at least {} items",
+    "pattern": "like {}",
+}
 Schema = dict[str, Any]
 
 
@@ -18,8 +25,9 @@ def fields_table(values: dict[str, object] | None = None) -> Table:
     for name, field, variant in walk(schema, schema["$defs"], ""):
         default = shown(field.get("default", "required"))
         now = [marked(values, name, field, variant)] if values is not None else []
-        rows.append([name + (f"  ({variant})" if variant else ""), *now, default, bounds(field),
-                     field.get("description", "")])
+        rows.append(
+            [name + (f"  ({variant})" if variant else ""), *now, default, bounds(field), field.get("description", "")]
+        )
     header = ["field", *(["value"] if values is not None else []), "default", "allowed", "meaning"]
     return Table("Configuration", header, rows)
 

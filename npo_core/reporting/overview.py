@@ -15,7 +15,10 @@ def timeline(workspace: Workspace) -> dict[str, Any]:
     segments = line.segments()
     made = {id_ for segment in segments for id_ in [segment.start, *segment.produced().values()]}
     return {
-        "workspace": workspace.uri, "name": config.name, "drawing": line.draw(), "snapshots": len(made),
+        "workspace": workspace.uri,
+        "name": config.name,
+        "drawing": line.draw(),
+        "snapshots": len(made),
         "branches": [branch.model_dump(mode="json") for branch in line.branches()],
         "segments": [segment.model_dump(mode="json") for segment in segments],
     }
@@ -31,8 +34,10 @@ def caches(workspace: Workspace) -> dict[str, Any]:
     if workspace.store.exists(INFO_FILE):
         return {"uri": workspace.uri, "caches": [summary(workspace.store)]}
     if not workspace.store.exists("config.json"):
-        raise DataError(f"{workspace.uri} holds neither a run nor a guidance cache (there is no config.json and no "
-                        f"{INFO_FILE}): give a workspace, or a folder guidance/ID of one.")
+        raise DataError(
+            f"{workspace.uri} holds neither a run nor a guidance cache (there is no config.json and no "
+            f"{INFO_FILE}): give a workspace, or a folder guidance/ID of one."
+        )
     folders = [workspace.guidance(name) for name in workspace.store.list("guidance")]
     return {"uri": workspace.uri, "caches": [summary(folder) for folder in folders if complete(folder)]}
 

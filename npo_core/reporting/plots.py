@@ -12,14 +12,35 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours: told apart with any colour vision.
 RUN, BASELINE, SCOUT, EXTRA, INK, MUTED, FAINT = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#333333", "#6B6B6B", "#9A9A9A")
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#333333",
+    "#6B6B6B",
+    "#9A9A9A",
+)
 TINTS = {RUN: 12, BASELINE: 12, SCOUT: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
 STYLE = {
-    "font.size": 10, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
-    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "axes.axisbelow": True, "axes.titlesize": 11,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": True, "legend.framealpha": 0.85,
-    "legend.edgecolor": "none", "legend.fontsize": 9.5,
+    "font.size": 10,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 9.5,
 }
 Names = tuple[str, str]
 
@@ -55,8 +76,9 @@ def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, 
 
 def ends(ax: "Axes") -> float:
     """The right end of all curves; 1 where there is none."""
-    return max([max(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) and line.get_label()[0] != "_"],
-               default=1)
+    return max(
+        [max(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) and line.get_label()[0] != "_"], default=1
+    )
 
 
 def same_heights(axes: Sequence["Axes"]) -> None:
@@ -82,8 +104,17 @@ def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
 
 def target_line(ax: "Axes", target: float) -> None:
     ax.axhline(target, color=FAINT, linewidth=1, linestyle=":")
-    ax.annotate(f"target {target:g}", (1, target), xycoords=("axes fraction", "data"), xytext=(0, -3),
-                textcoords="offset points", ha="right", va="top", fontsize=8.5, color=MUTED)
+    ax.annotate(
+        f"target {target:g}",
+        (1, target),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        color=MUTED,
+    )
 
 
 def mark_guided(ax: "Axes", run: RunData, words: str | None) -> None:
@@ -93,8 +124,16 @@ def mark_guided(ax: "Axes", run: RunData, words: str | None) -> None:
     ax.axvline(run.guided_until, color=FAINT, linewidth=1, linestyle="--")
     if words:
         left = run.guided_until > 0.7 * ax.get_xlim()[1]
-        ax.annotate(words, (run.guided_until, 0), xycoords=("data", "axes fraction"), xytext=(-4 if left else 4, 5),
-                    textcoords="offset points", ha="right" if left else "left", fontsize=8.5, color=MUTED)
+        ax.annotate(
+            words,
+            (run.guided_until, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if left else 4, 5),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8.5,
+            color=MUTED,
+        )
 
 
 def mark_spent(ax: "Axes", run: RunData) -> None:
@@ -102,9 +141,16 @@ def mark_spent(ax: "Axes", run: RunData) -> None:
     if not run.spent.tokens:
         return
     ax.axvspan(0, run.spent.tokens, color="#EFEFEF", linewidth=0, zorder=0)
-    ax.annotate(f"scout {short_number(run.spent.tokens_scout)}\nguidance {short_number(run.spent.tokens_guidance)}",
-                (0, 1), xycoords=("data", "axes fraction"), xytext=(4, -3), textcoords="offset points", va="top",
-                fontsize=8.5, color=MUTED)
+    ax.annotate(
+        f"scout {short_number(run.spent.tokens_scout)}\nguidance {short_number(run.spent.tokens_guidance)}",
+        (0, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize=8.5,
+        color=MUTED,
+    )
 
 
 def training(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
@@ -167,8 +213,15 @@ def whole_numbers(ax: "Axes") -> None:
 
 
 def line(
-    ax: "Axes", metrics: Metrics, column: str, colour: str, name: str, half: int, *,
-    dashes: tuple[int, int] | None = None, raw: bool = True,
+    ax: "Axes",
+    metrics: Metrics,
+    column: str,
+    colour: str,
+    name: str,
+    half: int,
+    *,
+    dashes: tuple[int, int] | None = None,
+    raw: bool = True,
 ) -> None:
     """A smoothed line over the raw one."""
     x, y = present(metrics["step"], metrics[column])
@@ -192,7 +245,7 @@ def half_window(updates: int) -> int:
 
 def smooth(values: Sequence[float], half: int) -> list[float]:
     """Centred moving mean over 2 * half + 1 values; the window is cut at the ends."""
-    windows = (values[max(0, i - half): i + half + 1] for i in range(len(values)))
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
@@ -233,5 +286,5 @@ def png(pixels: memoryview) -> bytes:
 
 def tints(colour: str, number: int) -> list[float]:
     """A colour on its way to white: red, green, blue in 0..1, one tint after another."""
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return [1 - (1 - part) * (number - i) / number for i in range(number + 1) for part in parts]

@@ -76,7 +76,14 @@ def committed(workspace: Workspace, stage: Stage) -> Segment | None:
         return None
     start = workspace.timeline.snapshots.get(stage.spec["start"])
     return Segment(
-        id=stage.fingerprint, branch=stage.spec["branch"], start=start.id, end=marks[-1].snapshot, t0=start.step,
-        t1=marks[-1].step, snapshots={mark.step: mark.snapshot for mark in marks}, parts=[mark.step for mark in marks],
-        cache=stage.spec.get("cache"), cost={"seconds": sum(mark.seconds for mark in marks)},
+        id=stage.fingerprint,
+        branch=stage.spec["branch"],
+        start=start.id,
+        end=marks[-1].snapshot,
+        t0=start.step,
+        t1=marks[-1].step,
+        snapshots={mark.step: mark.snapshot for mark in marks},
+        parts=[mark.step for mark in marks],
+        cache=stage.spec.get("cache"),
+        cost={"seconds": sum(mark.seconds for mark in marks)},
     )

@@ -24,13 +24,31 @@ from npo_core.timeline import json_bytes
 
 FOLDER = "report"
 KEY_SETTINGS = (
-    "seed", "problems.kind", "problems.difficulties", "model.kind", "model.path", "training.steps",
-    "training.prompts_per_step", "training.group_size", "training.updates_per_batch", "training.learning_rate",
-    "training.loss", "training.max_completion_tokens", "evaluation.samples",
+    "seed",
+    "problems.kind",
+    "problems.difficulties",
+    "model.kind",
+    "model.path",
+    "training.steps",
+    "training.prompts_per_step",
+    "training.group_size",
+    "training.updates_per_batch",
+    "training.learning_rate",
+    "training.loss",
+    "training.max_completion_tokens",
+    "evaluation.samples",
 )
 GUIDED_SETTINGS = (
-    "bootstrap.scout_steps", "bootstrap.ladder", "bootstrap.guided", "bootstrap.fresh_randomness", "injection.tau_gate",
-    "injection.importance_sampling", "injection.baseline", "guidance.samples", "guidance.keep", "guidance.skip_passed",
+    "bootstrap.scout_steps",
+    "bootstrap.ladder",
+    "bootstrap.guided",
+    "bootstrap.fresh_randomness",
+    "injection.tau_gate",
+    "injection.importance_sampling",
+    "injection.baseline",
+    "guidance.samples",
+    "guidance.keep",
+    "guidance.skip_passed",
 )
 
 
@@ -72,39 +90,59 @@ def figures(run: RunData, baseline: RunData | None, comparison: Comparison | Non
 def run_figures(run: RunData) -> dict[str, Any]:
     target = first_crossing(run.points, run.config.evaluation.target)
     return {
-        "name": run.config.name, "kind": run.kind, "complete": run.complete, "branch": run.branch,
-        "steps_done": run.steps_done, "guided_until": run.guided_until, "spent_before": asdict(run.spent),
-        "updates_total": run.spent.updates + len(run.steps), "tokens_total": run.spent.tokens + run.steps.tokens,
+        "name": run.config.name,
+        "kind": run.kind,
+        "complete": run.complete,
+        "branch": run.branch,
+        "steps_done": run.steps_done,
+        "guided_until": run.guided_until,
+        "spent_before": asdict(run.spent),
+        "updates_total": run.spent.updates + len(run.steps),
+        "tokens_total": run.spent.tokens + run.steps.tokens,
         "points": [asdict(point) for point in run.points],
         "scout_points": [asdict(point) for point in run.scout_points],
         "final": asdict(run.points[-1]) if run.points else None,
         "target": {"pass_rate": run.config.evaluation.target, "reached": asdict(target) if target else None},
-        "evaluations": run.evaluations, "protocol": run.protocol, "guidance": run.guidance,
-        "stages": [asdict(stage) for stage in run.stages], "versions": run.versions,
+        "evaluations": run.evaluations,
+        "protocol": run.protocol,
+        "guidance": run.guidance,
+        "stages": [asdict(stage) for stage in run.stages],
+        "versions": run.versions,
         "config": run.config.model_dump(mode="json"),
     }
 
 
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
-    scores = [{**asdict(row), "difference": row.difference, "difference_error": row.difference_error}
-              for row in comparison.scores]
-    return {"levels": [asdict(row) for row in comparison.levels], "scores": scores,
-            "differing_settings": comparison.differing_settings}
+    scores = [
+        {**asdict(row), "difference": row.difference, "difference_error": row.difference_error}
+        for row in comparison.scores
+    ]
+    return {
+        "levels": [asdict(row) for row in comparison.levels],
+        "scores": scores,
+        "differing_settings": comparison.differing_settings,
+    }
 
 
 def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> str:
     """report.md."""
     parts = [
-        f"# {run.config.name}: {name_of(run)}", headline(run), *(against(comparison) if comparison else []),
-        what_ran(run), "![Held-out pass rate by step and by generated tokens](curves.png)", CURVES_NOTE,
+        f"# {run.config.name}: {name_of(run)}",
+        headline(run),
+        *(against(comparison) if comparison else []),
+        what_ran(run),
+        "![Held-out pass rate by step and by generated tokens](curves.png)",
+        CURVES_NOTE,
         *(beside(comparison) if comparison and comparison.scores else []),
-        "## Training", "![Pass rate, entropy, dead groups and injection by step](training.png)",
+        "## Training",
+        "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *(section(groups_table(run)) if len(run.steps) + len(run.scout) else ["No step has been committed yet."]),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
         *section(costs_table(run.stages)),
         *(section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline else []),
-        *section(settings_table(run)), *reproduce(run, baseline),
+        *section(settings_table(run)),
+        *reproduce(run, baseline),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -113,8 +151,11 @@ def beside(comparison: Comparison) -> list[str]:
     """The tables that compare, and a caution where more than the method differs."""
     tables = [*section(scores_table(comparison)), *section(levels_table(comparison))]
     lines = [f"* `{line}`" for line in comparison.differing_settings]
-    caution = ("\n".join(["Settings that differ between the two runs:", "", *lines]) if lines
-               else "Both runs have the same settings, apart from the method.")
+    caution = (
+        "\n".join(["Settings that differ between the two runs:", "", *lines])
+        if lines
+        else "Both runs have the same settings, apart from the method."
+    )
     return ["## Beside the baseline", *tables, caution]
 
 
@@ -137,9 +178,11 @@ def headline(run: RunData) -> str:
     last, target = run.points[-1], run.config.evaluation.target
     crossing = first_crossing(run.points, target)
     reached = f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it never reaches {target:g}"
-    sentence = (f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
-                f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
-                f"{reached}.")
+    sentence = (
+        f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+        f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
+        f"{reached}."
+    )
     return sentence if run.complete else f"{sentence} The run is unfinished: {done}"
 
 
@@ -185,13 +228,18 @@ def show(value: object) -> str:
 
 def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
     """The commands that make this report anew."""
-    flow = ["WORKSPACE is the folder or URI that holds this report's folder.", "```",
-            f"npo run {run.kind} --config WORKSPACE/config.json --workspace NEW_WORKSPACE"]
+    flow = [
+        "WORKSPACE is the folder or URI that holds this report's folder.",
+        "```",
+        f"npo run {run.kind} --config WORKSPACE/config.json --workspace NEW_WORKSPACE",
+    ]
     if baseline is not None:
         flow[1:1] = ["BASELINE is the baseline's workspace."]
-        flow += [f"npo run {baseline.kind} --config BASELINE/config.json --workspace NEW_BASELINE",
-                 "npo report NEW_WORKSPACE --baseline NEW_BASELINE"]
+        flow += [
+            f"npo run {baseline.kind} --config BASELINE/config.json --workspace NEW_BASELINE",
+            "npo report NEW_WORKSPACE --baseline NEW_BASELINE",
+        ]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
     made = f"\n\nMade with {versions}." if versions else ""
-    words, code = flow[:flow.index("```")], flow[flow.index("```"):]
+    words, code = flow[: flow.index("```")], flow[flow.index("```") :]
     return ["## To reproduce", " ".join(words), "\n".join([*code, "```"]) + made]

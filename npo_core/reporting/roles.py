@@ -27,8 +27,10 @@ class Roles:
 def assign(branches: Sequence[Branch], segments: Sequence[Segment]) -> Roles:
     """Tell scouts from the final branch. A scout is called so, or made a snapshot that guides another branch."""
     scouts = {branch.name for branch in branches if is_scout(branch, branches, segments)}
-    tips = {branch.name: max([s.t1 for s in segments if s.branch == branch.name], default=branch.parent_step)
-            for branch in branches}
+    tips = {
+        branch.name: max([s.t1 for s in segments if s.branch == branch.name], default=branch.parent_step)
+        for branch in branches
+    }
     final = max((b for b in branches if b.name not in scouts), key=lambda b: (tips[b.name], b.name), default=None)
     way = Tree(branches, segments).stretches(final.name) if final else []
     abandoned = [rest for s in segments if s.branch in scouts and (rest := beyond(s, way)) is not None]

@@ -97,14 +97,22 @@ def load(workspace: Workspace) -> RunData:
     evaluations = [scores[id_] for _, id_ in snapshots(roles.way, roles) if id_ in scores]
     joins = roles.final.parent_step if roles.final else 0
     return RunData(
-        config=config, kind=roles.kind, branch=roles.final.name if roles.final else None,
+        config=config,
+        kind=roles.kind,
+        branch=roles.final.name if roles.final else None,
         points=[curve_point(score, steps, spent if score["step"] >= joins else Spent()) for score in evaluations],
-        scout_points=[curve_point(scores[id_], scout, Spent())
-                      for _, id_ in snapshots(roles.abandoned, roles) if id_ in scores],
-        steps=steps, scout=scout, spent=spent,
+        scout_points=[
+            curve_point(scores[id_], scout, Spent()) for _, id_ in snapshots(roles.abandoned, roles) if id_ in scores
+        ],
+        steps=steps,
+        scout=scout,
+        spent=spent,
         stretches=[(s.segment.branch, s.t0, s.t1, s.segment.cache is not None) for s in roles.abandoned + roles.way],
         guided_until=max((s.t1 for s in roles.way if s.segment.cache), default=None),
-        stages=stage_costs(workspace, stages), guidance=guidance, evaluations=evaluations, protocol=protocol,
+        stages=stage_costs(workspace, stages),
+        guidance=guidance,
+        evaluations=evaluations,
+        protocol=protocol,
         versions=versions(stages),
     )
 
@@ -128,8 +136,13 @@ def start_of(stretch: Stretch) -> str:
 def curve_point(score: dict[str, Any], steps: Metrics, before: Spent) -> CurvePoint:
     """A score with the totals up to it: its branch's own updates and tokens, and what was spent before."""
     own = steps.until(score["step"])
-    return CurvePoint(score["step"], before.updates + len(own), before.tokens + own.tokens, score["pass_rate"],
-                      score["standard_error"])
+    return CurvePoint(
+        score["step"],
+        before.updates + len(own),
+        before.tokens + own.tokens,
+        score["pass_rate"],
+        score["standard_error"],
+    )
 
 
 def read_guidance(workspace: Workspace, roles: Roles) -> tuple[dict[str, Any] | None, int]:

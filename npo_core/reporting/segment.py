@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROWS = {
-    "pass_rate": "pass rate, on-policy", "reward": "reward, after injection", "entropy": "entropy, nats a token",
-    "groups_all_wrong": "groups all wrong", "groups_all_right": "groups all right",
-    "groups_injected": "groups injected", "groups_rescued": "groups rescued",
-    "guide_kl": "KL(guide || policy), nats a token", "grad_norm": "gradient norm",
+    "pass_rate": "pass rate, on-policy",
+    "reward": "reward, after injection",
+    "entropy": "entropy, nats a token",
+    "groups_all_wrong": "groups all wrong",
+    "groups_all_right": "groups all right",
+    "groups_injected": "groups injected",
+    "groups_rescued": "groups rescued",
+    "guide_kl": "KL(guide || policy), nats a token",
+    "grad_norm": "gradient norm",
     "completion_length": "completion length, tokens",
 }
 
@@ -30,8 +35,11 @@ def segment_rows(metrics: Metrics) -> dict[str, str]:
     steps = metrics["step"]
     fifth = max(1, len(steps) // 5)
     first, last = metrics.until(steps[fifth - 1]), metrics.between(steps[-fifth] - 1, steps[-1])
-    means = {words: [number(part.mean(name), 3) for part in (metrics, first, last)]
-             for name, words in ROWS.items() if metrics.mean(name) is not None}
+    means = {
+        words: [number(part.mean(name), 3) for part in (metrics, first, last)]
+        for name, words in ROWS.items()
+        if metrics.mean(name) is not None
+    }
     return {words: f"{whole}, {begin} → {end}" for words, (whole, begin, end) in means.items()}
 
 

@@ -42,9 +42,12 @@ def status(workspace: Workspace) -> dict[str, Any]:
     states = [state_of(workspace, stage, scratch, busy, steps) for stage in stages]
     left = [StageState(stage, words, LEFT) for stage, words in still_to_come(workspace, config, stages)]
     return {
-        "workspace": workspace.uri, "name": config.name, "kind": kind_of(workspace),
+        "workspace": workspace.uri,
+        "name": config.name,
+        "kind": kind_of(workspace),
         "stages": [asdict(state) for state in [*states, *left]],
-        "stopped": workspace.store.exists(STOP), "finished": not left and all(s.state == DONE for s in states),
+        "stopped": workspace.store.exists(STOP),
+        "finished": not left and all(s.state == DONE for s in states),
         "report": workspace.store.exists("report/report.md"),
         "error": next((state.error for state in reversed(states) if state.error), None),
     }
@@ -57,8 +60,13 @@ def state_of(
     words = label(stage, steps)
     if stage.record is not None:
         tokens = stage.cost.get("tokens_generated")
-        return StageState(stage.name, words, DONE, seconds=stage.cost.get("seconds", stage.record["seconds"]),
-                          tokens=None if tokens is None else int(tokens))
+        return StageState(
+            stage.name,
+            words,
+            DONE,
+            seconds=stage.cost.get("seconds", stage.record["seconds"]),
+            tokens=None if tokens is None else int(tokens),
+        )
     local = scratch / stage.folder if scratch else None
     event = last_event(local / EVENTS_FILE) if local else None
     progress = (event["done"], event["total"]) if event else committed(workspace, stage, steps)

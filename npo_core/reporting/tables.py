@@ -42,8 +42,10 @@ def plus_minus(value: float, error: float, sign: str = "") -> str:
 def levels_table(comparison: Comparison) -> Table:
     """What it took both to reach pass rates."""
     header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
-    note = ("First crossing, interpolated between evaluated snapshots. All updates and generated tokens count the "
-            "scout and the guidance; a ratio above 1 means that the baseline needed more.")
+    note = (
+        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count the "
+        "scout and the guidance; a ratio above 1 means that the baseline needed more."
+    )
     return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
 
 
@@ -63,12 +65,17 @@ def place(crossing: Crossing | None, axis: str) -> str:
 def scores_table(comparison: Comparison) -> Table:
     """Pass rates at the same place of both."""
     rows = [
-        [row.at, plus_minus(row.run, row.run_error), plus_minus(row.baseline, row.baseline_error),
-         plus_minus(row.difference, row.difference_error, "+")]
+        [
+            row.at,
+            plus_minus(row.run, row.run_error),
+            plus_minus(row.baseline, row.baseline_error),
+            plus_minus(row.difference, row.difference_error, "+"),
+        ]
         for row in comparison.scores
     ]
-    note = ("± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than "
-            "that.")
+    note = (
+        "± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than that."
+    )
     return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)
 
 
@@ -96,8 +103,10 @@ def guidance_table(guidance: dict[str, Any]) -> Table:
         ["coverage Q = cached / asked", f"{guidance['coverage']:.3f}"],
         ["samples a cached trajectory", number(guidance["samples_per_trajectory"], 2)],
         ["generated tokens a cached trajectory", number(guidance["tokens_per_trajectory"], 1)],
-        ["length in tokens, min / median / max",
-         f"{lengths['min']} / {lengths['median']:g} / {lengths['max']}" if lengths else NONE],
+        [
+            "length in tokens, min / median / max",
+            f"{lengths['min']} / {lengths['median']:g} / {lengths['max']}" if lengths else NONE,
+        ],
         *([f"from the guide of step {guide['step']}", number(guide["rows"])] for guide in guidance["guides"]),
         ["seconds", number(guidance["seconds"], 1)],
         ["bytes", number(guidance["bytes"])],
@@ -114,14 +123,23 @@ def groups_table(run: RunData) -> Table:
         for a, b in quarters(t0, t1):
             rows.append([f"{branch} {a}-{b}" + (" guided" if guided else ""), *group_cells(metrics.between(a, b))])
     header = ["steps", "pass rate", "entropy, nats", "all wrong", "all right", "injected", "rescued", "guide KL, nats"]
-    note = (f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
-            "got a correct slot. Pass rate is on-policy, on training prompts.")
+    note = (
+        f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
+        "got a correct slot. Pass rate is on-policy, on training prompts."
+    )
     return Table("Groups", header, rows, note)
 
 
 def group_cells(part: Metrics) -> list[str]:
-    names = [("pass_rate", 3), ("entropy", 3), ("groups_all_wrong", 1), ("groups_all_right", 1), ("groups_injected", 1),
-             ("groups_rescued", 1), ("guide_kl", 3)]
+    names = [
+        ("pass_rate", 3),
+        ("entropy", 3),
+        ("groups_all_wrong", 1),
+        ("groups_all_right", 1),
+        ("groups_injected", 1),
+        ("groups_rescued", 1),
+        ("guide_kl", 3),
+    ]
     return [number(part.mean(name), digits) for name, digits in names]
 
 
@@ -137,12 +155,23 @@ def evaluations_table(run: RunData) -> Table:
     levels = sorted({level for score in run.evaluations for level in score.get("by_difficulty", {})}, key=natural)
     ks = [max((int(k) for k in score.get("pass_at_k", {})), default=1) for score in run.evaluations]
     k = max(ks, default=1)
-    header = ["step", "all updates", "all generated tokens", "pass rate", f"pass@{k}",
-              *(f"difficulty {level}" for level in levels)]
+    header = [
+        "step",
+        "all updates",
+        "all generated tokens",
+        "pass rate",
+        f"pass@{k}",
+        *(f"difficulty {level}" for level in levels),
+    ]
     rows = [
-        [number(point.step), number(point.updates_total), number(point.tokens_total),
-         plus_minus(point.pass_rate, point.standard_error), number(score.get("pass_at_k", {}).get(str(k)), 3),
-         *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels)]
+        [
+            number(point.step),
+            number(point.updates_total),
+            number(point.tokens_total),
+            plus_minus(point.pass_rate, point.standard_error),
+            number(score.get("pass_at_k", {}).get(str(k)), 3),
+            *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels),
+        ]
         for point, score in zip(run.points, run.evaluations, strict=True)
     ]
     note = "Totals include the scout and the guidance, which were paid before the first step."
@@ -158,8 +187,10 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
     """The tables of a report that a terminal shows, from the content of report.json."""
     tables = [result_table(figures)]
     if figures["comparison"]:
-        levels = [LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
-                  for row in figures["comparison"]["levels"]]
+        levels = [
+            LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
+            for row in figures["comparison"]["levels"]
+        ]
         names = ("at", "run", "run_error", "baseline", "baseline_error")
         scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
         comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])

@@ -32,7 +32,10 @@ def evaluate(spec: EvaluateSpec, context: StageContext, id_: str) -> dict:
     folder = context.workspace.timeline.snapshots.folder(id_, context.workspace.scratch / "snapshots")
     engine = TransformersEngine(folder, device=context.device, batch=spec.evaluation.batch)
     score: Score = score_problems(
-        engine, load_problems(spec.problems), samples=spec.evaluation.samples,
-        max_tokens=spec.max_completion_tokens, seed=derive_seed("evaluation"),
+        engine,
+        load_problems(spec.problems),
+        samples=spec.evaluation.samples,
+        max_tokens=spec.max_completion_tokens,
+        seed=derive_seed("evaluation"),
     )
     return {"snapshot": id_, "step": snapshot.step, **score.as_dict()}

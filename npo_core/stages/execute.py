@@ -1,4 +1,4 @@
-"""Inside a stage's process: run the stage, write its result last, and turn what goes wrong into a sentence and a code."""
+"""Inside a stage's process: run it, write its result last, turn what goes wrong into a sentence and a code."""
 
 import errno
 import importlib
@@ -36,7 +36,11 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
         execute(spec, workspace, scratch)
     except BaseException as error:
         known = as_known(error, workspace)
-        described = {"kind": type(known).__name__, "message": str(known), "retryable": getattr(known, "retryable", False)}
+        described = {
+            "kind": type(known).__name__,
+            "message": str(known),
+            "retryable": getattr(known, "retryable", False),
+        }
         with suppress(OSError):  # a full disk has no room for it; the exit code still tells
             (scratch / ERROR_FILE).write_text(json.dumps(described))
         with suppress(OSError):
@@ -75,7 +79,9 @@ def versions() -> dict[str, str]:
     """What a result depends on besides its specification."""
     import importlib.metadata as metadata
 
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("torch", "transformers", "trl")}
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "transformers", "trl")
+    }
 
 
 def watch_for_end(workspace: Workspace, parent: int) -> None:
@@ -118,11 +124,15 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
     text = str(error)
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text
     if full or "PytorchStreamWriter failed writing" in text:
-        return StorageError(f"The disk behind {workspace.uri} is full: free space or choose another workspace, then start "
-                            "the same command again; nothing that was written is lost.")
+        return StorageError(
+            f"The disk behind {workspace.uri} is full: free space or choose another workspace, then start "
+            "the same command again; nothing that was written is lost."
+        )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return OutOfMemoryError(f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
-                                "training.micro_batch, evaluation.batch or guidance.chunk_prompts.")
+        return OutOfMemoryError(
+            f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
+            "training.micro_batch, evaluation.batch or guidance.chunk_prompts."
+        )
     if type(error).__name__ == "AcceleratorError":
         return DeviceError(f"The accelerator failed: {text}")
     return error

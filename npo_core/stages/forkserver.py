@@ -15,9 +15,19 @@ import time
 import traceback
 from pathlib import Path
 
-PRELOADED = ("npo_core.stages.train", "npo_core.stages.guide", "npo_core.stages.evaluate", "npo_core.stages.base",
-             "npo_core.training.build", "npo_core.training.recorder", "npo_core.training.base", "npo_core.training.identity",
-             "npo_core.engines.transformers", "transformers.models.qwen3.modeling_qwen3", "transformers.models.auto")
+PRELOADED = (
+    "npo_core.stages.train",
+    "npo_core.stages.guide",
+    "npo_core.stages.evaluate",
+    "npo_core.stages.base",
+    "npo_core.training.build",
+    "npo_core.training.recorder",
+    "npo_core.training.base",
+    "npo_core.training.identity",
+    "npo_core.engines.transformers",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.auto",
+)
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 

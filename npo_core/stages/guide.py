@@ -26,20 +26,40 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
     guides = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
     shards = workspace.store.child(spec.folder)
     generate_guidance(
-        requests, guides, sampling(spec), problems.verify, shards,
-        rollback=cache(lambda: load_engine(spec, context, spec.rollback)), seed_of=derive_seed,
+        requests,
+        guides,
+        sampling(spec),
+        problems.verify,
+        shards,
+        rollback=cache(lambda: load_engine(spec, context, spec.rollback)),
+        seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
     )
     info = merge_shards(
-        shards, workspace.store.child("guidance"),
+        shards,
+        workspace.store.child("guidance"),
         **{key: snapshots[0].info[key] for key in ("model", "tokenizer")},
-        problems=problems.fingerprint, reward_names=["accuracy"], eos_token_id=snapshots[0].info["eos_token_ids"],
-        sampling=describe_sampling(spec.guidance), guides=[{"id": s.id, "step": s.step} for s in snapshots],
-        prompts_skipped=skipped, seconds=time.perf_counter() - started,
+        problems=problems.fingerprint,
+        reward_names=["accuracy"],
+        eos_token_id=snapshots[0].info["eos_token_ids"],
+        sampling=describe_sampling(spec.guidance),
+        guides=[{"id": s.id, "step": s.step} for s in snapshots],
+        prompts_skipped=skipped,
+        seconds=time.perf_counter() - started,
     )
-    cost = {"tokens_generated": float(info.tokens_generated), "samples": float(info.samples_drawn), "seconds": info.seconds}
-    return {"cache": info.id, "rows": info.rows, "coverage": info.coverage, "asked": info.prompts_asked,
-            "skipped": skipped, "cost": cost}
+    cost = {
+        "tokens_generated": float(info.tokens_generated),
+        "samples": float(info.samples_drawn),
+        "seconds": info.seconds,
+    }
+    return {
+        "cache": info.id,
+        "rows": info.rows,
+        "coverage": info.coverage,
+        "asked": info.prompts_asked,
+        "skipped": skipped,
+        "cost": cost,
+    }
 
 
 def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
@@ -54,8 +74,11 @@ def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSe
     for row in outcomes:
         first.setdefault(row["prompt_id"], row["step"])
         rate[row["prompt_id"]] = row["pass_rate"]
-    wanted = [Request(by_id[id_], step) for id_, step in first.items()
-              if not (spec.guidance.skip_passed and rate[id_] >= spec.tau_gate)]
+    wanted = [
+        Request(by_id[id_], step)
+        for id_, step in first.items()
+        if not (spec.guidance.skip_passed and rate[id_] >= spec.tau_gate)
+    ]
     return wanted, len(first) - len(wanted)
 
 

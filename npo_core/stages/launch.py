@@ -80,8 +80,12 @@ class ForkServer:
 
     def __init__(self, execution: Execution):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "npo_core.stages", "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=environment(execution), start_new_session=True, cwd=Path(__file__).parents[2],
+            [sys.executable, "-m", "npo_core.stages", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(execution),
+            start_new_session=True,
+            cwd=Path(__file__).parents[2],
         )
         self.answers: dict[int, dict[str, int]] = {}
         self.lock = threading.Lock()
@@ -96,7 +100,12 @@ class ForkServer:
         with self.lock:
             number = len(self.answers)
             self.answers[number] = {}
-            request = {"id": number, "stage": spec.stage, "spec": str(scratch / SPEC_FILE), "log": str(scratch / LOG_FILE)}
+            request = {
+                "id": number,
+                "stage": spec.stage,
+                "spec": str(scratch / SPEC_FILE),
+                "log": str(scratch / LOG_FILE),
+            }
             with suppress(BrokenPipeError):
                 self.process.stdin.write(json.dumps(request).encode() + b"\n")
                 self.process.stdin.flush()
@@ -152,10 +161,15 @@ def fork_server(execution: Execution) -> ForkServer:
 def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
     """A stage in a new interpreter."""
     with open(scratch / LOG_FILE, "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "npo_core.stages", spec.stage, str(scratch / SPEC_FILE)],
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                env={**environment(spec.execution), PARENT: str(os.getpid())},
-                                start_new_session=True, cwd=Path(__file__).parents[2])
+        return subprocess.Popen(
+            [sys.executable, "-m", "npo_core.stages", spec.stage, str(scratch / SPEC_FILE)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**environment(spec.execution), PARENT: str(os.getpid())},
+            start_new_session=True,
+            cwd=Path(__file__).parents[2],
+        )
 
 
 def forks(execution: Execution) -> bool:
@@ -171,8 +185,10 @@ def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:
     if record is None:
         return None
     if record.get("fingerprint") != spec.fingerprint:
-        raise DamagedError(f"{workspace.uri}/{spec.folder}/{RESULT_FILE} is the result of another stage: delete the "
-                           "folder and start the same command again.")
+        raise DamagedError(
+            f"{workspace.uri}/{spec.folder}/{RESULT_FILE} is the result of another stage: delete the "
+            "folder and start the same command again."
+        )
     return StageResult(spec.stage, spec.fingerprint, record["result"], record["seconds"], reused=True)
 
 
@@ -191,7 +207,9 @@ def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
     if workspace.store.exists(STOP):
         raise stopped(workspace)
     scratch = prepare(workspace, spec)
-    process: Process = fork_server(spec.execution).start(spec, scratch) if forks(spec.execution) else spawn(spec, scratch)
+    process: Process = (
+        fork_server(spec.execution).start(spec, scratch) if forks(spec.execution) else spawn(spec, scratch)
+    )
     try:
         follow(process, scratch / EVENTS_FILE, watch)
     except BaseException:
@@ -259,8 +277,10 @@ def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
 
 
 def stopped(workspace: Workspace) -> StageError:
-    return StageError(f"The run was stopped by the file {workspace.uri}/{STOP}: remove it and start the same command "
-                      "again to go on.", exit_code=STOPPED)
+    return StageError(
+        f"The run was stopped by the file {workspace.uri}/{STOP}: remove it and start the same command again to go on.",
+        exit_code=STOPPED,
+    )
 
 
 def failure(workspace: Workspace, spec: Spec, scratch: Path, code: int) -> StageError:
@@ -273,8 +293,12 @@ def failure(workspace: Workspace, spec: Spec, scratch: Path, code: int) -> Stage
         return StageError(sentence, exit_code=code, retryable=described["retryable"])
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     how += f" ({RETRYABLE[code]})" if code in RETRYABLE else ""
-    return StageError(f"Stage {spec.stage} {how} before it had a result; starting it again goes on from what it "
-                      f"committed (log: {log}).", exit_code=code, retryable=code < 0 or code in RETRYABLE)
+    return StageError(
+        f"Stage {spec.stage} {how} before it had a result; starting it again goes on from what it "
+        f"committed (log: {log}).",
+        exit_code=code,
+        retryable=code < 0 or code in RETRYABLE,
+    )
 
 
 def read_error(scratch: Path) -> dict[str, Any] | None:

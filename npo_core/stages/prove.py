@@ -43,8 +43,13 @@ def prove_replay(
         now = copy.store.read_json(f"stages/train-{replayed.id}/{RESULT_FILE}")["versions"]
     then = workspace.store.read_json(f"stages/train-{original.id}/{RESULT_FILE}")["versions"]
     return {
-        "equal": all(row["equal"] for row in compared), "segment": original.id, "branch": original.branch,
-        "t0": original.t0, "t1": until, "steps": until - original.t0, "compared": compared,
+        "equal": all(row["equal"] for row in compared),
+        "segment": original.id,
+        "branch": original.branch,
+        "t0": original.t0,
+        "t1": until,
+        "steps": until - original.t0,
+        "compared": compared,
         "versions": {"original": then, "replay": now},
     }
 
@@ -55,10 +60,14 @@ def choose(workspace: Workspace, id_: str | None) -> Segment:
     if id_ is not None:
         segments = [s for s in segments if s.id.startswith(id_)]
         if len(segments) != 1:
-            raise DataError(f"{len(segments)} finished segments of {workspace.uri} begin with '{id_}': see `npo timeline`.")
+            raise DataError(
+                f"{len(segments)} finished segments of {workspace.uri} begin with '{id_}': see `npo timeline`."
+            )
         if segments[0].cache is not None:
-            raise DataError(f"Segment {segments[0].id} was guided by cache {segments[0].cache}: without guidance its replay "
-                            "is another run. Choose an unguided segment, see `npo timeline`.")
+            raise DataError(
+                f"Segment {segments[0].id} was guided by cache {segments[0].cache}: without guidance its replay "
+                "is another run. Choose an unguided segment, see `npo timeline`."
+            )
     unguided = [s for s in sorted(segments, key=lambda s: (s.t0, s.branch)) if s.cache is None]
     if not unguided:
         raise DataError(f"{workspace.uri} has no finished unguided segment yet: run a flow on it first.")
@@ -90,15 +99,26 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One row for each thing that must be equal, with where it first differs."""
     outcomes = [up_to(read_outcomes(w.store, s), until) for w, s in ((workspace, original), (copy, replayed))]
-    steps = [up_to(read_steps(w.store, s), until).drop_columns(list(TIMINGS)) for w, s in
-             ((workspace, original), (copy, replayed))]
-    rows = [compare_rows("token ids, pass rates and order of prompts", *outcomes, name="prompt_id"),
-            compare_rows("loss, gradient norm and metrics of every update", *steps, name="step")]
+    steps = [
+        up_to(read_steps(w.store, s), until).drop_columns(list(TIMINGS))
+        for w, s in ((workspace, original), (copy, replayed))
+    ]
+    rows = [
+        compare_rows("token ids, pass rates and order of prompts", *outcomes, name="prompt_id"),
+        compare_rows("loss, gradient norm and metrics of every update", *steps, name="step"),
+    ]
     for step, id_ in sorted(replayed.produced().items()):
-        old, new = (w.timeline.snapshots.get(i).content for w, i in ((workspace, original.produced()[step]), (copy, id_)))
+        old, new = (
+            w.timeline.snapshots.get(i).content for w, i in ((workspace, original.produced()[step]), (copy, id_))
+        )
         differ = [part for part in sorted({*old, *new}) if old.get(part) != new.get(part)]
-        rows.append({"what": f"snapshot after update {step}: {', '.join(sorted(old))}", "equal": not differ,
-                     "detail": f"{', '.join(differ)} differ" if differ else id_})
+        rows.append(
+            {
+                "what": f"snapshot after update {step}: {', '.join(sorted(old))}",
+                "equal": not differ,
+                "detail": f"{', '.join(differ)} differ" if differ else id_,
+            }
+        )
     return rows
 
 
@@ -116,5 +136,9 @@ def compare_rows(what: str, old: pa.Table, new: pa.Table, name: str) -> dict[str
         for column in a:
             if a[column] != b[column] and not (a[column] != a[column] and b[column] != b[column]):
                 where = f"update {a['step']}" + (f", {name} {a[name]}" if name != "step" else "")
-                return {"what": what, "equal": False, "detail": f"{where}: {column} {a[column]!r}, replayed {b[column]!r}"}
+                return {
+                    "what": what,
+                    "equal": False,
+                    "detail": f"{where}: {column} {a[column]!r}, replayed {b[column]!r}",
+                }
     return {"what": what, "equal": True, "detail": f"{len(old)} rows"}

@@ -22,8 +22,10 @@ def run(spec: TrainSpec, context: StageContext) -> dict:
         done, recorder_seconds = train(spec, context, start, marks)
         marks = [*marks, *done]
     if not marks or marks[-1].step != spec.until:
-        raise StageError(f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
-                         "see the stage's log.")
+        raise StageError(
+            f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
+            "see the stage's log."
+        )
     segment = workspace.timeline.add_segment(describe(spec, context, start, marks, recorder_seconds))
     return {"segment": segment.id, "end": segment.end, "snapshots": segment.snapshots, "cost": segment.cost}
 
@@ -33,11 +35,20 @@ def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:
     return [mark for mark in read_marks(context.workspace.store, spec.fingerprint) if mark.step <= spec.until]
 
 
-def describe(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[Mark], snapshot_seconds: float) -> Segment:
+def describe(
+    spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[Mark], snapshot_seconds: float
+) -> Segment:
     """The segment's record; its cost is summed over all parts, whichever try made them."""
     segment = Segment(
-        id=spec.fingerprint, branch=spec.branch, start=start.id, end=marks[-1].snapshot, t0=start.step, t1=spec.until,
-        snapshots={mark.step: mark.snapshot for mark in marks}, parts=[mark.step for mark in marks], cache=spec.cache,
+        id=spec.fingerprint,
+        branch=spec.branch,
+        start=start.id,
+        end=marks[-1].snapshot,
+        t0=start.step,
+        t1=spec.until,
+        snapshots={mark.step: mark.snapshot for mark in marks},
+        parts=[mark.step for mark in marks],
+        cache=spec.cache,
     )
     steps = read_steps(context.workspace.store, segment)
     cost = {
@@ -64,9 +75,15 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     output = context.scratch / "checkpoints"
     shutil.rmtree(output, ignore_errors=True)
     recorder = SegmentRecorder(
-        workspace.store, spec.fingerprint, spec.until, start.info,
-        lambda row: context.progress(row["step"] - start.step, spec.until - start.step,
-                                     **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")}),
+        workspace.store,
+        spec.fingerprint,
+        spec.until,
+        start.info,
+        lambda row: context.progress(
+            row["step"] - start.step,
+            spec.until - start.step,
+            **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")},
+        ),
     )
     model = AutoModelForCausalLM.from_pretrained(folder)
     if spec.training.kl_coef:  # TRL loads its reference model from here
@@ -96,8 +113,10 @@ def base_snapshot(context: StageContext) -> str:
     """The id of the run's base model, which a KL is taken to wherever a segment starts or is taken up again."""
     bases = [snapshot.id for snapshot in context.workspace.timeline.snapshots.list() if snapshot.step == 0]
     if len(bases) != 1:
-        raise DamagedError(f"training.kl_coef needs the run's base model, but {context.workspace.uri}/snapshots holds "
-                           f"{len(bases)} snapshots of step 0: start the run anew in another workspace.")
+        raise DamagedError(
+            f"training.kl_coef needs the run's base model, but {context.workspace.uri}/snapshots holds "
+            f"{len(bases)} snapshots of step 0: start the run anew in another workspace."
+        )
     return bases[0]
 
 

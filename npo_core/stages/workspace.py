@@ -47,8 +47,10 @@ class Workspace:
         """
         values = self.store.read_json(CONFIG_FILE, default=None)
         if values is None:
-            raise DataError(f"{self.uri} holds no run ({CONFIG_FILE} is not there): give the workspace of a run, or "
-                            "start one with `npo run`.")
+            raise DataError(
+                f"{self.uri} holds no run ({CONFIG_FILE} is not there): give the workspace of a run, or "
+                "start one with `npo run`."
+            )
         return parse_config(values, f"{self.uri}/{CONFIG_FILE}")
 
     def bind(self, config: RunConfig) -> None:
@@ -64,8 +66,10 @@ class Workspace:
         for field in sorted(set(RunConfig.model_fields) - NOT_DECISIVE):
             old, new = getattr(there, field), getattr(config, field)
             if old != new:
-                raise ConfigError(f"The workspace {self.uri} holds a run with {difference(field, old, new)}: give "
-                                  "another workspace, or the configuration it was started with.")
+                raise ConfigError(
+                    f"The workspace {self.uri} holds a run with {difference(field, old, new)}: give "
+                    "another workspace, or the configuration it was started with."
+                )
 
     def guidance(self, cache: str) -> Store:
         """The folder of a guidance cache."""

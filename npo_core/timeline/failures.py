@@ -13,9 +13,7 @@ _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Expi
 
 
 @contextmanager
-def as_storage_errors(
-    uri: str, rel: str, *, local: bool, size: int | None = None, disk: str = ""
-) -> Iterator[None]:
+def as_storage_errors(uri: str, rel: str, *, local: bool, size: int | None = None, disk: str = "") -> Iterator[None]:
     """Turns what the file system raises while `rel` below `uri` is read, or written with `size` bytes.
 
     `disk` names the folder that is written to where that is not `uri`.
@@ -53,8 +51,7 @@ def _sentence(error: Exception, uri: str, rel: str, size: int | None, disk: str)
     if number in (errno.ENOSPC, errno.EDQUOT):
         amount = "" if size is None else f" ({size} bytes)"
         return (
-            f"The disk behind {disk} is full while writing {rel}{amount}: "
-            f"free space or set another workspace; {_AGAIN}"
+            f"The disk behind {disk} is full while writing {rel}{amount}: free space or set another workspace; {_AGAIN}"
         )
     if isinstance(error, PermissionError) or number == errno.EROFS or code in _REFUSED:
         return (

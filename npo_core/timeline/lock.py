@@ -35,9 +35,7 @@ class Lease(Protocol):
 
 
 @contextmanager
-def workspace_lock(
-    store: Store, owner: str, *, lease_s: float = LEASE_S, renew_s: float = RENEW_S
-) -> Iterator[Lease]:
+def workspace_lock(store: Store, owner: str, *, lease_s: float = LEASE_S, renew_s: float = RENEW_S) -> Iterator[Lease]:
     """Holds the workspace for this process, or raises WorkspaceBusyError at once.
 
     On a disk it is flock on `.lock`, which ends with its process, however that ends. In S3 it is a lease of `lease_s`
@@ -203,8 +201,9 @@ def _who(owner: str) -> dict[str, Any]:
 def _words(who: dict[str, Any]) -> str:
     if not who:
         return "another process"
-    details = [f"{word} {who[key]}" for word, key in (("pid", "pid"), ("on host", "host"), ("since", "since"))
-               if key in who]
+    details = [
+        f"{word} {who[key]}" for word, key in (("pid", "pid"), ("on host", "host"), ("since", "since")) if key in who
+    ]
     return f"'{who.get('owner', 'another process')}'" + (f" ({', '.join(details)})" if details else "")
 
 

@@ -98,6 +98,8 @@ def _read(store: Store, segment: Segment, name: str) -> pa.Table:
         try:
             tables.append(pq.read_table(io.BytesIO(store.read_bytes(rel))))
         except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedError(f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment.id} "
-                               "and start the same command again.") from error
+            raise DamagedError(
+                f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment.id} "
+                "and start the same command again."
+            ) from error
     return pa.concat_tables(tables)

@@ -26,7 +26,9 @@ def train_base(
     rng, demonstrator = random.Random(f"demonstrations-{model_settings.seed}"), Demonstrator(model_settings.seed)
     wrong = demonstrator.wrong_values()
     for step in range(1, model_settings.steps + 1):
-        prompts = [make_prompt(rng, problems.operands, rng.randrange(problems.operands)) for _ in range(model_settings.batch)]
+        prompts = [
+            make_prompt(rng, problems.operands, rng.randrange(problems.operands)) for _ in range(model_settings.batch)
+        ]
         texts = [prompt + demonstrator.demonstrate(prompt, rng, wrong) for prompt in prompts]
         ids, labels = encode(tokenizer, texts, prompt_length=len(prompts[0]))
         model(input_ids=ids, labels=labels).loss.backward()
@@ -39,7 +41,9 @@ def train_base(
     tokenizer.save_pretrained(folder)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], prompt_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], prompt_length: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids [B, T] with the end-of-sequence token, and labels that leave the prompt out."""
     ids = torch.tensor(tokenizer(texts)["input_ids"])
     ids = torch.cat([ids, torch.full((len(ids), 1), tokenizer.eos_token_id)], dim=1)

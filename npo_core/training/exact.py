@@ -1,4 +1,4 @@
-"""What makes a replay the same run: seeds derived from (run seed, step), data order from (seed, epoch), cursor, digests.
+"""What makes a replay the same run: seeds from (run seed, step), data order from (seed, epoch), cursor, digests.
 
 TRL and transformers resume exactly inside one epoch and between generation batches. The rest is here: see
 docs/exactness.md for the sources of difference and the command that proves there are none.

@@ -35,5 +35,8 @@ def eos_token_ids(folder: Path) -> list[int]:
     from transformers import AutoTokenizer, GenerationConfig
 
     declared = GenerationConfig.from_pretrained(folder).eos_token_id
-    ids = {*(declared if isinstance(declared, list) else [declared]), AutoTokenizer.from_pretrained(folder).eos_token_id}
+    ids = {
+        *(declared if isinstance(declared, list) else [declared]),
+        AutoTokenizer.from_pretrained(folder).eos_token_id,
+    }
     return sorted(id_ for id_ in ids if id_ is not None)

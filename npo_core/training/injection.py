@@ -9,7 +9,7 @@ import torch
 
 
 def pass_rates(accuracy_B: torch.Tensor, group_size: int) -> torch.Tensor:
-    """On-policy pass rate p_hat of each group, read from all n samples (METHOD section 2, rule 3).
+    """On-policy pass rate p_hat of each group, read from all n samples.
 
     Args:
         accuracy_B: 0/1 accuracy of each completion, NaN where the verifier gave none; groups are contiguous.
@@ -65,9 +65,7 @@ class GroupCounts(NamedTuple):
 def count_groups(pass_rate_P: torch.Tensor, injected_P: torch.Tensor) -> GroupCounts:
     """Count dead, injected and rescued groups from on-policy pass rates [P] and injections [P]."""
     wrong_P, right_P = pass_rate_P == 0, pass_rate_P == 1
-    return GroupCounts(
-        int(wrong_P.sum()), int(right_P.sum()), int(injected_P.sum()), int((wrong_P & injected_P).sum())
-    )
+    return GroupCounts(int(wrong_P.sum()), int(right_P.sum()), int(injected_P.sum()), int((wrong_P & injected_P).sum()))
 
 
 class GuideRatio(NamedTuple):
@@ -78,6 +76,6 @@ class GuideRatio(NamedTuple):
 
 
 def guide_ratio(policy_logps: torch.Tensor, guide_logps: torch.Tensor, mask: torch.Tensor) -> GuideRatio:
-    """Compare log-probabilities [rows, T] of the same guide tokens where `mask` [rows, T] is 1 (METHOD section 3)."""
+    """Compare log-probabilities [rows, T] of the same guide tokens where `mask` [rows, T] is 1; see docs/method.md."""
     log_r = (policy_logps - guide_logps)[mask.bool()].float()
     return GuideRatio(log_r.mean().item(), (torch.expm1(log_r) - log_r).mean().item())

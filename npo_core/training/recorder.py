@@ -1,4 +1,4 @@
-"""Keeps what a segment learns about itself: metrics of every update, outcomes of every prompt, a snapshot at every mark."""
+"""Keeps what a segment learns of itself: metrics of every update, outcomes of every prompt, a snapshot a mark."""
 
 import time
 from collections.abc import Callable
@@ -65,9 +65,11 @@ class SegmentRecorder(TrainerCallback):
             return
         row = step_row(state.global_step, logs)
         if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"] or 0.0])).all():
-            raise DivergedError(f"Update {state.global_step} has loss {row['loss']} and gradient norm "
-                                f"{row['grad_norm']}: lower training.learning_rate (now {args.learning_rate}) or "
-                                "training.max_grad_norm; snapshots up to the update before are kept.")
+            raise DivergedError(
+                f"Update {state.global_step} has loss {row['loss']} and gradient norm "
+                f"{row['grad_norm']}: lower training.learning_rate (now {args.learning_rate}) or "
+                "training.max_grad_norm; snapshots up to the update before are kept."
+            )
         self.steps.append(row)
         if "pass_rate" in logs:
             self.outcomes += [{"step": state.global_step, **asdict(outcome)} for outcome in self.trainer.outcomes]

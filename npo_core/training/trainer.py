@@ -1,8 +1,8 @@
 """`NPOTrainer`: TRL's GRPOTrainer that takes a guidance cache.
 
 A drop-in: without a cache it is GRPO with exact resumption and more metrics. With one, where the policy fails a prompt
-(on-policy pass rate below `tau_gate`) and the cache has a trajectory for it, the last completion of the group is replaced
-by that trajectory's token ids. Reward, verifier, advantages and objective stay TRL's (METHOD section 2).
+(on-policy pass rate below `tau_gate`) and the cache has a trajectory for it, the last completion of the group gives way
+to that trajectory's token ids. Reward, verifier, advantages and objective stay TRL's (paper, section 3.1; docs/method.md).
 
 Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * G rows, F reward functions.
 """
@@ -96,12 +96,16 @@ class NPOTrainer(GRPOTrainer):
         if self.guidance is None:
             return
         if self.tools or self.rollout_func is not None:
-            raise ConfigError("Guidance cannot be injected into completions with tools or from a rollout function: "
-                              "remove `tools` and `rollout_func`, or train without `guidance`.")
+            raise ConfigError(
+                "Guidance cannot be injected into completions with tools or from a rollout function: "
+                "remove `tools` and `rollout_func`, or train without `guidance`."
+            )
         columns = self.train_dataset.column_names
         if columns is not None and "prompt_id" not in columns:
-            raise ConfigError(f"The training data has columns {columns} and no `prompt_id`: add the ids under which "
-                              "the guidance cache keeps its trajectories.")
+            raise ConfigError(
+                f"The training data has columns {columns} and no `prompt_id`: add the ids under which "
+                "the guidance cache keeps its trajectories."
+            )
 
     # --- exactness -------------------------------------------------------------------------------------------------
 
@@ -175,9 +179,11 @@ class NPOTrainer(GRPOTrainer):
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
-            raise DivergedError(f"After update {self.state.global_step} the policy's probabilities are not finite: "
-                                f"lower training.learning_rate (now {self.args.learning_rate}) or "
-                                "training.max_grad_norm; snapshots from before are kept.") from error
+            raise DivergedError(
+                f"After update {self.state.global_step} the policy's probabilities are not finite: "
+                f"lower training.learning_rate (now {self.args.learning_rate}) or "
+                "training.max_grad_norm; snapshots from before are kept."
+            ) from error
         self.seconds["generate"] += time.perf_counter() - started
         if not self.model.training:
             return generated
@@ -196,10 +202,13 @@ class NPOTrainer(GRPOTrainer):
         """Replace the last slot of failing groups in what was generated, and in the rewards."""
         pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
         local = slice(self.accelerator.process_index * len(self._rollout), None)
-        open_B = injection.last_slots(injection.gate(pass_rate_P, self.injection_settings.tau_gate),
-                                      self.num_generations)[local][: len(self._rollout)]
+        open_B = injection.last_slots(
+            injection.gate(pass_rate_P, self.injection_settings.tau_gate), self.num_generations
+        )[local][: len(self._rollout)]
         if self.guidance is not None:
-            candidates = {row: self.guidance.get(self._rollout[row]["prompt_id"]) for row in open_B.nonzero()[:, 0].tolist()}
+            candidates = {
+                row: self.guidance.get(self._rollout[row]["prompt_id"]) for row in open_B.nonzero()[:, 0].tolist()
+            }
             self._guide_rows = {row: trajectory for row, trajectory in candidates.items() if trajectory is not None}
         self._scored, injected_P = self._replace_rewards(rewards_BF)
         generated = self._replace_completions(generated)
@@ -221,8 +230,10 @@ class NPOTrainer(GRPOTrainer):
         mine = torch.full((len(self._rollout), rewards_BF.shape[1] + 1), 0.0, device=rewards_BF.device)
         for row, trajectory in self._guide_rows.items():
             if len(trajectory.rewards) != rewards_BF.shape[1]:
-                raise DataError(f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards "
-                                f"for {rewards_BF.shape[1]} reward functions: generate guidance again with these.")
+                raise DataError(
+                    f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards "
+                    f"for {rewards_BF.shape[1]} reward functions: generate guidance again with these."
+                )
             mine[row, 0] = 1.0
             mine[row, 1:] = torch.tensor(trajectory.rewards, device=mine.device)
         everyone = gather(mine)

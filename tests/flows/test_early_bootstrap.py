@@ -51,15 +51,18 @@ def outcome(uri: str | Path) -> dict:
         "steps": [read_steps(workspace.store, s).drop_columns(list(TIMINGS)).to_pylist() for s in segments],
         "outcomes": [read_outcomes(workspace.store, s).to_pylist() for s in segments],
         "caches": workspace.store.list("guidance"),
-        "scores": [workspace.store.read_json(f"evaluations/{protocol}/{name}")
-                   for protocol in workspace.store.list("evaluations")
-                   for name in workspace.store.list(f"evaluations/{protocol}")],
+        "scores": [
+            workspace.store.read_json(f"evaluations/{protocol}/{name}")
+            for protocol in workspace.store.list("evaluations")
+            for name in workspace.store.list(f"evaluations/{protocol}")
+        ],
     }
 
 
 def ask(environment: dict[str, str], path: str, body: dict) -> list[dict]:
-    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{environment['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
 
@@ -87,8 +90,16 @@ def test_the_flow_does_what_the_method_says(early, grpo):
 
 def test_artifacts_and_report(early, environment):
     artifacts = {a["key"]: a for a in ask(environment, "artifacts/latest/filter", {"limit": 200})}
-    keys = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-12-guided", "train-replay-to-24",
-            "evaluation", "report"]
+    keys = [
+        "base",
+        "train-scout-to-12",
+        "guidance",
+        "branch-replay",
+        "train-replay-to-12-guided",
+        "train-replay-to-24",
+        "evaluation",
+        "report",
+    ]
     assert {f"tiny-{key}" for key in keys} <= set(artifacts)
     trained = artifacts["tiny-train-replay-to-12-guided"]["data"]
     assert "data:image/png;base64," in trained and "guidance cache" in trained and "tokens_generated" in trained
@@ -116,8 +127,12 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float
 def test_killed_and_started_again_equals_uninterrupted(early, environment, config, tmp_path):
     workspace = tmp_path / "killed"
     command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
-    moments = [("segments/*/mark-000004.json", signal.SIGKILL), ("stages/guide-*/shards/*.parquet", signal.SIGTERM),
-               ("branches/replay.json", signal.SIGKILL), ("segments/*/mark-000016.json", signal.SIGKILL)]
+    moments = [
+        ("segments/*/mark-000004.json", signal.SIGKILL),
+        ("stages/guide-*/shards/*.parquet", signal.SIGTERM),
+        ("branches/replay.json", signal.SIGKILL),
+        ("segments/*/mark-000016.json", signal.SIGKILL),
+    ]
     for pattern, sign in moments:
         assert not list(workspace.glob(pattern)), f"{pattern} was there before the run that is to make it"
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -132,6 +147,17 @@ def test_killed_and_started_again_equals_uninterrupted(early, environment, confi
     assert outcome(workspace) == outcome(early)
 
 
+def test_a_killed_stage_is_tried_again_by_the_flow(early, environment, config, tmp_path):
+    workspace = tmp_path / "stage-killed"
+    command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(workspace, "segments/*/mark-000004.json", process)
+    [stage] = [p for p in family(process) if psutil.pid_exists(p.pid) and p.parent().ppid() == process.pid]
+    stage.kill()
+    assert process.wait(timeout=120) == 0
+    assert outcome(workspace) == outcome(early)
+
+
 def test_a_workspace_in_use_is_refused_with_its_owner(early, environment, config):
     with workspace_lock(Workspace(early).store, owner="the test"):
         done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", early), environment)
@@ -142,11 +168,20 @@ def test_a_workspace_on_s3_gives_the_same_run(early, environment, config):
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    keys = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     try:
-        boto3.client("s3", endpoint_url=keys["AWS_ENDPOINT_URL"], region_name="us-east-1", aws_access_key_id="id",
-                     aws_secret_access_key="secret").create_bucket(Bucket="runs")
+        boto3.client(
+            "s3",
+            endpoint_url=keys["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id="id",
+            aws_secret_access_key="secret",
+        ).create_bucket(Bucket="runs")
         uri = "s3://runs/early"
         with_s3 = environment | keys
         done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", uri), with_s3)
@@ -178,6 +213,8 @@ def test_prove_replay_tells_equal_from_different(early, environment, tmp_path):
 
 
 def test_other_settings_on_the_same_workspace_are_refused(early, environment, config):
-    done = finish(npo("run", "early-bootstrap", "--config", config, "--workspace", early,
-                      "--set", "training.learning_rate=0.5"), environment)
+    done = finish(
+        npo("run", "early-bootstrap", "--config", config, "--workspace", early, "--set", "training.learning_rate=0.5"),
+        environment,
+    )
     assert done.returncode == 64 and "training.learning_rate = 0.0002, not 0.5" in done.stderr

@@ -67,7 +67,10 @@ def test_status_writes_nothing_where_no_run_is(tmp_path):
 def test_timeline(bootstrap):
     data = ask("timeline", bootstrap.uri)
     assert [(s["branch"], s["t0"], s["t1"]) for s in data["segments"]] == [
-        ("replay", 0, 4), ("replay", 4, 8), ("scout", 0, 4)]
+        ("replay", 0, 4),
+        ("replay", 4, 8),
+        ("scout", 0, 4),
+    ]
     assert data["snapshots"] == 7 and "guided by scout4" in data["drawing"]
     assert "replayfrom4" in runner.invoke(app, ["timeline", bootstrap.uri], env={"COLUMNS": "160"}).stdout
 
@@ -121,8 +124,22 @@ def flow(monkeypatch):
 def test_run_resolves_settings_and_shows_the_report(flow, grpo, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("training: {steps: 40}\nbootstrap: {scout_steps: 20}\nproblems: {kind: chain}\n")
-    args = ["run", "grpo", "--config", str(file), "--workspace", grpo.uri, "--seed", "4", "--set", "training.steps=100",
-            "--set", "problems.difficulties=[3, 4]", "--baseline", "s3://b/x"]
+    args = [
+        "run",
+        "grpo",
+        "--config",
+        str(file),
+        "--workspace",
+        grpo.uri,
+        "--seed",
+        "4",
+        "--set",
+        "training.steps=100",
+        "--set",
+        "problems.difficulties=[3, 4]",
+        "--baseline",
+        "s3://b/x",
+    ]
     result = runner.invoke(app, args)
     assert result.exit_code == 0, result.output
     config = flow["config"]

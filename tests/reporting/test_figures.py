@@ -54,7 +54,8 @@ def test_a_scout_of_another_name_is_known_by_what_it_guides(tmp_path):
     workspace.timeline.add_branch(Branch(name="ahead", parent=BASE, parent_step=0, reason="runs ahead"))
     segment = add_segment(workspace, "ahead", 0, 8)
     workspace.timeline.add_branch(
-        Branch(name="again", parent=segment.snapshots[4], parent_step=4, reason="back", guide=[segment.end]))
+        Branch(name="again", parent=segment.snapshots[4], parent_step=4, reason="back", guide=[segment.end])
+    )
     again = add_segment(workspace, "again", 4, 6) if snapshot("again", 4) == segment.snapshots[4] else None
     run = load(workspace)
     assert (run.kind, run.branch, again) == ("early-bootstrap", "again", None)
@@ -82,8 +83,9 @@ def test_committed_parts_of_an_unfinished_segment_count(begun):
     folder = workspace.scratch / "made"
     folder.mkdir()
     start = workspace.timeline.snapshots.add(folder, content=content, step=0, info={})
-    workspace.store.write_json("stages/train-half/spec.json",
-                               {"branch": "main", "start": start.id, "until": 8, "cache": None})
+    workspace.store.write_json(
+        "stages/train-half/spec.json", {"branch": "main", "start": start.id, "until": 8, "cache": None}
+    )
     write_part(workspace.store, "half", Mark(2, "main2", 1.0), [step_row(1, False), step_row(2, False)], [])
     run = load(workspace)
     assert (run.steps_done, run.steps.tokens, run.complete) == (2, 200, False)
@@ -147,8 +149,13 @@ def test_other_settings_that_differ_are_told(bootstrap, tmp_path):
 def test_stage_costs_and_their_sum(bootstrap):
     run = load(bootstrap)
     assert [cost.label for cost in run.stages] == [
-        "base model", "train scout 0-4", "guide from step 4", "train replay 0-4 guided", "train replay 4-8",
-        "evaluate 5 snapshots"]
+        "base model",
+        "train scout 0-4",
+        "guide from step 4",
+        "train replay 0-4 guided",
+        "train replay 4-8",
+        "evaluate 5 snapshots",
+    ]
     assert run.stages[1] == StageCost("train", "train scout 0-4", 1.0, 400, 4, counted=True)
     assert costs_table(run.stages).rows[-1] == ["counted, together", "3.3", "1,270", "12", ""]
 

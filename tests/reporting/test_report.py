@@ -31,10 +31,20 @@ def test_files_and_figures(bootstrap, grpo):
 def test_the_text_stands_alone(bootstrap, grpo):
     write_report(bootstrap, grpo)
     text = bootstrap.store.read_bytes("report/report.md").decode()
-    for said in ("# tiny: NPO early", "**0.950 ± 0.030** after step 8 (12 updates and 1,270 generated tokens in all)",
-                 "Against the baseline: +0.150 ± 0.042 at step 8", "![", "](curves.png)", "](training.png)",
-                 "A scout ran 4 steps", "coverage Q", "difficulty 4", "npo run early-bootstrap --config", "torch 2.9",
-                 "counted, together"):
+    for said in (
+        "# tiny: NPO early",
+        "**0.950 ± 0.030** after step 8 (12 updates and 1,270 generated tokens in all)",
+        "Against the baseline: +0.150 ± 0.042 at step 8",
+        "![",
+        "](curves.png)",
+        "](training.png)",
+        "A scout ran 4 steps",
+        "coverage Q",
+        "difficulty 4",
+        "npo run early-bootstrap --config",
+        "torch 2.9",
+        "counted, together",
+    ):
         assert said in text, said
 
 

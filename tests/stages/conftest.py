@@ -29,10 +29,23 @@ from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 STEPS = 32
 SETTINGS = {
     "problems": {"kind": "chain", "train": 64, "held_out": 16, "operands": 3, "difficulties": [0, 1, 2]},
-    "model": {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32,
-              "learning_rate": 1e-2},
-    "training": {"steps": STEPS, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": 3,
-                 "snapshot_every": 4, "learning_rate": 1e-3},
+    "model": {
+        "kind": "built-in",
+        "layers": 1,
+        "width": 32,
+        "heads": 2,
+        "steps": 150,
+        "batch": 32,
+        "learning_rate": 1e-2,
+    },
+    "training": {
+        "steps": STEPS,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "max_completion_tokens": 3,
+        "snapshot_every": 4,
+        "learning_rate": 1e-3,
+    },
     "guidance": {"chunk_prompts": 4, "skip_passed": False, "samples": 16},
     "bootstrap": {"scout_steps": STEPS},
     "evaluation": {"every": 4, "samples": 2},
@@ -74,22 +87,41 @@ class Run:
         return BaseSpec(model=self.config.model, **self.common)
 
     def train(self, branch: str, **changes) -> TrainSpec:
-        values = {"training": self.config.training, "injection": self.config.injection, "seed": 1, "sampling_seed": 1,
-                  "branch": branch, "start": self.found["base"], "until": STEPS, **self.common}
+        values = {
+            "training": self.config.training,
+            "injection": self.config.injection,
+            "seed": 1,
+            "sampling_seed": 1,
+            "branch": branch,
+            "start": self.found["base"],
+            "until": STEPS,
+            **self.common,
+        }
         return TrainSpec(**{**values, **changes})
 
     def guided(self, **changes) -> TrainSpec:
         return self.train("guided", **{"cache": self.found["cache"], **changes})
 
     def guide(self, **changes) -> GuideSpec:
-        values = {"training": self.config.training, "guidance": self.config.guidance, "tau_gate": 0.6, "seed": 1,
-                  "guides": self.found["guides"], "rollback": self.found["base"], "scout": self.found["scout"],
-                  **self.common}
+        values = {
+            "training": self.config.training,
+            "guidance": self.config.guidance,
+            "tau_gate": 0.6,
+            "seed": 1,
+            "guides": self.found["guides"],
+            "rollback": self.found["base"],
+            "scout": self.found["scout"],
+            **self.common,
+        }
         return GuideSpec(**{**values, **changes})
 
     def evaluate(self, **changes) -> EvaluateSpec:
-        values = {"evaluation": self.config.evaluation, "max_completion_tokens": 3,
-                  "snapshots": self.found["evaluated"], **self.common}
+        values = {
+            "evaluation": self.config.evaluation,
+            "max_completion_tokens": 3,
+            "snapshots": self.found["evaluated"],
+            **self.common,
+        }
         return EvaluateSpec(**{**values, **changes})
 
     def spec(self, stage: str) -> Spec:
@@ -103,8 +135,11 @@ class Run:
             record = self.workspace.timeline.segment(result["segment"])
             folders = [self.workspace.timeline.snapshots.folder(id_, self.folder) for id_ in record.snapshots.values()]
             assert all((folder / "trainer_state.json").exists() for folder in folders)
-            kept |= {"parts": record.parts, "outcomes": read_outcomes(store, record).to_pylist(),
-                     "steps": read_steps(store, record).drop_columns(list(TIMINGS)).to_pylist()}
+            kept |= {
+                "parts": record.parts,
+                "outcomes": read_outcomes(store, record).to_pylist(),
+                "steps": read_steps(store, record).drop_columns(list(TIMINGS)).to_pylist(),
+            }
         if isinstance(spec, GuideSpec):
             kept["rows"] = [row.digest() for row in self.workspace.open_cache(result["cache"], self.prompts(), {})]
         if isinstance(spec, EvaluateSpec):

@@ -18,49 +18,68 @@ CHAIN = {"kind": "chain"}
 CROSS = {
     "difficulties that a chain cannot have": (
         {"problems": {**CHAIN, "operands": 3, "difficulties": [1, 3]}},
-        ["problems.difficulties has 3", "3 operands", "use values in that range"]),
+        ["problems.difficulties has 3", "3 operands", "use values in that range"],
+    ),
     "a negative difficulty": (
-        {"problems": {**CHAIN, "operands": 3, "difficulties": [-1]}}, ["problems.difficulties has -1", "0 to 2"]),
+        {"problems": {**CHAIN, "operands": 3, "difficulties": [-1]}},
+        ["problems.difficulties has -1", "0 to 2"],
+    ),
     "updates that do not divide a batch": (
         {"training": {"prompts_per_step": 2, "group_size": 4, "updates_per_batch": 3}},
-        ["training.updates_per_batch = 3", "8 completions", "choose a divisor"]),
+        ["training.updates_per_batch = 3", "8 completions", "choose a divisor"],
+    ),
     "a micro batch that does not divide an update": (
         {"training": {"prompts_per_step": 2, "group_size": 4, "micro_batch": 3}},
-        ["training.micro_batch = 3", "8 completions", "choose a divisor"]),
+        ["training.micro_batch = 3", "8 completions", "choose a divisor"],
+    ),
     "a micro batch that divides the batch and not the update": (
         {"training": {"prompts_per_step": 6, "group_size": 2, "updates_per_batch": 2, "micro_batch": 4}},
-        ["training.micro_batch = 4", "6 completions", "choose a divisor"]),
+        ["training.micro_batch = 4", "6 completions", "choose a divisor"],
+    ),
     "a choice among samples that are not drawn": (
         {"guidance": {"keep": "closest"}},
-        ["guidance.keep = closest", "guidance.stop_at_first_correct = true", "set it to false", "keep: first"]),
+        ["guidance.keep = closest", "guidance.stop_at_first_correct = true", "set it to false", "keep: first"],
+    ),
     "the shortest of samples that are not drawn": (
-        {"guidance": {"keep": "shortest"}}, ["guidance.keep = shortest", "false"]),
+        {"guidance": {"keep": "shortest"}},
+        ["guidance.keep = shortest", "false"],
+    ),
     "a scout without a snapshot at its end": (
         {"training": {"snapshot_every": 20}, "bootstrap": {"scout_steps": 30}},
-        ["bootstrap.scout_steps = 30", "training.snapshot_every = 20", "change either"]),
+        ["bootstrap.scout_steps = 30", "training.snapshot_every = 20", "change either"],
+    ),
     "a run without a snapshot at its end": (
         {"training": {"snapshot_every": 20, "steps": 210}},
-        ["training.steps = 210", "training.snapshot_every = 20", "change either"]),
+        ["training.steps = 210", "training.snapshot_every = 20", "change either"],
+    ),
     "evaluations between snapshots": (
         {"training": {"snapshot_every": 20}, "evaluation": {"every": 10}},
-        ["evaluation.every = 10", "training.snapshot_every = 20", "change either"]),
+        ["evaluation.every = 10", "training.snapshot_every = 20", "change either"],
+    ),
     "a scout that outlasts the run": (
         {"training": {"steps": 40}, "bootstrap": {"scout_steps": 60}},
-        ["bootstrap.scout_steps = 60", "training.steps = 40", "shorten the scout or train longer"]),
+        ["bootstrap.scout_steps = 60", "training.steps = 40", "shorten the scout or train longer"],
+    ),
     "a rung between snapshots": (
         {"bootstrap": {"scout_steps": 60, "ladder": [20, 50]}},
-        ["bootstrap.ladder has 50", "multiples of 20 from 20 to 60"]),
+        ["bootstrap.ladder has 50", "multiples of 20 from 20 to 60"],
+    ),
     "a rung after the scout": (
         {"bootstrap": {"scout_steps": 60, "ladder": [80]}},
-        ["bootstrap.ladder has 80", "multiples of 20 from 20 to 60"]),
+        ["bootstrap.ladder has 80", "multiples of 20 from 20 to 60"],
+    ),
     "a rung at the base": (
-        {"bootstrap": {"scout_steps": 60, "ladder": [0]}}, ["bootstrap.ladder has 0", "from 20 to 60"]),
+        {"bootstrap": {"scout_steps": 60, "ladder": [0]}},
+        ["bootstrap.ladder has 0", "from 20 to 60"],
+    ),
     "fewer problems than a batch": (
         {"problems": {**CHAIN, "train": 8}, "training": {"prompts_per_step": 16}},
-        ["problems.train = 8", "training.prompts_per_step = 16", "no batch"]),
+        ["problems.train = 8", "training.prompts_per_step = 16", "no batch"],
+    ),
     "the built-in model on other problems": (
         {"problems": {"kind": "jsonl", "train_file": "a", "held_out_file": "b"}},
-        ["model.kind = built-in", "set problems.kind = chain", "model.kind = pretrained"]),
+        ["model.kind = built-in", "set problems.kind = chain", "model.kind = pretrained"],
+    ),
 }
 
 
@@ -76,15 +95,38 @@ def test_settings_that_contradict_each_other(name):
 
 def bounds() -> list[tuple[str, object]]:
     """Every number with a bound, just outside of it."""
-    below_one = ["training.steps", "training.prompts_per_step", "training.updates_per_batch", "training.micro_batch",
-                 "training.max_completion_tokens", "training.snapshot_every", "guidance.samples",
-                 "guidance.samples_per_round", "guidance.chunk_prompts", "bootstrap.scout_steps", "evaluation.every",
-                 "evaluation.samples",
-                 "evaluation.batch", "execution.threads"]
-    at_zero = ["training.learning_rate", "training.max_grad_norm", "training.clip_low", "training.clip_high",
-               "evaluation.target"]
-    below_zero = ["training.warmup_steps", "training.weight_decay", "training.kl_coef", "injection.tau_gate",
-                  "execution.retries", "execution.retry_delay", "seed"]
+    below_one = [
+        "training.steps",
+        "training.prompts_per_step",
+        "training.updates_per_batch",
+        "training.micro_batch",
+        "training.max_completion_tokens",
+        "training.snapshot_every",
+        "guidance.samples",
+        "guidance.samples_per_round",
+        "guidance.chunk_prompts",
+        "bootstrap.scout_steps",
+        "evaluation.every",
+        "evaluation.samples",
+        "evaluation.batch",
+        "execution.threads",
+    ]
+    at_zero = [
+        "training.learning_rate",
+        "training.max_grad_norm",
+        "training.clip_low",
+        "training.clip_high",
+        "evaluation.target",
+    ]
+    below_zero = [
+        "training.warmup_steps",
+        "training.weight_decay",
+        "training.kl_coef",
+        "injection.tau_gate",
+        "execution.retries",
+        "execution.retry_delay",
+        "seed",
+    ]
     rest = [("training.group_size", 1), ("injection.tau_gate", 1.01), ("evaluation.target", 1)]
     return [*((f, 0) for f in below_one), *((f, 0) for f in at_zero), *((f, -1) for f in below_zero), *rest]
 
@@ -104,11 +146,25 @@ def test_a_value_out_of_bounds(field, value):
     assert f"{field} = {value!r}: Input should be " in str(caught.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("problems.train", 7), ("problems.held_out", 0), ("problems.operands", 1), ("problems.operands", 17),
-    ("problems.difficulties", []), ("problems.seed", -1), ("model.layers", 0), ("model.width", 12), ("model.width", 36),
-    ("model.heads", 0), ("model.steps", 0), ("model.batch", 0), ("model.learning_rate", 0), ("model.seed", -1),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("problems.train", 7),
+        ("problems.held_out", 0),
+        ("problems.operands", 1),
+        ("problems.operands", 17),
+        ("problems.difficulties", []),
+        ("problems.seed", -1),
+        ("model.layers", 0),
+        ("model.width", 12),
+        ("model.width", 36),
+        ("model.heads", 0),
+        ("model.steps", 0),
+        ("model.batch", 0),
+        ("model.learning_rate", 0),
+        ("model.seed", -1),
+    ],
+)
 def test_a_value_out_of_bounds_in_a_choice_of_kinds(field, value):
     """The field is named as it is written in a file, whatever pydantic calls the kind."""
     values = nested(field, value)
@@ -118,16 +174,33 @@ def test_a_value_out_of_bounds_in_a_choice_of_kinds(field, value):
     assert f"  {field} = {value!r}: " in str(caught.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("training.loss", "ppo"), ("training.scale_rewards", "all"), ("training.lr_schedule", "step"),
-    ("guidance.keep", "last"), ("injection.importance_sampling", "on"), ("injection.baseline", "none"),
-    ("execution.device", "tpu"),
-    ("execution.start", "thread"), ("name", "Not A Name"), ("name", ""), ("name", "../x"), ("training.steps", "many"),
-    ("training.steps", 2.5), ("training.bf16", "perhaps"), ("bootstrap.ladder", 20), ("training", 5),
-    ("training", None),
-    ("training.learning_rate", float("nan")), ("training.learning_rate", float("inf")),
-    ("execution.retry_delay", float("inf")), ("problems", {"kind": "sums"}), ("model", {"kind": "gpt"}),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("training.loss", "ppo"),
+        ("training.scale_rewards", "all"),
+        ("training.lr_schedule", "step"),
+        ("guidance.keep", "last"),
+        ("injection.importance_sampling", "on"),
+        ("injection.baseline", "none"),
+        ("execution.device", "tpu"),
+        ("execution.start", "thread"),
+        ("name", "Not A Name"),
+        ("name", ""),
+        ("name", "../x"),
+        ("training.steps", "many"),
+        ("training.steps", 2.5),
+        ("training.bf16", "perhaps"),
+        ("bootstrap.ladder", 20),
+        ("training", 5),
+        ("training", None),
+        ("training.learning_rate", float("nan")),
+        ("training.learning_rate", float("inf")),
+        ("execution.retry_delay", float("inf")),
+        ("problems", {"kind": "sums"}),
+        ("model", {"kind": "gpt"}),
+    ],
+)
 def test_a_value_of_the_wrong_kind(field, value):
     with pytest.raises(ConfigError) as caught:
         parse_config(nested(field, value))
@@ -135,11 +208,20 @@ def test_a_value_of_the_wrong_kind(field, value):
     assert str(value) in str(caught.value) or repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [
-    {"trainng": {}}, {"training": {"stpes": 3}}, {"problems": {**CHAIN, "operand": 3}},
-    {"model": {"kind": "built-in", "x": 1}}, {"guidance": {"temperature": 0.7}}, {"execution": {"gpu": 1}},
-    {"bootstrap": {"delta": 3}}, {"evaluation": {"k": 3}}, {"injection": {"tau": 0.5}},
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"trainng": {}},
+        {"training": {"stpes": 3}},
+        {"problems": {**CHAIN, "operand": 3}},
+        {"model": {"kind": "built-in", "x": 1}},
+        {"guidance": {"temperature": 0.7}},
+        {"execution": {"gpu": 1}},
+        {"bootstrap": {"delta": 3}},
+        {"evaluation": {"k": 3}},
+        {"injection": {"tau": 0.5}},
+    ],
+)
 def test_an_unknown_field_is_refused(values):
     with pytest.raises(ConfigError) as caught:
         parse_config(values)
@@ -154,7 +236,11 @@ def test_every_wrong_field_has_a_line():
         parse_config({"seed": -1, "training": {"steps": 0, "group_size": 1}, "nonsense": 1})
     lines = str(caught.value).splitlines()[1:]
     assert sorted(line.split()[0].rstrip(":") for line in lines) == [
-        "nonsense", "seed", "training.group_size", "training.steps"]
+        "nonsense",
+        "seed",
+        "training.group_size",
+        "training.steps",
+    ]
 
 
 @pytest.mark.parametrize("section", ["problems", "model"])
@@ -204,8 +290,10 @@ def test_a_file_and_what_wins_over_it(tmp_path):
     assert (config.evaluation.samples, config.name) == (2, "other")
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("training: [", "is not YAML"), ("- 1\n- 2\n", "holds list, not fields"), ("just words", "holds str, not fields")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("training: [", "is not YAML"), ("- 1\n- 2\n", "holds list, not fields"), ("just words", "holds str, not fields")],
+)
 def test_a_file_that_is_no_configuration(tmp_path, text, words):
     file = tmp_path / "run.yaml"
     file.write_text(text)
@@ -258,17 +346,20 @@ def test_a_workspace_belongs_to_one_configuration(tmp_path):
     assert workspace.config() == config
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"seed": 7}, "seed = 0, not 7"),
-    ({"training": {"steps": 100, "learning_rate": 0.5}}, "training.learning_rate = 0.0002, not 0.5"),
-    ({"problems": {**CHAIN, "train": 4096}}, "problems.train = 8192, not 4096"),
-    ({"model": {"kind": "built-in", "layers": 2}}, "model.layers = 4, not 2"),
-    ({"model": {"kind": "pretrained", "path": "x"}}, "model = "),
-    ({"guidance": {"samples": 3}}, "guidance.samples = 8, not 3"),
-    ({"injection": {"tau_gate": 0.5}}, "injection.tau_gate = 0.6, not 0.5"),
-    ({"bootstrap": {"ladder": [20]}}, "bootstrap.ladder = [], not [20]"),
-    ({"evaluation": {"samples": 9}}, "evaluation.samples = 4, not 9"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": 7}, "seed = 0, not 7"),
+        ({"training": {"steps": 100, "learning_rate": 0.5}}, "training.learning_rate = 0.0002, not 0.5"),
+        ({"problems": {**CHAIN, "train": 4096}}, "problems.train = 8192, not 4096"),
+        ({"model": {"kind": "built-in", "layers": 2}}, "model.layers = 4, not 2"),
+        ({"model": {"kind": "pretrained", "path": "x"}}, "model = "),
+        ({"guidance": {"samples": 3}}, "guidance.samples = 8, not 3"),
+        ({"injection": {"tau_gate": 0.5}}, "injection.tau_gate = 0.6, not 0.5"),
+        ({"bootstrap": {"ladder": [20]}}, "bootstrap.ladder = [], not [20]"),
+        ({"evaluation": {"samples": 9}}, "evaluation.samples = 4, not 9"),
+    ],
+)
 def test_another_configuration_is_refused_by_field(tmp_path, change, sentence):
     workspace = Workspace(tmp_path / "run")
     workspace.bind(parse_config({"training": {"steps": 100}}))
@@ -285,8 +376,18 @@ def test_every_field_decides_unless_it_says_only_where_and_how(tmp_path):
     """A field that is added later is compared, too."""
     workspace = Workspace(tmp_path / "run")
     workspace.bind(parse_config({}))
-    assert set(RunConfig.model_fields) == {"name", "seed", "problems", "model", "training", "injection", "guidance",
-                                           "bootstrap", "evaluation", "execution"}
+    assert set(RunConfig.model_fields) == {
+        "name",
+        "seed",
+        "problems",
+        "model",
+        "training",
+        "injection",
+        "guidance",
+        "bootstrap",
+        "evaluation",
+        "execution",
+    }
 
 
 def test_a_folder_without_a_run(tmp_path):
@@ -316,16 +417,25 @@ def specs(config, tmp_path) -> dict:
     common = {"workspace": str(tmp_path), "execution": config.execution, "problems": config.problems}
     return {
         "base": BaseSpec(model=config.model, **common),
-        "train": TrainSpec(training=config.training, injection=config.injection, seed=1, sampling_seed=1, branch="a",
-                           start="s", until=8, **common),
+        "train": TrainSpec(
+            training=config.training,
+            injection=config.injection,
+            seed=1,
+            sampling_seed=1,
+            branch="a",
+            start="s",
+            until=8,
+            **common,
+        ),
         "evaluate": EvaluateSpec(evaluation=config.evaluation, max_completion_tokens=3, snapshots=["s"], **common),
     }
 
 
 def test_a_fingerprint_is_of_what_and_not_of_where_or_how(specs, config):
     for spec in specs.values():
-        elsewhere = spec.model_copy(update={"workspace": "s3://runs/x",
-                                            "execution": config.execution.model_copy(update={"threads": 2})})
+        elsewhere = spec.model_copy(
+            update={"workspace": "s3://runs/x", "execution": config.execution.model_copy(update={"threads": 2})}
+        )
         assert elsewhere.fingerprint == spec.fingerprint
 
 

@@ -235,8 +235,12 @@ run_stage(SPECS[name].model_validate_json(text), lambda event: print(event, flus
 
 def client(spec) -> subprocess.Popen:
     """Another process that runs a stage and prints its events."""
-    return subprocess.Popen([sys.executable, "-c", CLIENT, spec.stage, spec.model_dump_json()], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", CLIENT, spec.stage, spec.model_dump_json()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:
@@ -420,8 +424,10 @@ def rewrite(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("tokenizer", "00aa"), ("model", "00bb"), ("problems", "00cc"), ("reward_names", ["accuracy", "style"])])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tokenizer", "00aa"), ("model", "00bb"), ("problems", "00cc"), ("reward_names", ["accuracy", "style"])],
+)
 def test_a_cache_made_for_something_else_is_refused(fresh, own_forks, field, value):
     run = fresh("train")
     spec = run.guided()
@@ -477,8 +483,13 @@ def small_disk(tmp_path: Path):
     """A file system of 24 MB of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True).returncode == 0
+    mounted = (
+        shutil.which("mount")
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
     if not mounted:
         pytest.skip("no file system may be mounted here")
     yield folder
@@ -557,12 +568,20 @@ def too_large(spec, context: StageContext) -> dict:
 ERRORS = {
     "diverged": (raising(DivergedError("lower training.learning_rate")), 67, False, "lower training.learning_rate"),
     "memory of the accelerator": (
-        raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), 71, False, "micro_batch"),
+        raising(torch.OutOfMemoryError("CUDA out of memory. Tried")),
+        71,
+        False,
+        "micro_batch",
+    ),
     "memory": (raising(MemoryError()), 71, False, "micro_batch"),
     "memory, as torch says it": (too_large, 71, False, "micro_batch"),
     "full disk": (raising(OSError(errno.ENOSPC, "No space left on device")), 73, True, "full"),
     "full disk, as torch says it": (
-        raising(RuntimeError("PytorchStreamWriter failed writing file data/0")), 73, True, "full"),
+        raising(RuntimeError("PytorchStreamWriter failed writing file data/0")),
+        73,
+        True,
+        "full",
+    ),
     "accelerator": (raising(torch.AcceleratorError("CUDA error: an illegal access")), 74, True, "illegal access"),
     "device": (raising(DeviceError("gone")), 74, True, "gone"),
     "a mistake in the code": (raising(ZeroDivisionError("division by zero")), 70, False, "division by zero"),
@@ -585,11 +604,17 @@ def test_errors_have_a_code_and_a_sentence(fresh, own_forks, name):
     assert not (run.folder / spec.folder / RESULT_FILE).exists()
 
 
-@pytest.mark.parametrize(("end", "code", "retryable"), [
-    (lambda: os.kill(os.getpid(), signal.SIGTERM), -15, True), (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, True),
-    (lambda: os.kill(os.getpid(), signal.SIGABRT), -6, True), (lambda: os._exit(9), 9, False),
-    (lambda: os._exit(0), 0, False),
-], ids=["SIGTERM", "SIGKILL", "SIGABRT", "exit 9", "exit 0"])
+@pytest.mark.parametrize(
+    ("end", "code", "retryable"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), -15, True),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, True),
+        (lambda: os.kill(os.getpid(), signal.SIGABRT), -6, True),
+        (lambda: os._exit(9), 9, False),
+        (lambda: os._exit(0), 0, False),
+    ],
+    ids=["SIGTERM", "SIGKILL", "SIGABRT", "exit 9", "exit 0"],
+)
 def test_ends_without_a_word(fresh, own_forks, end, code, retryable):
     run = fresh("evaluate")
     own_forks(lambda: setattr(evaluate, "run", lambda spec, context: end()))

@@ -107,14 +107,17 @@ def test_a_segment_goes_on_from_the_tip(timeline: Timeline) -> None:
         timeline.add_segment(segment("lost", BASE, 0, 30, "eeee"))
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"t1": 0}, "not after its start"),
-    ({"parts": [70]}, r"covers \(0, 60\] but names the steps \[70\]"),
-    ({"snapshots": {0: "aa"}}, r"names the steps \[0\]"),
-    ({"snapshots": {60: "aa"}}, "ends in bb but has aa at 60"),
-    ({"id": "../x"}, "pattern"),
-    ({"colour": "red"}, "Extra inputs"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"t1": 0}, "not after its start"),
+        ({"parts": [70]}, r"covers \(0, 60\] but names the steps \[70\]"),
+        ({"snapshots": {0: "aa"}}, r"names the steps \[0\]"),
+        ({"snapshots": {60: "aa"}}, "ends in bb but has aa at 60"),
+        ({"id": "../x"}, "pattern"),
+        ({"colour": "red"}, "Extra inputs"),
+    ],
+)
 def test_segments_that_contradict_themselves(change: dict, words: str) -> None:
     good = {"id": "s", "branch": "b", "start": "aa", "end": "bb", "t0": 0, "t1": 60, "snapshots": {}, "parts": []}
     with pytest.raises(ValidationError, match=words):

@@ -16,8 +16,9 @@ from npo_core.errors import DamagedError, DataError, StorageError
 from npo_core.timeline import MANIFEST, Snapshot, Snapshots, Store, snapshot_id
 
 CONTENTS = st.dictionaries(st.sampled_from(["weights", "optimizer", "cursor"]), st.text("0123456789abcdef", max_size=4))
-FILES = st.dictionaries(st.text("abcdef._-", min_size=1).filter(lambda name: name.strip(".")), st.binary(max_size=3000),
-                        max_size=4)
+FILES = st.dictionaries(
+    st.text("abcdef._-", min_size=1).filter(lambda name: name.strip(".")), st.binary(max_size=3000), max_size=4
+)
 PROPERTY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
@@ -51,8 +52,12 @@ def test_a_snapshot_comes_back(snapshots: Snapshots, tmp_path: Path) -> None:
 def test_adding_twice_writes_once(snapshots: Snapshots, tmp_path: Path) -> None:
     first = add(snapshots, tmp_path / "one")
     before = snapshots.store.read_bytes(f"{first.id}/{MANIFEST}")
-    again = snapshots.add(checkpoint(tmp_path / "two", b"other bytes, same values"), content={"weights": "aa"}, step=60,
-                          info={"tokenizer": "t2"})
+    again = snapshots.add(
+        checkpoint(tmp_path / "two", b"other bytes, same values"),
+        content={"weights": "aa"},
+        step=60,
+        info={"tokenizer": "t2"},
+    )
     assert again == first and not (tmp_path / "two").exists()
     assert snapshots.store.read_bytes(f"{first.id}/{MANIFEST}") == before
 
@@ -106,11 +111,14 @@ def test_without_a_manifest_it_is_invisible(snapshots: Snapshots, tmp_path: Path
     assert add(snapshots, tmp_path / "anew") == added == snapshots.get(added.id)
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"w" * 4999, "expected 5000 bytes, found 4999"),
-    (b"w" * 4999 + b"x", "expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}"),
-    (None, "is missing: expected 5000 bytes"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"w" * 4999, "expected 5000 bytes, found 4999"),
+        (b"w" * 4999 + b"x", "expected sha256 [0-9a-f]{64}, found [0-9a-f]{64}"),
+        (None, "is missing: expected 5000 bytes"),
+    ],
+)
 def test_damaged_weights_are_named(snapshots: Snapshots, tmp_path: Path, data: bytes | None, words: str) -> None:
     added = add(snapshots, tmp_path / "src")
     weights = f"{added.id}/model.safetensors"

@@ -55,8 +55,14 @@ def chain(**changes) -> ChainProblems:
 
 
 def training(**changes) -> Training:
-    values = {"steps": 8, "prompts_per_step": 4, "group_size": 4, "max_completion_tokens": OPERANDS,
-              "snapshot_every": 2, "learning_rate": 1e-3}
+    values = {
+        "steps": 8,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "max_completion_tokens": OPERANDS,
+        "snapshot_every": 2,
+        "learning_rate": 1e-3,
+    }
     return Training(**{**values, **changes})
 
 
@@ -91,7 +97,9 @@ class Bench:
         """What a segment left: ids of its snapshots by step, its rows without timings, its outcomes."""
         store, record = self.workspace.store, self.workspace.timeline.segment(result["segment"])
         return SimpleNamespace(
-            id=record.id, end=record.end, snapshots=record.snapshots,
+            id=record.id,
+            end=record.end,
+            snapshots=record.snapshots,
             steps=read_steps(store, record).drop_columns(list(TIMINGS)).to_pylist(),
             outcomes=read_outcomes(store, record).to_pylist(),
         )
@@ -99,8 +107,18 @@ class Bench:
     def guide(self, guides: list[str], scout: str, **changes) -> dict:
         from npo_core.config import Guidance
 
-        return self.run(GuideSpec(training=self.training, guidance=Guidance(**changes), tau_gate=0.6, seed=3,
-                                  guides=guides, rollback=self.base, scout=scout, **self.common))
+        return self.run(
+            GuideSpec(
+                training=self.training,
+                guidance=Guidance(**changes),
+                tau_gate=0.6,
+                seed=3,
+                guides=guides,
+                rollback=self.base,
+                scout=scout,
+                **self.common,
+            )
+        )
 
 
 @pytest.fixture

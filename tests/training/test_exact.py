@@ -23,12 +23,20 @@ CASES = {
     "one batch an epoch": ({"train": 8}, {"prompts_per_step": 8}, 6, [2, 4]),
     "two updates, cut between them": ({"train": 12}, {"updates_per_batch": 2, "snapshot_every": 1}, 8, [3]),
     "two updates, cut between them at an epoch's last batch": (
-        {"train": 12}, {"updates_per_batch": 2, "snapshot_every": 1}, 8, [5]),
+        {"train": 12},
+        {"updates_per_batch": 2, "snapshot_every": 1},
+        8,
+        [5],
+    ),
     "two updates, cut at every step": ({"train": 12}, {"updates_per_batch": 2, "snapshot_every": 1}, 8, range(1, 8)),
     "four updates, cut inside the batch": ({"train": 8}, {"updates_per_batch": 4, "snapshot_every": 1}, 10, [3, 6]),
     "accumulated gradients": ({"train": 12}, {"micro_batch": 4}, 8, [4]),
     "accumulated gradients and two updates": (
-        {"train": 12}, {"micro_batch": 4, "updates_per_batch": 2, "snapshot_every": 1}, 8, [3]),
+        {"train": 12},
+        {"micro_batch": 4, "updates_per_batch": 2, "snapshot_every": 1},
+        8,
+        [3],
+    ),
     "a schedule with warm-up": ({}, {"lr_schedule": "cosine", "warmup_steps": 3}, 8, [2]),
     "a KL to the base": ({}, {"kl_coef": 0.5}, 8, [4]),
 }
@@ -162,8 +170,15 @@ def test_prompts_come_in_the_order_that_prompt_order_says(bench, updates):
 
 def test_sampler_and_prompt_order_agree():
     for epoch in (0, 1, 7):
-        sampler = exact.EpochSampler(data_source=range(11), mini_repeat_count=2, batch_size=3, repeat_count=2,
-                                     shuffle=True, seed=9, epoch=lambda epoch=epoch: epoch)
+        sampler = exact.EpochSampler(
+            data_source=range(11),
+            mini_repeat_count=2,
+            batch_size=3,
+            repeat_count=2,
+            shuffle=True,
+            seed=9,
+            epoch=lambda epoch=epoch: epoch,
+        )
         order = exact.prompt_order(11, 9, epoch)[:9]
         expected = [row for start in (0, 3, 6) for _ in range(2) for row in order[start : start + 3] for _ in range(2)]
         assert list(sampler) == expected == list(sampler)
@@ -177,8 +192,11 @@ def test_tensor_digest_tells_bits_names_types_and_shapes_apart():
     same = exact.tensor_digest({"a": values, "b": torch.zeros(2)})
     assert same == exact.tensor_digest({"b": torch.zeros(2), "a": values.clone()})
     others = [
-        {"a": values}, {"a": values, "c": torch.zeros(2)}, {"a": values, "b": torch.zeros(2, 1)},
-        {"a": values, "b": torch.zeros(2, dtype=torch.int32)}, {"a": values, "b": torch.tensor([0.0, -0.0])},
+        {"a": values},
+        {"a": values, "c": torch.zeros(2)},
+        {"a": values, "b": torch.zeros(2, 1)},
+        {"a": values, "b": torch.zeros(2, dtype=torch.int32)},
+        {"a": values, "b": torch.tensor([0.0, -0.0])},
         {"a": torch.nextafter(values, torch.tensor(9.0)), "b": torch.zeros(2)},
     ]
     digests = {exact.tensor_digest(other) for other in others}
@@ -197,12 +215,16 @@ def test_weights_digest_does_not_see_sharding(tmp_path):
 
 
 def test_state_digest_sees_every_leaf():
-    state = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
-             "param_groups": [{"lr": 0.1, "b": (1, 2)}]}
+    state = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
+        "param_groups": [{"lr": 0.1, "b": (1, 2)}],
+    }
     seen = {exact.state_digest(state)}
     for change in (
-        lambda s: s["state"][0].update(step=torch.tensor(4.0)), lambda s: s["state"][0].update(exp_avg=torch.zeros(2)),
-        lambda s: s["param_groups"][0].update(lr=0.2), lambda s: s["param_groups"][0].update(b=(1, 3)),
+        lambda s: s["state"][0].update(step=torch.tensor(4.0)),
+        lambda s: s["state"][0].update(exp_avg=torch.zeros(2)),
+        lambda s: s["param_groups"][0].update(lr=0.2),
+        lambda s: s["param_groups"][0].update(b=(1, 3)),
         lambda s: s["state"].update({1: {}}),
     ):
         change(state)

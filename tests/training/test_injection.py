@@ -28,7 +28,7 @@ from npo_core.training.trainer import InjectionSettings, NPOTrainer
 RIGHT, WRONG, SHORT, CUT = "right", "wrong", "short", "cut"  # short: one digit; cut: right, but without an end
 GUIDE_LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
 STD_SLACK = 1e-4  # TRL adds it to the standard deviation
-METHOD_TABLE = {1: (2.475, -0.354), 2: (1.620, -0.540), 3: (1.208, -0.725), 4: (0.935, -0.935), 5: (0.725, -1.208)}
+PAPER_TABLE = {1: (2.475, -0.354), 2: (1.620, -0.540), 3: (1.208, -0.725), 4: (0.935, -0.935), 5: (0.725, -1.208)}
 
 
 class Spy(NPOTrainer):
@@ -84,22 +84,42 @@ def play(model, tokenizer, problem_set, train_settings, tmp_path):
             scored.extend(zip(prompt_id, completions, strict=True))
             return accuracy(completions, **kwargs)
 
-        config = train_settings(**{"steps": steps, "prompts_per_step": len(groups), "group_size": len(groups[0]),
-                                   "max_completion_tokens": 4, "snapshot_every": 1000, **changes})
+        config = train_settings(
+            **{
+                "steps": steps,
+                "prompts_per_step": len(groups),
+                "group_size": len(groups[0]),
+                "max_completion_tokens": 4,
+                "snapshot_every": 1000,
+                **changes,
+            }
+        )
         args = grpo_config(config, seed=0, output=tmp_path / "out", device="cpu")
         args.save_strategy = "no"
         trainer = Spy(
-            model, reward_funcs=[counted, *(rewards or [])], train_dataset=training_data(problems), args=args,
+            model,
+            reward_funcs=[counted, *(rewards or [])],
+            train_dataset=training_data(problems),
+            args=args,
             processing_class=tokenizer,
-            guidance=cache if guidance else None, injection_settings=InjectionSettings(**(settings or {})),
+            guidance=cache if guidance else None,
+            injection_settings=InjectionSettings(**(settings or {})),
         )
         trainer.remove_callback(PrinterCallback)
         trainer._generate_single_turn = lambda prompt_ids, *_: (sample(prompt_ids, script, tokenizer), None)
         trainer.train()
         order = [problem.id for problem in problems.train]
         group_of = [order.index(id_) for id_ in trainer.batches[0]["rows"][:: len(groups[0])]]
-        return SimpleNamespace(trainer=trainer, problems=problems.train, cache=cache, scored=scored, groups=group_of,
-                               log=trainer.state.log_history[0], batch=trainer.batches[0], losses=trainer.losses)
+        return SimpleNamespace(
+            trainer=trainer,
+            problems=problems.train,
+            cache=cache,
+            scored=scored,
+            groups=group_of,
+            log=trainer.state.log_history[0],
+            batch=trainer.batches[0],
+            losses=trainer.losses,
+        )
 
     return run
 
@@ -133,8 +153,15 @@ def guide_text(prompt: str) -> str:
 def guide(problem, tokenizer, token_ids=None, logps=GUIDE_LOGPS, rewards=(1.0,)) -> Trajectory:
     ids = token_ids or [*tokenizer(guide_text(problem.prompt))["input_ids"], tokenizer.eos_token_id]
     return Trajectory(
-        prompt_id=problem.id, token_ids=np.array(ids, np.int32), logprobs=np.array(logps, np.float32),
-        rewards=np.array(rewards, np.float32), outcome="correct", guide="8f2c", guide_step=60, sample=0, samples=1,
+        prompt_id=problem.id,
+        token_ids=np.array(ids, np.int32),
+        logprobs=np.array(logps, np.float32),
+        rewards=np.array(rewards, np.float32),
+        outcome="correct",
+        guide="8f2c",
+        guide_step=60,
+        sample=0,
+        samples=1,
         seed=7,
     ).validate()
 
@@ -154,27 +181,35 @@ def of_group(play, index: int, values: torch.Tensor) -> torch.Tensor:
 # --- advantages ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("right", "replaced"), [  # 5 of 8 right on-policy would not pass the gate
-    *((right, WRONG) for right in (1, 2, 3, 4, 5)), *((right, RIGHT) for right in (1, 2, 3, 4))])
+@pytest.mark.parametrize(
+    ("right", "replaced"),
+    [  # 5 of 8 right on-policy would not pass the gate
+        *((right, WRONG) for right in (1, 2, 3, 4, 5)),
+        *((right, RIGHT) for right in (1, 2, 3, 4)),
+    ],
+)
 def test_advantages_are_those_of_the_table(play, right, replaced):
     seen = play([group(right - 1, last=replaced)])
     rewards = [1.0] * (right - 1) + [0.0] * (8 - right) + [1.0]
     scale = statistics.stdev(rewards) + STD_SLACK
     expected = [(reward - right / 8) / scale for reward in rewards]
     assert seen.batch["advantages"].tolist() == pytest.approx(expected, abs=2e-6)
-    of_right, of_wrong = METHOD_TABLE[right]
+    of_right, of_wrong = PAPER_TABLE[right]
     assert expected[-1] == pytest.approx(of_right, abs=1.2e-3)
     assert expected[-2] == pytest.approx(of_wrong, abs=1.2e-3)
     assert seen.log["reward"] == pytest.approx(right / 8)
     assert seen.log["pass_rate"] == pytest.approx((right - 1 + (replaced == RIGHT)) / 8)
 
 
-@pytest.mark.parametrize(("baseline", "scale", "expected"), [
-    ("mixed", "none", (-0.125, 0.875)),
-    ("on_policy_only", "none", (0.0, 1.0)),
-    ("mixed", "group", (-0.3534534, 2.4741741)),  # std 0.3535534, TRL's 1e-4 on it
-    ("on_policy_only", "group", (0.0, 2.8276275)),
-])
+@pytest.mark.parametrize(
+    ("baseline", "scale", "expected"),
+    [
+        ("mixed", "none", (-0.125, 0.875)),
+        ("on_policy_only", "none", (0.0, 1.0)),
+        ("mixed", "group", (-0.3534534, 2.4741741)),  # std 0.3535534, TRL's 1e-4 on it
+        ("on_policy_only", "group", (0.0, 2.8276275)),
+    ],
+)
 def test_baseline_of_seven_wrong_and_one_injected(play, baseline, scale, expected):
     seen = play([group(0)], settings={"baseline": baseline}, scale_rewards=scale)
     assert seen.batch["advantages"].tolist() == pytest.approx([expected[0]] * 7 + [expected[1]], abs=1e-6)
@@ -184,8 +219,11 @@ def test_baseline_of_seven_wrong_and_one_injected(play, baseline, scale, expecte
 def test_on_policy_baseline_leaves_out_the_guide_and_no_other(play, scale):
     seen = play([group(3), group(2)], cached=[0], settings={"baseline": "on_policy_only"}, scale_rewards=scale)
     mixed, plain = [1.0] * 3 + [0.0] * 4 + [1.0], [1.0] * 2 + [0.0] * 6
-    scales = {"none": (1.0, 1.0), "batch": (statistics.stdev(mixed + plain) + STD_SLACK,) * 2,
-              "group": (statistics.stdev(mixed) + STD_SLACK, statistics.stdev(plain) + STD_SLACK)}[scale]
+    scales = {
+        "none": (1.0, 1.0),
+        "batch": (statistics.stdev(mixed + plain) + STD_SLACK,) * 2,
+        "group": (statistics.stdev(mixed) + STD_SLACK, statistics.stdev(plain) + STD_SLACK),
+    }[scale]
     first, second = (of_group(seen, i, seen.batch["advantages"]).tolist() for i in (0, 1))
     assert first == pytest.approx([(reward - 3 / 7) / scales[0] for reward in mixed], abs=1e-6)
     assert second == pytest.approx([(reward - 2 / 8) / scales[1] for reward in plain], abs=1e-6)
@@ -194,11 +232,23 @@ def test_on_policy_baseline_leaves_out_the_guide_and_no_other(play, scale):
 # --- gate and slot -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "right", "tau", "injected"), [
-    (5, 3, 0.6, False), (5, 2, 0.6, True), (10, 6, 0.6, False), (10, 5, 0.6, True), (10, 7, 0.7, False),
-    (10, 1, 0.1, False), (10, 3, 0.3, False), (4, 2, 0.5, False), (4, 1, 0.5, True), (4, 4, 1.0, False),
-    (4, 3, 1.0, True), (4, 0, 0.0, False),
-])
+@pytest.mark.parametrize(
+    ("size", "right", "tau", "injected"),
+    [
+        (5, 3, 0.6, False),
+        (5, 2, 0.6, True),
+        (10, 6, 0.6, False),
+        (10, 5, 0.6, True),
+        (10, 7, 0.7, False),
+        (10, 1, 0.1, False),
+        (10, 3, 0.3, False),
+        (4, 2, 0.5, False),
+        (4, 1, 0.5, True),
+        (4, 4, 1.0, False),
+        (4, 3, 1.0, True),
+        (4, 0, 0.0, False),
+    ],
+)
 def test_gate_is_strictly_below_tau(play, size, right, tau, injected):
     samples = [RIGHT] * right + [WRONG] * (size - right)
     seen = play([samples], settings={"tau_gate": tau})
@@ -282,8 +332,12 @@ def test_every_reward_function_takes_the_rewards_of_the_trajectory(play):
         calls.append(len(completions))
         return [0.25] * len(completions)
 
-    seen = play([group(0, 4)], rewards=[style], scale_rewards="none",
-                trajectory=lambda problem, tok: guide(problem, tok, rewards=(1.0, 0.75)))
+    seen = play(
+        [group(0, 4)],
+        rewards=[style],
+        scale_rewards="none",
+        trajectory=lambda problem, tok: guide(problem, tok, rewards=(1.0, 0.75)),
+    )
     mean = (3 * 0.25 + 1.75) / 4
     assert seen.batch["advantages"].tolist() == pytest.approx([0.25 - mean] * 3 + [1.75 - mean], abs=1e-6)
     assert calls == [4]
@@ -311,8 +365,14 @@ def test_data_without_prompt_ids_is_refused(model, tokenizer, train_settings, tm
     args = grpo_config(train_settings(), seed=0, output=tmp_path, device="cpu")
     data = Dataset.from_list([{"prompt": "1+1+1=", "answer": "23"}] * 8)
     with pytest.raises(ConfigError, match="prompt_id"):
-        NPOTrainer(model, reward_funcs=lambda completions, **_: [0.0], args=args, train_dataset=data,
-                   processing_class=tokenizer, guidance={})
+        NPOTrainer(
+            model,
+            reward_funcs=lambda completions, **_: [0.0],
+            args=args,
+            train_dataset=data,
+            processing_class=tokenizer,
+            guidance={},
+        )
 
 
 # --- importance sampling and loss ----------------------------------------------------------------------------------
@@ -367,8 +427,14 @@ def test_no_old_log_probabilities_without_importance_sampling(play):
 @pytest.mark.parametrize("micro_batch", [128, 4])
 @pytest.mark.parametrize("updates", [1, 2])
 def test_ratio_is_against_the_guide_on_its_tokens_and_the_policy_elsewhere(play, updates, micro_batch):
-    seen = play([group(0), group(2)], settings={"importance_sampling": "guide"}, updates_per_batch=updates,
-                micro_batch=micro_batch, steps=updates, learning_rate=0.01)
+    seen = play(
+        [group(0), group(2)],
+        settings={"importance_sampling": "guide"},
+        updates_per_batch=updates,
+        micro_batch=micro_batch,
+        steps=updates,
+        learning_rate=0.01,
+    )
     assert ("old_per_token_logps" in seen.batch) is (updates == 2)
     passes = len(seen.losses)
     assert passes == max(updates, 16 // micro_batch)
@@ -462,9 +528,15 @@ class Ours(NPOTrainer):
         return loss
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"updates_per_batch": 2, "micro_batch": 4}, {"kl_coef": 0.1, "loss": "grpo", "scale_rewards": "batch"},
-], ids=["one update", "two updates, accumulated", "kl, grpo, batch"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"updates_per_batch": 2, "micro_batch": 4},
+        {"kl_coef": 0.1, "loss": "grpo", "scale_rewards": "batch"},
+    ],
+    ids=["one update", "two updates, accumulated", "kl, grpo, batch"],
+)
 @pytest.mark.parametrize("guidance", [None, {}], ids=["no guidance", "empty cache"])
 def test_without_guidance_all_is_trls(base_folder, tokenizer, problem_set, train_settings, tmp_path, changes, guidance):
     def run(kind, **extra):
@@ -477,9 +549,12 @@ def test_without_guidance_all_is_trls(base_folder, tokenizer, problem_set, train
 
         config = train_settings(**{"steps": 6, "learning_rate": 0.01, **changes})
         trainer = kind(
-            AutoModelForCausalLM.from_pretrained(base_folder), reward_funcs=reward, processing_class=tokenizer,
+            AutoModelForCausalLM.from_pretrained(base_folder),
+            reward_funcs=reward,
+            processing_class=tokenizer,
             args=grpo_config(config, seed=4, output=tmp_path / kind.__name__, device="cpu"),
-            train_dataset=training_data(problem_set), **extra,
+            train_dataset=training_data(problem_set),
+            **extra,
         )
         trainer.train()
         return seen, trainer.losses, tensor_digest(trainer.model.state_dict()), trainer.state.log_history
@@ -490,6 +565,12 @@ def test_without_guidance_all_is_trls(base_folder, tokenizer, problem_set, train
     assert any(ours[1])  # the runs learned something
     assert ours[2] == theirs[2]
     for mine, other in zip(ours[3], theirs[3], strict=True):
-        shared = [key for key in other if "time" not in key and "runtime" not in key and "per_second" not in key
-                  and key not in ("loss", "train_loss")]
+        shared = [
+            key
+            for key in other
+            if "time" not in key
+            and "runtime" not in key
+            and "per_second" not in key
+            and key not in ("loss", "train_loss")
+        ]
         assert {key: mine[key] for key in shared} == {key: other[key] for key in shared}

@@ -64,9 +64,23 @@ def test_a_learning_rate_that_destroys_the_policy_is_named(bench, learning_rate)
 def test_rows_name_every_column_and_leave_out_nothing(bench):
     ground = bench()
     rows = ground.train("main", 4).steps
-    always = {"loss", "grad_norm", "learning_rate", "reward", "reward_std", "pass_rate", "entropy", "groups_all_wrong",
-              "groups_all_right", "groups_injected", "groups_rescued", "clip_low", "clip_high", "tokens_generated",
-              "completion_length"}
+    always = {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "reward",
+        "reward_std",
+        "pass_rate",
+        "entropy",
+        "groups_all_wrong",
+        "groups_all_right",
+        "groups_injected",
+        "groups_rescued",
+        "clip_low",
+        "clip_high",
+        "tokens_generated",
+        "completion_length",
+    }
     for row in rows:
         assert {name for name in always if row[name] is None} == set()
         assert row["guide_kl"] is row["guide_log_ratio"] is None

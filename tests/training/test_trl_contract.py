@@ -74,7 +74,8 @@ def plain(base_folder, problem_set, train_settings, tmp_path):
     def make(**changes):
         tokenizer = AutoTokenizer.from_pretrained(base_folder, padding_side="left")
         return GRPOTrainer(
-            AutoModelForCausalLM.from_pretrained(base_folder), processing_class=tokenizer,
+            AutoModelForCausalLM.from_pretrained(base_folder),
+            processing_class=tokenizer,
             reward_funcs=accuracy_reward(problem_set, {tokenizer.eos_token_id}),
             args=grpo_config(train_settings(**changes), seed=0, output=tmp_path, device="cpu"),
             train_dataset=training_data(problem_set),
