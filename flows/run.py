@@ -21,10 +21,10 @@ def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | 
         raise ConfigError(f"There is no flow {flow_name}: choose one of {', '.join(FLOWS)}.")
     if forks(config.execution):
         fork_server(config.execution)  # imports torch while the server starts
-    with local_server():
+    module, name = FLOWS[flow_name].split(":")
+    with local_server(meanwhile=lambda: import_module(module)):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        module, name = FLOWS[flow_name].split(":")
         flow = getattr(import_module(module), name)
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run

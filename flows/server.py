@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,16 +23,20 @@ QUIET = {
 
 
 @contextmanager
-def local_server() -> Iterator[str]:
-    """The address of a Prefect API: that of $PREFECT_API_URL, or a server that lives as long as this block."""
+def local_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """The address of a Prefect API: that of $PREFECT_API_URL, or a server that lives as long as this block.
+
+    `meanwhile` runs while the server starts; the address is set by then, so Prefect may be imported.
+    """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if configured := os.environ.get("PREFECT_API_URL"):
         yield configured
         return
     process, url = start_server()
+    os.environ["PREFECT_API_URL"] = url
     try:
+        meanwhile()
         wait_until_healthy(process, url)
-        os.environ["PREFECT_API_URL"] = url
         yield url
     finally:
         os.environ.pop("PREFECT_API_URL", None)

@@ -115,10 +115,10 @@ class Training(Closed):
     """GRPO. Field names follow TRL where it has one."""
 
     steps: int = Field(200, ge=1, description="optimizer updates of the whole run (the abandoned scout not counted)")
-    prompts_per_step: int = Field(16, ge=1, description="prompts (groups) of a generation batch")
+    prompts_per_step: int = Field(32, ge=1, description="prompts (groups) of a generation batch")
     group_size: int = Field(8, ge=2, description="completions a prompt, n")
     updates_per_batch: int = Field(1, ge=1, description="optimizer updates on each generation batch")
-    micro_batch: int = Field(128, ge=1, description="completions in one forward and backward pass of a process")
+    micro_batch: int = Field(256, ge=1, description="completions in one forward and backward pass of a process")
     max_completion_tokens: int = Field(6, ge=1, description="tokens a completion may have, EOS included")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW")
     lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"

@@ -7,11 +7,12 @@ docs/exactness.md for the sources of difference and the command that proves ther
 import hashlib
 import json
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import set_seed
 from trl.trainer.utils import RepeatSampler
 
 CURSOR_FILE = "npo_cursor.json"
@@ -32,7 +33,10 @@ def seed_step(sampling_seed: int, window: int, position: int, rank: int) -> None
         window: which generation batch of the run; it is sampled at position 0, whatever the size of micro batches.
         position: which micro step on that batch.
     """
-    set_seed(derive_seed("step", sampling_seed, window, position, rank))
+    seed = derive_seed("step", sampling_seed, window, position, rank)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # every device's generator too
 
 
 class EpochSampler(RepeatSampler):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ class SegmentRecorder(TrainerCallback):
             )
         self.steps.append(row)
         if "pass_rate" in logs:
-            self.outcomes += [{"step": state.global_step, **asdict(outcome)} for outcome in self.trainer.outcomes]
+            self.outcomes += [{"step": state.global_step, **outcome._asdict()} for outcome in self.trainer.outcomes]
         self.progress(row)
 
     def on_save(self, args, state, control, **kwargs):

@@ -2,7 +2,7 @@
 
 A drop-in: without a cache it is GRPO with exact resumption and more metrics. With one, where the policy fails a prompt
 (on-policy pass rate below `tau_gate`) and the cache has a trajectory for it, the last completion of the group gives way
-to that trajectory's token ids. Reward, verifier, advantages and objective stay TRL's (paper, section 3.1; docs/method.md).
+to that trajectory's token ids. Reward, verifier, advantages and objective stay TRL's (docs/method.md).
 
 Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * G rows, F reward functions.
 """
@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate.utils import gather, gather_object
@@ -41,8 +41,7 @@ class InjectionSettings:
     baseline: Literal["mixed", "on_policy_only"] = "mixed"  # whose mean the advantages are taken against
 
 
-@dataclass(frozen=True, slots=True)
-class PromptOutcome:
+class PromptOutcome(NamedTuple):
     """What happened to one prompt in one generation batch."""
 
     prompt_id: str

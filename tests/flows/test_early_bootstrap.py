@@ -212,6 +212,30 @@ def test_prove_replay_tells_equal_from_different(early, environment, tmp_path):
     assert not found["equal"] and rows[3]["prompt_id"] in json.dumps(found["compared"])
 
 
+def test_proof_across_epochs_windows_and_a_kill(environment, config, tmp_path):
+    """Several updates a batch, snapshots inside a generation window, an epoch edge in the segment, and a SIGKILL."""
+    workspace = tmp_path / "run"
+    settings = [
+        "problems.train=40",
+        "training.updates_per_batch=2",
+        "training.snapshot_every=3",
+        "training.steps=15",
+        "bootstrap.scout_steps=15",
+        "evaluation.every=15",
+    ]
+    command = npo("run", "grpo", "--config", config, "--workspace", workspace, *(f"--set={s}" for s in settings))
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(workspace, "segments/*/mark-000003.json", process)
+    process.kill()
+    process.wait()
+    assert finish(command, environment).returncode == 0
+    tries = (next(workspace.glob("stages/train-*")) / "log.txt").read_text()
+    proof = finish(npo("prove-replay", workspace, "--json"), environment)
+    found = json.loads(proof.stdout)
+    assert proof.returncode == 0 and found["equal"] and found["steps"] == 15, proof.stdout + tries
+    assert any("buffer" in row["what"] for row in found["compared"]), "no snapshot lay inside a window"
+
+
 def test_other_settings_on_the_same_workspace_are_refused(early, environment, config):
     done = finish(
         npo("run", "early-bootstrap", "--config", config, "--workspace", early, "--set", "training.learning_rate=0.5"),
