@@ -124,34 +124,41 @@ COLOURS = {
 
 
 def draw(arms: dict, path: Path) -> None:
-    """Mean pass rate with 95 % intervals: by step of the final branch, and by all generated tokens."""
+    """Mean pass rate by step and by all generated tokens, and between them the paired difference to GRPO by step."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
-    for panel, axis, label in [
-        (axes[0], "step", "optimizer updates of the final branch"),
-        (axes[1], "tokens", "all generated tokens (scout and guidance counted), thousands"),
-    ]:
+    figure, (steps, differences, tokens) = plt.subplots(1, 3, figsize=(17, 5))
+    for panel, axis in [(steps, "step"), (tokens, "tokens")]:
         for name, seeds in arms.items():
             x, curves = grid(seeds, axis)
-            mean = curves.mean(0)
-            half = T95[len(curves) - 1] * curves.std(0, ddof=1) / math.sqrt(len(curves))
+            style = "-" if name.startswith("NPO") else "--"
             scale = 1000 if axis == "tokens" else 1
-            style = "--" if name in (BASELINE, "rollback without guide, scout 60") else "-"
-            panel.plot(x / scale, mean, style, color=COLOURS[name], label=name, linewidth=2)
-            panel.fill_between(x / scale, mean - half, mean + half, color=COLOURS[name], alpha=0.10, linewidth=0)
-        panel.set_xlabel(label)
-        panel.set_ylim(0.45, 1.0)
+            panel.plot(x / scale, curves.mean(0), style, color=COLOURS[name], label=name, linewidth=2)
+        panel.set(ylim=(0.45, 0.95), ylabel="held-out pass rate, mean of seeds")
+    for shift, name in enumerate(arm for arm in arms if arm != BASELINE):
+        bars = [interval(column(arms[name], "step", v) - column(arms[BASELINE], "step", v)) for v in STEPS]
+        differences.errorbar(
+            [v + 1.6 * (shift - 2.5) for v in STEPS],
+            [mean for mean, _ in bars],
+            yerr=[half for _, half in bars],
+            fmt="o",
+            color=COLOURS[name],
+            markersize=4,
+        )
+    differences.axhline(0, color=COLOURS[BASELINE], linestyle="--")
+    differences.set(ylim=(-0.16, 0.26), ylabel="pass rate minus GRPO's at the same step, 95 % interval")
+    for panel in (steps, differences):
+        panel.set(xlim=(0, 205), xlabel="optimizer updates of the final branch")
+    tokens.set(xlabel="all generated tokens, scout and guidance counted (thousands)")
+    tokens.legend(loc="lower right", frameon=False)
+    for panel in (steps, differences, tokens):
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xlim(0, 200)
-    axes[0].set_ylabel("held-out pass rate")
-    axes[1].legend(loc="lower right", frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def grid(seeds: dict, axis: str) -> tuple[np.ndarray, np.ndarray]:
