@@ -43,7 +43,7 @@ class Settings:
     """Defaults are those of `npo_core.config`."""
 
     seed: int = 0  # order of the prompts and all sampling
-    prompts_per_step: int = 16  # P
+    prompts_per_step: int = 32  # P
     group_size: int = 8  # G
     max_completion_tokens: int = 6  # T at most, end-of-sequence token included
     learning_rate: float = 2e-4
