@@ -147,6 +147,20 @@ def test_killed_and_started_again_equals_uninterrupted(early, environment, confi
     assert outcome(workspace) == outcome(early)
 
 
+def test_killed_while_the_base_model_is_made(grpo, environment, config, tmp_path):
+    """A home of its own, so that the model is not there yet; made again it is the same model, bit for bit."""
+    workspace = tmp_path / "run"
+    elsewhere = environment | {"NPO_HOME": str(tmp_path / "home")}
+    command = npo("run", "grpo", "--config", config, "--workspace", workspace)
+    process = subprocess.Popen(command, env=elsewhere, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(workspace, ".scratch/stages/base-*/events.jsonl", process)
+    process.kill()
+    process.wait()
+    assert not list(workspace.glob("snapshots/*"))
+    assert finish(command, elsewhere).returncode == 0
+    assert outcome(workspace) == outcome(grpo)
+
+
 def test_a_killed_stage_is_tried_again_by_the_flow(early, environment, config, tmp_path):
     workspace = tmp_path / "stage-killed"
     command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
