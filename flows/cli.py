@@ -46,7 +46,7 @@ app = typer.Typer(
     help="Near-Future Policy Optimization: train, look at runs, and prove what they claim.\n\n"
     "A run lives in a WORKSPACE: a folder or s3://bucket/prefix. Any command that is started again on the same "
     "workspace goes on where it was.\n\n"
-    "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo[/]",
+    "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo[/]",
 )
 run_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Train: plain GRPO, or early-stage bootstrapping (NPO)."
@@ -78,8 +78,8 @@ def run_early_bootstrap(
 
     Prints the progress of each stage on stderr, and the report's main tables at the end.
 
-    Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace /tmp/npo --seed 1
-    --set bootstrap.scout_steps=40 --baseline /tmp/grpo[/]
+    Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
+    --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
     """
     run_flow("early-bootstrap", config, workspace, seed, overrides, baseline, as_json)
 
@@ -97,7 +97,7 @@ def run_grpo(
 
     Prints the progress of each stage on stderr, and the report's main tables at the end.
 
-    Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace /tmp/grpo --set training.steps=100[/]
+    Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
     """
     run_flow("grpo", config, workspace, seed, overrides, baseline, as_json)
 
@@ -146,7 +146,7 @@ def status(workspace: Uri, as_json: AsJson = False) -> None:
 
     Reads only files, so it works while the run goes on, from another terminal.
 
-    Example: [cyan]npo status /tmp/npo[/]
+    Example: [cyan]npo status runs/npo[/]
     """
     from flows import show
 
@@ -159,7 +159,7 @@ def timeline(workspace: Uri, as_json: AsJson = False) -> None:
 
     Prints a tree, then a table of segments with their ids and costs.
 
-    Example: [cyan]npo timeline /tmp/npo[/]
+    Example: [cyan]npo timeline runs/npo[/]
     """
     from flows import show
 
@@ -175,7 +175,7 @@ def cache(
 
     Prints a table for every cache of a workspace, or for the one cache in a folder.
 
-    Example: [cyan]npo cache /tmp/npo[/]
+    Example: [cyan]npo cache runs/npo[/]
     """
     from flows import show
 
@@ -188,7 +188,7 @@ def report(workspace: Uri, baseline: Baseline = None, as_json: AsJson = False) -
 
     Prints its main tables. With a baseline: what both took to reach pass rates, and what both reach at equal cost.
 
-    Example: [cyan]npo report /tmp/npo --baseline /tmp/grpo[/]
+    Example: [cyan]npo report runs/npo --baseline runs/grpo[/]
     """
     from flows import show
 
@@ -237,7 +237,7 @@ def prove_replay(
 
     Prints what was compared (token ids, losses, weights) and where it first differs. Exits with 1 if anything does.
 
-    Example: [cyan]npo prove-replay /tmp/npo --steps 20[/]
+    Example: [cyan]npo prove-replay runs/npo --steps 20[/]
     """
     from flows import show
     from npo_core.stages.prove import prove_replay as prove
