@@ -58,7 +58,6 @@ class TrainSpec(Spec):
     start: str = Field(description="snapshot id")
     until: int = Field(description="optimizer update at which the segment ends")
     cache: str | None = None
-    purpose: str = Field("run", description="anything else than `run` makes the same work distinct, as a proof needs")
 
 
 class GuideSpec(Spec):
