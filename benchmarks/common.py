@@ -99,7 +99,7 @@ class Ground:
     def guide(self, scout: dict, steps: Sequence[int], **changes: object) -> dict:
         """Guidance for a scout segment from its snapshots at `steps`; `changes` replace fields of the specification."""
         guides = [scout["snapshots"][step] for step in steps]
-        spec = self.run.guide(guides=guides, rollback=self.base, scout=scout["segment"])
+        spec = self.run.guide(guides=guides, rollback=self.base, segments=[scout["segment"]])
         return self.stage(type(spec).model_validate({**spec.model_dump(), **changes}))
 
     def folder(self, snapshot: str) -> Path:

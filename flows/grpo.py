@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.workspace import choose_workspace
 from npo_core.config import RunConfig
 from tasks.base import make_base
 from tasks.evaluate import evaluate
@@ -11,19 +12,20 @@ from tasks.run import open_run
 from tasks.steps import Steps
 
 
-@flow(name="grpo", flow_run_name="{config.name}")
-def grpo(config: RunConfig, workspace: str, baseline: str | None = None) -> dict:
+@flow(name="grpo", flow_run_name="{config.name} seed {config.seed}")
+def grpo(config: RunConfig, workspace: str | None = None, baseline: str | None = None) -> dict:
     """Train from the base to `training.steps`, evaluate, report.
 
     Args:
-        config: everything that decides the run.
-        workspace: folder or s3:// URI of the run; a started run is taken up where it was.
-        baseline: workspace of another run to compare with in the report.
+        config: Everything that decides the run.
+        workspace: Folder or s3:// URI of the run. A run that was started there is taken up where it was. Empty: a new
+            folder.
+        baseline: Folder or s3:// URI of another run, to compare with in the report.
     """
-    with open_run(config, workspace) as run:
+    with open_run(config, choose_workspace(workspace, config.name)) as run:
         do = Steps(run)
         base = do(make_base, run.base(), config.name).result["snapshot"]
         do(open_branch, run, "main", at=base, reason="GRPO")
-        main = do.train("main", start=base, until=config.training.steps)
-        do(evaluate, run.evaluate(do.evaluated(base, main)), config.name)
+        do.train("main", start=base, until=config.training.steps)
+        do(evaluate, run.evaluate(do.evaluated("main")), config.name)
         return do(report, run, baseline)

@@ -2,25 +2,35 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from flows.server import local_server
 from npo_core.config import RunConfig
 from npo_core.errors import ConfigError
 from npo_core.stages.launch import fork_server, forks
+from npo_core.stages.workspace import Workspace
 
-FLOWS = {"grpo": "flows.grpo:grpo", "early-bootstrap": "flows.early_bootstrap:early_bootstrap"}
+FLOWS = {
+    "grpo": "flows.grpo:grpo",
+    "early-bootstrap": "flows.early_bootstrap:early_bootstrap",
+    "plateau-breakthrough": "flows.plateau_breakthrough:plateau_breakthrough",
+    "auto-npo": "flows.auto_npo:auto_npo",
+}
 
 
-def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | None = None) -> dict:
-    """Run a flow to its end in this process and return its report.
+def run_flow(
+    flow_name: str, config: RunConfig | None, workspace: str, baseline: str | None = None, **settings: Any
+) -> dict:
+    """Run a flow to its end in this process and return its report; `settings` are parameters of that flow alone.
 
     Raises:
         NPOError: bad input, or a stage that failed; whatever was finished stays.
     """
     if flow_name not in FLOWS:
         raise ConfigError(f"There is no flow {flow_name}: choose one of {', '.join(FLOWS)}.")
-    if forks(config.execution):
-        fork_server(config.execution)  # imports torch while the server starts
+    execution = config.execution if config else Workspace(absolute(workspace)).config().execution
+    if forks(execution):
+        fork_server(execution)  # imports torch while the server starts
     module, name = FLOWS[flow_name].split(":")
     with local_server(meanwhile=lambda: import_module(module)):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -29,7 +39,10 @@ def run_flow(flow_name: str, config: RunConfig, workspace: str, baseline: str | 
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
                 return flow(
-                    config=config, workspace=absolute(workspace), baseline=absolute(baseline) if baseline else None
+                    config=config,
+                    workspace=absolute(workspace),
+                    baseline=absolute(baseline) if baseline else None,
+                    **settings,
                 )
         finally:
             send_pending()

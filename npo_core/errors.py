@@ -45,6 +45,12 @@ class WorkspaceBusyError(NPOError):
     exit_code = 75
 
 
+class ApprovalNeeded(NPOError):
+    """An intervention waits for somebody's answer; starting again after it goes on."""
+
+    exit_code = 76
+
+
 class DivergedError(NPOError):
     """Training produced a loss or gradient that is not finite."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from npo_core.config import RunConfig
-from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, TrainSpec
+from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 
@@ -26,8 +26,24 @@ class Run:
     def base(self) -> BaseSpec:
         return BaseSpec(model=self.config.model, **self.common)
 
-    def train(self, *, branch: str, start: str, until: int, cache: str | None = None, fresh: bool = False) -> TrainSpec:
-        """`fresh` samples with other random numbers than the rest of the run; the order of the data stays."""
+    def train(
+        self,
+        *,
+        branch: str,
+        start: str,
+        until: int,
+        cache: str | None = None,
+        fresh: int = 0,
+        quiet_until: int | None = None,
+        token_limit: int | None = None,
+    ) -> TrainSpec:
+        """A segment.
+
+        Args:
+            fresh: which random numbers to sample with, 0 those of the run; the order of the data stays.
+            quiet_until: the run is watched, and a warning after this update ends the segment; None: not watched.
+            token_limit: generated tokens after which the segment ends.
+        """
         config = self.config
         return TrainSpec(
             training=config.training,
@@ -38,10 +54,14 @@ class Run:
             start=start,
             until=until,
             cache=cache,
+            control=None if quiet_until is None else config.auto.control,
+            quiet_until=quiet_until or 0,
+            token_limit=token_limit,
             **self.common,
         )
 
-    def guide(self, *, guides: list[str], rollback: str, scout: str) -> GuideSpec:
+    def guide(self, *, guides: list[str], rollback: str, segments: list[str], pool_only: bool = False) -> GuideSpec:
+        """Guidance for the prompts that `segments` met between the two; `pool_only`: for the mistakes among them."""
         config = self.config
         return GuideSpec(
             training=config.training,
@@ -50,7 +70,20 @@ class Run:
             seed=config.seed,
             guides=guides,
             rollback=rollback,
-            scout=scout,
+            segments=segments,
+            pool_only=pool_only,
+            **self.common,
+        )
+
+    def probe(self, *, snapshot: str, candidates: list[str]) -> ProbeSpec:
+        config = self.config
+        return ProbeSpec(
+            control=config.auto.control,
+            probe=config.auto.probe,
+            max_completion_tokens=config.training.max_completion_tokens,
+            seed=config.seed,
+            snapshot=snapshot,
+            candidates=candidates,
             **self.common,
         )
 

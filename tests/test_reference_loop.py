@@ -136,7 +136,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         seed=config.seed,
         guides=[scout.end],
         rollback=base,
-        scout=scout.id,
+        segments=[scout.id],
         **common,
     )
     cache = run_stage(spec).result["cache"]

@@ -18,6 +18,7 @@ from pathlib import Path
 PRELOADED = (
     "npo_core.stages.train",
     "npo_core.stages.guide",
+    "npo_core.stages.probe",
     "npo_core.stages.evaluate",
     "npo_core.stages.base",
     "npo_core.training.build",

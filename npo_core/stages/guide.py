@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from npo_core.config import Guidance
+from npo_core.control.controller import read_pool
 from npo_core.engines import Engine
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
@@ -63,23 +64,42 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
 
 
 def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
-    """The prompts of the scout segment in the order it met them, and how many it had already passed.
+    """The prompts between rollback and guides in the order they were met, and how many were passed already.
 
-    A prompt that the segment met more than once counts with its first update and its last pass rate.
+    A prompt that was met more than once counts with its first update and its last pass rate.
     """
-    outcomes = read_outcomes(context.workspace.store, context.workspace.timeline.segment(spec.scout)).to_pylist()
     by_id = {problem.id: problem for problem in problems.train}
-    first: dict[str, int] = {}
-    rate: dict[str, float] = {}
-    for row in outcomes:
-        first.setdefault(row["prompt_id"], row["step"])
-        rate[row["prompt_id"]] = row["pass_rate"]
+    first, rate = met_prompts(spec, context)
+    if spec.pool_only:
+        pool = pool_prompts(spec, context)
+        first = {id_: step for id_, step in first.items() if id_ in pool}
     wanted = [
         Request(by_id[id_], step)
         for id_, step in first.items()
-        if not (spec.guidance.skip_passed and rate[id_] >= spec.tau_gate)
+        if spec.pool_only or not (spec.guidance.skip_passed and rate[id_] >= spec.tau_gate)
     ]
     return wanted, len(first) - len(wanted)
+
+
+def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int], dict[str, float]]:
+    """First update and last pass rate of every prompt that was met after the rollback and up to the last guide."""
+    timeline = context.workspace.timeline
+    after, until = (timeline.snapshots.get(id_).step for id_ in (spec.rollback, spec.guides[-1]))
+    first: dict[str, int] = {}
+    rate: dict[str, float] = {}
+    for segment in spec.segments:
+        for row in read_outcomes(timeline.store, timeline.segment(segment)).to_pylist():
+            if after < row["step"] <= until:
+                first.setdefault(row["prompt_id"], row["step"])
+                rate[row["prompt_id"]] = row["pass_rate"]
+    return first, rate
+
+
+def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
+    """The failures since the rollback that the last guide's mistake pool holds."""
+    snapshots = context.workspace.timeline.snapshots
+    folder = snapshots.folder(spec.guides[-1], context.workspace.scratch / "snapshots")
+    return {m.prompt_id for m in read_pool(folder).since(snapshots.get(spec.rollback).step)}
 
 
 def sampling(spec: GuideSpec) -> Sampling:

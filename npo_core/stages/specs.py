@@ -58,6 +58,9 @@ class TrainSpec(Spec):
     start: str = Field(description="snapshot id")
     until: int = Field(description="optimizer update at which the segment ends")
     cache: str | None = None
+    control: config.Control | None = Field(None, description="signals and mistake pool of a watched run; none: plain")
+    quiet_until: int = Field(0, description="a warning at or before this update does not end the segment")
+    token_limit: int | None = Field(None, description="generated tokens of the segment after which it ends")
 
 
 class GuideSpec(Spec):
@@ -72,7 +75,22 @@ class GuideSpec(Spec):
     seed: int
     guides: list[str] = Field(description="snapshot ids, rising by step")
     rollback: str = Field(description="snapshot id that the replay starts from")
-    scout: str = Field(description="segment whose prompts want guidance")
+    segments: list[str] = Field(description="where the prompts between rollback and guides were met first")
+    pool_only: bool = Field(False, description="guide only what the guide's mistake pool holds since the rollback")
+
+
+class ProbeSpec(Spec):
+    """One rollout of a watched snapshot on its mistake pool, scored by the snapshots it might be rolled back to."""
+
+    stage: ClassVar[str] = "probe"
+
+    problems: config.Problems
+    control: config.Control
+    probe: config.Probe
+    max_completion_tokens: int
+    seed: int
+    snapshot: str
+    candidates: list[str] = Field(description="snapshot ids, rising by step")
 
 
 class EvaluateSpec(Spec):
@@ -92,5 +110,5 @@ class EvaluateSpec(Spec):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-SPECS: dict[str, type[Spec]] = {spec.stage: spec for spec in (BaseSpec, TrainSpec, GuideSpec, EvaluateSpec)}
-StageName = Literal["base", "train", "guide", "evaluate"]
+SPECS: dict[str, type[Spec]] = {spec.stage: spec for spec in (BaseSpec, TrainSpec, GuideSpec, ProbeSpec, EvaluateSpec)}
+StageName = Literal["base", "train", "guide", "probe", "evaluate"]

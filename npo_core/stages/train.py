@@ -1,15 +1,20 @@
-"""Stage `train`: one segment of a branch, from a snapshot to a step, guided where a cache is given."""
+"""Stage `train`: one segment of a branch, from a snapshot to a step, guided where a cache is given.
 
+A watched segment ends earlier where its signals warn, or where its tokens are used up.
+"""
+
+import math
 import shutil
 from pathlib import Path
 
+from npo_core.control.controller import Controller
 from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
-from npo_core.timeline.segments import Mark, read_marks, read_steps
+from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
 
 
 def run(spec: TrainSpec, context: StageContext) -> dict:
@@ -18,16 +23,23 @@ def run(spec: TrainSpec, context: StageContext) -> dict:
     start = workspace.timeline.snapshots.get(spec.start)
     marks = usable_marks(spec, context)
     recorder_seconds = 0.0
-    if not marks or marks[-1].step < spec.until:
+    if not marks or marks[-1].ended is None:
         done, recorder_seconds = train(spec, context, start, marks)
         marks = [*marks, *done]
-    if not marks or marks[-1].step != spec.until:
+    if not marks or marks[-1].ended is None:
         raise StageError(
             f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
             "see the stage's log."
         )
     segment = workspace.timeline.add_segment(describe(spec, context, start, marks, recorder_seconds))
-    return {"segment": segment.id, "end": segment.end, "snapshots": segment.snapshots, "cost": segment.cost}
+    return {
+        "segment": segment.id,
+        "end": segment.end,
+        "step": segment.t1,
+        "ended": marks[-1].ended,
+        "snapshots": segment.snapshots,
+        "cost": segment.cost,
+    }
 
 
 def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:
@@ -45,7 +57,7 @@ def describe(
         start=start.id,
         end=marks[-1].snapshot,
         t0=start.step,
-        t1=spec.until,
+        t1=marks[-1].step,
         snapshots={mark.step: mark.snapshot for mark in marks},
         parts=[mark.step for mark in marks],
         cache=spec.cache,
@@ -84,6 +96,8 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             spec.until - start.step,
             **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")},
         ),
+        watching(spec, folder),
+        math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
     model = AutoModelForCausalLM.from_pretrained(folder)
     if spec.training.kl_coef:  # TRL loads its reference model from here
@@ -91,7 +105,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     trainer = NPOTrainer(
         model,
         reward_funcs=accuracy_reward(problems, start.info["eos_token_ids"]),
-        args=grpo_config(spec.training, seed=spec.seed, output=output, device=context.device),
+        args=grpo_config(spec.training, seed=spec.seed, output=output, device=context.device, until=spec.until),
         train_dataset=training_data(problems),
         processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
         callbacks=[recorder],
@@ -103,6 +117,22 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
     trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
     return recorder.marks, recorder.snapshot_seconds
+
+
+def watching(spec: TrainSpec, folder: Path) -> Controller | None:
+    """The controller in the state that the starting snapshot has it."""
+    if spec.control is None:
+        return None
+    controller = Controller(spec.control, spec.quiet_until)
+    controller.load(folder)
+    return controller
+
+
+def tokens_of(spec: TrainSpec, context: StageContext, marks: list[Mark]) -> float:
+    """Generated tokens of the parts that an earlier try completed."""
+    parts = [mark.step for mark in marks]
+    table = read_parts(context.workspace.store, spec.fingerprint, "steps", parts) if parts else None
+    return sum(value or 0 for value in table["tokens_generated"].to_pylist()) if table else 0.0
 
 
 def snapshot_folder(context: StageContext, snapshot: str) -> Path:

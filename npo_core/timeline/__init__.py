@@ -5,7 +5,7 @@ from npo_core.timeline.records import Branch, Segment
 from npo_core.timeline.snapshots import MANIFEST, FileEntry, Snapshot, Snapshots, snapshot_id
 from npo_core.timeline.store import Store, folder_bytes, json_bytes
 from npo_core.timeline.timeline import Timeline
-from npo_core.timeline.tree import Node, Root, Stretch, Tree
+from npo_core.timeline.tree import Node, Root, Stretch, Tree, opened
 
 __all__ = [
     "MANIFEST",
@@ -23,6 +23,7 @@ __all__ = [
     "Tree",
     "folder_bytes",
     "json_bytes",
+    "opened",
     "snapshot_id",
     "workspace_lock",
 ]

@@ -30,6 +30,7 @@ class Branch(Record):
     reason: str
     guide: list[str] = []  # snapshots whose trajectories are injected
     cache: str | None = None  # the guidance cache they lie in
+    order: int = Field(0, ge=0)  # how many branches there were when it was opened; the timeline sets it
 
 
 class Segment(Record):

@@ -55,11 +55,12 @@ TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only c
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a part: the step, its snapshot, and the wall seconds since the mark before."""
+    """The end of a part: the step, its snapshot, the wall seconds since the mark before, and why training ended."""
 
     step: int
     snapshot: str
     seconds: float
+    ended: str | None = None  # until, warning or tokens: the segment is over; None: it goes on
 
 
 def write_part(
@@ -71,7 +72,7 @@ def write_part(
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rows), schema), sink, compression="zstd")
         store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
-    record = {"step": mark.step, "snapshot": mark.snapshot, "seconds": mark.seconds}
+    record = {"step": mark.step, "snapshot": mark.snapshot, "seconds": mark.seconds, "ended": mark.ended}
     store.write_json(f"{folder}/mark-{mark.step:06d}.json", record)
 
 
@@ -83,23 +84,24 @@ def read_marks(store: Store, segment: str) -> list[Mark]:
 
 def read_steps(store: Store, segment: Segment) -> pa.Table:
     """One row an update of a finished segment, columns of `STEP_SCHEMA`."""
-    return _read(store, segment, "steps")
+    return read_parts(store, segment.id, "steps", segment.parts)
 
 
 def read_outcomes(store: Store, segment: Segment) -> pa.Table:
     """One row a prompt and generation batch of a finished segment, columns of `OUTCOME_SCHEMA`."""
-    return _read(store, segment, "outcomes")
+    return read_parts(store, segment.id, "outcomes", segment.parts)
 
 
-def _read(store: Store, segment: Segment, name: str) -> pa.Table:
+def read_parts(store: Store, segment: str, name: str, parts: Sequence[int]) -> pa.Table:
+    """The parts of a segment, finished or not, that end at the given steps; `name` is steps or outcomes."""
     tables = []
-    for step in segment.parts:
-        rel = f"segments/{segment.id}/{name}-{step:06d}.parquet"
+    for step in parts:
+        rel = f"segments/{segment}/{name}-{step:06d}.parquet"
         try:
             tables.append(pq.read_table(io.BytesIO(store.read_bytes(rel))))
         except (pa.ArrowInvalid, OSError) as error:
             raise DamagedError(
-                f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment.id} "
+                f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment} "
                 "and start the same command again."
             ) from error
     return pa.concat_tables(tables)

@@ -10,7 +10,7 @@ from npo_core.errors import DamagedError, DataError, NPOError
 from npo_core.timeline.records import Branch, Record, Segment
 from npo_core.timeline.snapshots import Snapshots
 from npo_core.timeline.store import Store, json_bytes
-from npo_core.timeline.tree import Root, Stretch, Tree
+from npo_core.timeline.tree import Root, Stretch, Tree, opened
 
 R = TypeVar("R", bound=Record)
 
@@ -32,12 +32,30 @@ class Timeline:
         return [self.branch(name) for name in sorted(names)]
 
     def add_branch(self, branch: Branch) -> Branch:
-        """Records a branch; one that is there already with the same content is fine. Raises NPOError otherwise."""
-        if not self._create(f"branches/{branch.name}.json", branch):
-            there = self.branch(branch.name)
-            if there != branch:
-                raise NPOError(_conflict(f"branch '{branch.name}'", there, branch))
-        return branch
+        """Records a branch and returns it as recorded, with its `order`.
+
+        One that is there already with the same content is fine. Raises NPOError otherwise.
+        """
+        new = branch.model_copy(update={"order": len(self.branches())})
+        if self._create(f"branches/{branch.name}.json", new):
+            return new
+        there = self.branch(branch.name)
+        if there != branch.model_copy(update={"order": there.order}):
+            raise NPOError(_conflict(f"branch '{branch.name}'", there, branch))
+        return there
+
+    def final(self) -> Branch | None:
+        """The branch that was opened last, on which the run goes on; None before the first."""
+        return next(reversed(opened(self.branches())), None)
+
+    def states(self, branch: str) -> dict[int, str]:
+        """The snapshots on the way from the root to the branch's tip: step -> id, rising."""
+        parent = self.branch(branch)
+        found = {} if parent.parent is None else {parent.parent_step: parent.parent}
+        for stretch in self.stretches(branch):
+            made = {stretch.segment.t0: stretch.segment.start, **stretch.segment.produced()}
+            found |= {step: id_ for step, id_ in made.items() if stretch.t0 <= step <= stretch.t1}
+        return dict(sorted(found.items()))
 
     def segment(self, id_: str) -> Segment:
         """The segment with this id. Raises DataError if there is none, DamagedError if its record is damaged."""

@@ -42,6 +42,15 @@ class Root:
     children: tuple[Node, ...]
 
 
+def opened(branches: Iterable[Branch]) -> list[Branch]:
+    """The branches in the order they were opened.
+
+    Records older than the field `order` all read 0: a scout and its replay, which its name puts behind the scout.
+    """
+    backwards = sorted(branches, key=lambda branch: branch.name, reverse=True)
+    return sorted(backwards, key=lambda branch: (branch.order, branch.parent_step))
+
+
 class Tree:
     """Branches and segments, related by the snapshots they start from and make.
 

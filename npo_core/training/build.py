@@ -10,8 +10,10 @@ from npo_core.config import Training
 from npo_core.problems import Outcome, ProblemSet
 
 
-def grpo_config(training: Training, *, seed: int, output: Path, device: str, processes: int = 1) -> GRPOConfig:
-    """TRL's arguments for a run.
+def grpo_config(
+    training: Training, *, seed: int, output: Path, device: str, processes: int = 1, until: int = 0
+) -> GRPOConfig:
+    """TRL's arguments for a run; a constant learning rate goes on beyond `training.steps`, up to `until`.
 
     One generation batch is `prompts_per_step x group_size` completions; it is split into `updates_per_batch` updates.
     """
@@ -20,7 +22,7 @@ def grpo_config(training: Training, *, seed: int, output: Path, device: str, pro
     return GRPOConfig(
         output_dir=str(output),
         seed=seed,
-        max_steps=training.steps,
+        max_steps=max(training.steps, until),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=per_update // micro_batch,
         steps_per_generation=training.batch // processes // micro_batch,

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from trl.trainer.utils import RepeatSampler
 
+from npo_core.control.controller import CONTROLLER_FILE
+
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
 NOT_KEPT = {"training_args.bin", "README.md", "rng_state.pth"}  # local paths, prose, and a state that seeds replace
@@ -104,14 +106,15 @@ def checkpoint_content(folder: Path) -> dict[str, str]:
     """Digest of each part of a checkpoint folder, for the id of a snapshot.
 
     Returns:
-        weights always; optimizer, scheduler, cursor where the folder has them (not at step 0).
+        weights always; optimizer, scheduler, cursor, controller where the folder has them (not at step 0).
     """
     content = {"weights": weights_digest(folder)}
     for part in ("optimizer", "scheduler"):
         if (file := folder / f"{part}.pt").exists():
             content[part] = state_digest(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    if (file := folder / CURSOR_FILE).exists():
-        content["cursor"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for part, name in (("cursor", CURSOR_FILE), ("controller", CONTROLLER_FILE)):
+        if (file := folder / name).exists():
+            content[part] = hashlib.sha256(file.read_bytes()).hexdigest()
     if (file := folder / BUFFER_FILE).exists():
         content["buffer"] = state_digest(torch.load(file, map_location="cpu", weights_only=True))
     return content

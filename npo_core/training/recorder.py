@@ -1,5 +1,6 @@
 """Keeps what a segment learns of itself: metrics of every update, outcomes of every prompt, a snapshot a mark."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from npo_core.control.controller import Controller
 from npo_core.errors import DivergedError
 from npo_core.timeline import Snapshots, Store
 from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
@@ -35,19 +37,31 @@ def step_row(step: int, logs: dict[str, Any]) -> dict[str, Any]:
 
 
 class SegmentRecorder(TrainerCallback):
-    """Commits a part of the segment at every checkpoint and ends training at `until`.
+    """Commits a part of the segment at every checkpoint and ends training where the segment ends.
+
+    That is at `until`, at the first snapshot at which the controller warns, or where `token_limit` is used up.
 
     Args:
         info: goes into every snapshot's manifest. progress: told the newest step row.
+        controller: told every update and kept in every snapshot; None: the run is not watched.
+        tokens_left: generated tokens after which the segment ends.
 
     Raises:
         DivergedError: at the update where loss or gradient norm is not finite, before anything of it is kept.
     """
 
     def __init__(
-        self, store: Store, segment: str, until: int, info: dict[str, Any], progress: Callable[[dict[str, Any]], None]
+        self,
+        store: Store,
+        segment: str,
+        until: int,
+        info: dict[str, Any],
+        progress: Callable[[dict[str, Any]], None],
+        controller: Controller | None = None,
+        tokens_left: float = math.inf,
     ):
         self.store, self.segment, self.until, self.info, self.progress = store, segment, until, info, progress
+        self.controller, self.tokens_left = controller, tokens_left
         self.trainer: NPOTrainer | None = None
         self.steps: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
@@ -55,9 +69,13 @@ class SegmentRecorder(TrainerCallback):
         self.snapshot_seconds = 0.0
         self._since = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= self.until:
-            control.should_training_stop = True
+    def ended(self, step: int) -> str | None:
+        """Why training ends after an update: until, tokens or warning; None: it goes on."""
+        if step >= self.until:
+            return "until"
+        if self.tokens_left <= 0:
+            return "tokens"
+        return "warning" if self.controller is not None and self.controller.warning else None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
@@ -70,21 +88,30 @@ class SegmentRecorder(TrainerCallback):
                 "training.max_grad_norm; snapshots up to the update before are kept."
             )
         self.steps.append(row)
-        if "pass_rate" in logs:
-            self.outcomes += [{"step": state.global_step, **outcome._asdict()} for outcome in self.trainer.outcomes]
+        outcomes = self.trainer.outcomes if "pass_rate" in logs else []
+        self.outcomes += [{"step": state.global_step, **outcome._asdict()} for outcome in outcomes]
+        if self.controller is not None:
+            self.controller.update(row, [(outcome.prompt_id, outcome.pass_rate) for outcome in outcomes])
+        self.tokens_left -= row["tokens_generated"] or 0
+        if self.ended(state.global_step) in ("until", "tokens"):
+            control.should_save = True
         self.progress(row)
 
     def on_save(self, args, state, control, **kwargs):
         started = time.perf_counter()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         exact.strip_checkpoint(folder)
+        if self.controller is not None:
+            self.controller.save(folder)
         state.log_history.clear()
         content = exact.checkpoint_content(folder)
         snapshot = Snapshots(self.store.child("snapshots")).add(
             folder, content=content, step=state.global_step, info=self.info
         )
         self.snapshot_seconds += time.perf_counter() - started
-        mark = Mark(state.global_step, snapshot.id, time.perf_counter() - self._since)
+        ended = self.ended(state.global_step)
+        control.should_training_stop = ended is not None
+        mark = Mark(state.global_step, snapshot.id, time.perf_counter() - self._since, ended)
         write_part(self.store, self.segment, mark, self.steps, self.outcomes)
         self.marks.append(mark)
         self.steps, self.outcomes, self._since = [], [], time.perf_counter()

@@ -110,7 +110,7 @@ class Run:
             "seed": 1,
             "guides": self.found["guides"],
             "rollback": self.found["base"],
-            "scout": self.found["scout"],
+            "segments": [self.found["scout"]],
             **self.common,
         }
         return GuideSpec(**{**values, **changes})

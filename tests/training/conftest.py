@@ -115,7 +115,7 @@ class Bench:
                 seed=3,
                 guides=guides,
                 rollback=self.base,
-                scout=scout,
+                segments=[scout],
                 **self.common,
             )
         )

@@ -1,0 +1,80 @@
+"""Asking before an intervention: the flow suspends with a form, frees the machine, and goes on where it was."""
+
+from datetime import timedelta
+from typing import Literal
+
+from prefect.context import get_run_context
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from npo_core.control.decision import Decision
+from npo_core.control.records import Approval, Decisions
+from npo_core.errors import ApprovalNeeded
+from tasks.run import Run
+
+PATIENCE = timedelta(days=30)
+
+
+class Answer(RunInput):
+    """What to do about the proposed intervention."""
+
+    answer: Literal["accept", "other", "decline"] = Field(
+        "accept", description="accept the proposed rollback, choose another Delta, or go on without intervening"
+    )
+    delta: int | None = Field(
+        None, ge=1, description="with `other`: optimizer updates to go back, one of the candidates'"
+    )
+
+
+def approved(run: Run, decision: Decision) -> Decision:
+    """The decision as it is carried out: unchanged, with another rollback, or declined.
+
+    Raises:
+        ApprovalNeeded: somebody has to answer, and this run cannot wait for them in the Prefect UI.
+    """
+    if not decision.intervene or run.config.auto.approval == "auto":
+        return decision
+    decisions = Decisions(run.workspace.store)
+    approval = decisions.approval(decision.number)
+    if approval is None:
+        approval = decisions.add_approval(decision.number, ask(run, decision))
+    return decision.answered(approval.answer, approval.delta)
+
+
+def ask(run: Run, decision: Decision) -> Approval:
+    """Suspend the flow run until the form is answered with something that can be done."""
+    if get_run_context().flow_run.deployment_id is None:  # Prefect can start only a deployment's run again
+        raise ApprovalNeeded(
+            f"Decision {decision.number} at step {decision.step} waits for approval: {decision.reason} Answer with "
+            f"`npo approve {run.workspace.uri} --accept` (or --delta N, --decline) and start the same command again."
+        )
+    complaint = ""
+    for attempt in range(100):
+        answer = suspend_flow_run(
+            wait_for_input=Answer.with_initial_data(description=complaint + describe(decision)),
+            key=f"decision-{decision.number}-{attempt}",
+            timeout=int(PATIENCE.total_seconds()),
+        )
+        if (complaint := decision.complaint(answer.answer, answer.delta)) == "":
+            return Approval(answer=answer.answer, delta=answer.delta)
+    raise ApprovalNeeded(f"Decision {decision.number} was answered a hundred times with what cannot be done.")
+
+
+def describe(decision: Decision) -> str:
+    """The form's text: reason, candidates, cost."""
+    rows = [
+        f"| {c.delta} | {c.step} | {c.q:.3f} | {c.kl:.4f} | {c.v:.3f} | {c.s:.4f} |"
+        for c in decision.candidates
+        if c.excluded is None
+    ]
+    return "\n".join(
+        [
+            f"**Step {decision.step}: roll back by Delta = {decision.delta}?** {decision.reason}",
+            f"Expected cost: {decision.expected['updates']:.0f} updates, {decision.expected['tokens']:,.0f} tokens.",
+            "",
+            "| Delta | to step | Q | KL | V | S |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )

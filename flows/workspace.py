@@ -1,0 +1,21 @@
+"""Where a run lives when its form says nothing: a folder of its own, the same again when the flow run is retried."""
+
+import os
+from uuid import uuid4
+
+from prefect.runtime import flow_run
+
+from flows.run import absolute
+from npo_core.stages.workspace import home
+
+
+def choose_workspace(given: str | None, name: str) -> str:
+    """The workspace that was given, or a new one under $NPO_RUNS (default: $NPO_HOME/runs).
+
+    A given folder that is not absolute is taken from the folder that the flow runs in: a worker's is the checkout.
+    A new one is named after the run and its flow run's id, so that Retry finds what was finished.
+    """
+    if given:
+        return absolute(given)
+    runs = os.environ.get("NPO_RUNS") or str(home() / "runs")
+    return f"{absolute(runs).rstrip('/')}/{name}-{(flow_run.id or uuid4().hex)[:8]}"

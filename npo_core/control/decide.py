@@ -1,0 +1,92 @@
+"""Making a decision from what was recorded, and making it once more from the records."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from npo_core.config import AutoNPO
+from npo_core.control.decision import Decision, Left, Place, Scored, choose, expected_cost
+from npo_core.control.probe import ProbeResult
+from npo_core.control.signals import Reading, readings
+
+WINDOW_COLUMNS = ("step", "pass_rate", "entropy")
+
+
+def decide(
+    settings: AutoNPO,
+    rows: Sequence[Mapping[str, Any]],
+    probe: ProbeResult | None,
+    left: Left,
+    *,
+    number: int,
+    flow: str,
+    branch: str,
+    at: Place,
+    probe_id: str | None,
+    guide_samples: int,
+) -> Decision:
+    """Whether to intervene after update `at.step`, and how far to roll back.
+
+    Args:
+        rows: metrics of every update on the way to `at`. probe: None where none was made.
+        left: what the budget still allows. guide_samples: samples a prompt that guidance may draw.
+    """
+    trigger = settings.control.trigger
+    seen = readings(rows, trigger)
+    reading = seen[-1] if seen else None
+    recent = list(rows[-trigger.window :])
+    scored, best, reason = judge(settings, reading, probe, left)
+    window = [{name: row[name] for name in WINDOW_COLUMNS} for row in recent]
+    cost = expected_cost(best, probe, recent, guide_samples)
+    if best is not None and left.tokens is not None and cost["tokens"] > left.tokens:
+        reason = f"Delta = {best.delta} would cost {cost['tokens']:.0f} tokens, and the budget has {left.tokens} left."
+        best = None
+    return Decision(
+        number=number,
+        flow=flow,
+        branch=branch,
+        step=at.step,
+        snapshot=at.snapshot,
+        intervene=best is not None,
+        reason=reason,
+        delta=best.delta if best else None,
+        rollback=Place(step=best.step, snapshot=best.snapshot) if best else None,
+        signals={"reading": reading.as_dict() if reading else None, "window": window},
+        thresholds=thresholds(settings),
+        probe=probe_id,
+        pool_q=probe.q if probe else None,
+        candidates=scored,
+        left=left,
+        expected=cost,
+    )
+
+
+def judge(
+    settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Left
+) -> tuple[list[Scored], Scored | None, str]:
+    """Warning, confirmation, choice: the candidates, the chosen one, and the reason."""
+    if reading is None or not reading.warning:
+        return [], None, "No warning: " + quiet(reading, settings)
+    if probe is None:
+        return [], None, "The signals warn, but nothing was probed here, so Q, V and S are not known."
+    return choose(probe, settings, left)
+
+
+def quiet(reading: Reading | None, settings: AutoNPO) -> str:
+    """Why the signals do not warn."""
+    trigger = settings.control.trigger
+    if reading is None or reading.gain is None:
+        return f"fewer updates are recorded than the window of {trigger.window}."
+    if reading.step < trigger.warm_up:
+        return f"update {reading.step} is within the warm-up of {trigger.warm_up}."
+    told = f"over {trigger.window} updates the pass rate gained {reading.gain:+.3f}"
+    told += f" (stagnates below {trigger.min_gain:g}) and entropy lost {reading.entropy_drop:.1%} of itself"
+    return told + f" (falls above {trigger.min_entropy_drop:.1%})."
+
+
+def thresholds(settings: AutoNPO) -> dict[str, Any]:
+    """The settings that a decision depends on."""
+    return {
+        "trigger": settings.control.trigger.model_dump(),
+        "probe": settings.probe.model_dump(),
+        "choice": settings.choice.model_dump(),
+    }

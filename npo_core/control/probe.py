@@ -1,0 +1,145 @@
+"""The probe: one rollout of the current policy on its past mistakes, and how far each candidate snapshot is from it.
+
+Every estimate that a decision needs comes from these completions: the pass rate on the failures since a snapshot (Q), and
+the KL from the current policy to that snapshot on the current policy's own tokens. Nothing else is generated.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from npo_core.control.pool import Mistake
+from npo_core.engines import Engine, Generated
+from npo_core.problems import Outcome, Problem, Verifier
+from npo_core.timeline.records import Record
+
+
+class Candidate(Record):
+    """What the probe found of one snapshot to roll back to."""
+
+    step: int
+    snapshot: str
+    delta: int = Field(description="optimizer updates from the snapshot to the current policy")
+    prompts: int = Field(description="probed prompts that failed after the snapshot")
+    q: float | None = Field(description="pass rate of the current policy on them, Q; null where there are none")
+    kl: float | None = Field(description="KL(current || snapshot), k3, nats a token, on the same completions")
+    length: float | None = Field(description="mean tokens of these completions")
+
+
+class ProbeResult(Record):
+    """The estimates of one probe."""
+
+    pool: int = Field(description="failures in reach: after the earliest candidate")
+    prompts: int = Field(description="failures probed")
+    samples: int = Field(description="completions a prompt")
+    q: float | None = Field(description="pass rate of the current policy on all probed failures")
+    tokens: int = Field(description="generated tokens")
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The completions of one failed prompt, and which of them are right now."""
+
+    mistake: Mistake
+    problem: Problem
+    completions: list[Generated]
+    correct: list[bool]
+
+
+def choose_mistakes(pool: Sequence[Mistake], most: int) -> list[Mistake]:
+    """At most `most` failures, evenly spread over the pool's order, so that every age has its share."""
+    if len(pool) <= most:
+        return list(pool)
+    return [pool[i] for i in np.linspace(0, len(pool) - 1, most).round().astype(int)]
+
+
+def roll_out(
+    engine: Engine,
+    mistakes: Sequence[Mistake],
+    problems: Mapping[str, Problem],
+    verify: Verifier,
+    *,
+    samples: int,
+    max_tokens: int,
+    seed: int,
+) -> list[Rollout]:
+    """Ask the current policy about its failures once more."""
+    asked = [problems[mistake.prompt_id] for mistake in mistakes]
+    answers = engine.generate([p.prompt for p in asked], samples=samples, max_tokens=max_tokens, seed=seed)
+    return [
+        Rollout(m, p, given, [c.finished and verify(c.text, p.answer) is Outcome.CORRECT for c in given])
+        for m, p, given in zip(mistakes, asked, answers, strict=True)
+    ]
+
+
+def estimate(
+    rollouts: Sequence[Rollout],
+    step: int,
+    current: Engine,
+    candidates: Mapping[int, tuple[str, Callable[[], Engine]]],
+    pool: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ProbeResult:
+    """Q and KL for every candidate.
+
+    Args:
+        step: updates of the current policy. current: its engine, for its own log-probabilities.
+        candidates: step -> (snapshot id, loader of its engine). pool: failures in reach.
+    """
+    prompts, completions = flatten(rollouts)
+    own = current.score(prompts, completions) if prompts else []
+    found = []
+    for number, (at, (snapshot, load)) in enumerate(sorted(candidates.items()), 1):
+        later = [i for i, rollout in enumerate(rollouts) if rollout.mistake.step > at]
+        found.append(candidate(rollouts, later, own, at, step - at, snapshot, load))
+        progress(number, len(candidates))
+    return ProbeResult(
+        pool=pool,
+        prompts=len(rollouts),
+        samples=len(rollouts[0].correct) if rollouts else 0,
+        q=pass_rate(rollouts),
+        tokens=sum(map(len, completions)),
+        candidates=found,
+    )
+
+
+def candidate(
+    rollouts: Sequence[Rollout],
+    later: Sequence[int],
+    own: Sequence[np.ndarray],
+    at: int,
+    delta: int,
+    snapshot: str,
+    load: Callable[[], Engine],
+) -> Candidate:
+    """The estimates for one snapshot, from the rollouts of the prompts that failed after it."""
+    if not later:
+        return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, length=None)
+    chosen = [rollouts[i] for i in later]
+    prompts, completions = flatten(chosen)
+    samples = len(chosen[0].completions)
+    mine = [own[i * samples + k] for i in later for k in range(samples)]
+    kl = k3(np.concatenate(load().score(prompts, completions)) - np.concatenate(mine))
+    length = float(np.mean([len(tokens) for tokens in completions]))
+    return Candidate(
+        step=at, snapshot=snapshot, delta=delta, prompts=len(later), q=pass_rate(chosen), kl=kl, length=length
+    )
+
+
+def k3(log_r: np.ndarray) -> float:
+    """KL(current || snapshot) in nats a token from log r = log p_snapshot - log p_current on the current's tokens."""
+    log_r = log_r.astype(np.float64)
+    return float((np.expm1(log_r) - log_r).mean())
+
+
+def pass_rate(rollouts: Sequence[Rollout]) -> float | None:
+    return float(np.mean([r.correct for r in rollouts])) if rollouts else None
+
+
+def flatten(rollouts: Sequence[Rollout]) -> tuple[list[str], list[list[int]]]:
+    """Prompt and token ids of every completion, in order."""
+    pairs = [(r.problem.prompt, c.token_ids) for r in rollouts for c in r.completions]
+    return [prompt for prompt, _ in pairs], [tokens for _, tokens in pairs]

@@ -1,0 +1,81 @@
+"""Decisions in the workspace: `decisions/NNNN.json`, what came of each, and what people said to it."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from npo_core.control.decision import Decision
+from npo_core.timeline import Store, json_bytes
+from npo_core.timeline.records import Record
+
+FOLDER = "decisions"
+
+
+class Window(Record):
+    """A stretch of a branch: means over the last fifth of the replayed steps."""
+
+    branch: str
+    pass_rate: float = Field(description="on-policy, in training")
+    entropy: float = Field(description="nats a token")
+
+
+class Result(Record):
+    """What an intervention brought: the replay against the abandoned branch on the same prompts."""
+
+    number: int
+    t0: int
+    t1: int
+    replay: Window
+    abandoned: Window
+    difference: float = Field(description="pass rate of the replay minus that of the abandoned branch")
+    groups_injected: int
+    groups_rescued: int = Field(description="groups that were all wrong and got a correct slot")
+
+
+class Approval(Record):
+    """What somebody said to a proposed intervention."""
+
+    answer: Literal["accept", "other", "decline"]
+    delta: int | None = Field(None, description="with `other`: the Delta of another candidate")
+    by: str = ""
+
+
+class Decisions:
+    """The decisions of a run. Records are added, never changed."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def all(self) -> list[Decision]:
+        """Every decision, in order."""
+        names = [name for name in self.store.list(FOLDER) if name.removesuffix(".json").isdigit()]
+        return [Decision.model_validate(self.store.read_json(f"{FOLDER}/{name}")) for name in sorted(names)]
+
+    def get(self, number: int) -> Decision | None:
+        return self._read(Decision, f"{number:04d}")
+
+    def add(self, decision: Decision) -> Decision:
+        """Keep a decision; one that was recorded under its number before is returned instead."""
+        return self._add(decision, f"{decision.number:04d}")
+
+    def result(self, number: int) -> Result | None:
+        return self._read(Result, f"{number:04d}-outcome")
+
+    def add_result(self, result: Result) -> Result:
+        return self._add(result, f"{result.number:04d}-outcome")
+
+    def approval(self, number: int) -> Approval | None:
+        return self._read(Approval, f"{number:04d}-approval")
+
+    def add_approval(self, number: int, approval: Approval) -> Approval:
+        return self._add(approval, f"{number:04d}-approval")
+
+    def _read(self, kind: type, name: str) -> Any:
+        values = self.store.read_json(f"{FOLDER}/{name}.json", default=None)
+        return None if values is None else kind.model_validate(values)
+
+    def _add(self, record: Record, name: str) -> Any:
+        rel = f"{FOLDER}/{name}.json"
+        if self.store.create_bytes(rel, json_bytes(record.model_dump(mode="json"))):
+            return record
+        return self._read(type(record), name)

@@ -1,0 +1,53 @@
+"""Stage `probe`: the current policy on its past mistakes, and how far each candidate snapshot is from it."""
+
+import time
+from pathlib import Path
+
+from npo_core.control.controller import read_pool
+from npo_core.control.probe import choose_mistakes, estimate, roll_out
+from npo_core.engines import Engine
+from npo_core.problems.load import load_problems
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import ProbeSpec
+
+
+def run(spec: ProbeSpec, context: StageContext) -> dict:
+    """Returns the probe's estimates and its cost."""
+    from npo_core.training.exact import derive_seed
+
+    started = time.perf_counter()
+    snapshots, problems = context.workspace.timeline.snapshots, load_problems(spec.problems)
+    current = snapshots.get(spec.snapshot)
+    steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
+    pool = read_pool(folder(context, spec.snapshot)).since(min(steps, default=current.step))
+    policy = load_engine(spec, context, spec.snapshot)
+    rollouts = roll_out(
+        policy,
+        choose_mistakes(pool, spec.probe.prompts),
+        {problem.id: problem for problem in problems.train},
+        problems.verify,
+        samples=spec.probe.samples,
+        max_tokens=spec.max_completion_tokens,
+        seed=derive_seed("probe", spec.seed, current.step),
+    )
+    found = estimate(
+        rollouts,
+        current.step,
+        policy,
+        {step: (id_, lambda id_=id_: load_engine(spec, context, id_)) for step, id_ in steps.items()},
+        len(pool),
+        lambda done, total: context.progress(done, total),
+    )
+    cost = {"tokens_generated": float(found.tokens), "seconds": time.perf_counter() - started}
+    return {"probe": found.model_dump(mode="json"), "cost": cost}
+
+
+def folder(context: StageContext, snapshot: str) -> Path:
+    return context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
+
+
+def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:
+    from npo_core.engines.transformers import TransformersEngine
+
+    batch = spec.probe.prompts * spec.probe.samples
+    return TransformersEngine(folder(context, snapshot), device=context.device, batch=batch)

@@ -1,0 +1,37 @@
+"""Task: probe the current policy on its past mistakes."""
+
+from prefect import task
+
+from npo_core.stages.launch import StageResult
+from npo_core.stages.specs import ProbeSpec
+from tasks.artifacts import key_of, publish, table
+from tasks.perform import perform, worth_retrying
+
+
+@task(name="probe", task_run_name="{label}", retry_condition_fn=worth_retrying)
+def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult:
+    """One rollout on the mistake pool: pass rate on past failures, and the KL to each candidate snapshot."""
+    result = perform(spec, label, run_name)
+    found = result.result["probe"]
+    lines = ["| step | Delta | probed prompts | Q | KL, nats a token |", "|---" * 5 + "|"]
+    for c in found["candidates"]:
+        q, kl = ("-" if value is None else f"{value:.4f}" for value in (c["q"], c["kl"]))
+        lines.append(f"| {c['step']} | {c['delta']} | {c['prompts']} | {q} | {kl} |")
+    publish(
+        key_of(run_name, label),
+        f"{label}: what the current policy makes of its past failures",
+        f"## {label}",
+        table(
+            {
+                "policy": f"`{spec.snapshot}`",
+                "failures in reach": found["pool"],
+                "failures probed": f"{found['prompts']}, {found['samples']} samples each",
+                "solved now": found["q"] if found["q"] is not None else "-",
+            }
+        ),
+        "### Candidates",
+        "\n".join(lines),
+        "### Cost",
+        table(result.cost),
+    )
+    return result
