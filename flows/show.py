@@ -71,8 +71,11 @@ def timeline_data(uri: str) -> Data:
 
 def timeline(data: Data, console: Console) -> None:
     console.print(Text(data["drawing"]), soft_wrap=True)
-    table = grid("branch", ">steps", ">updates", ">tokens", ">seconds", "segment", "reason")
-    reasons = {branch["name"]: branch["reason"] for branch in data["branches"]}
+    branches = grid("branch", ">from step", "guidance cache", "reason")
+    for branch in data["branches"]:
+        branches.add_row(branch["name"], str(branch["parent_step"]), branch["cache"] or "none", branch["reason"])
+    console.print(branches)
+    table = grid("branch", ">steps", ">updates", ">tokens", ">seconds", "segment")
     for segment in data["segments"]:
         cost = segment["cost"]
         table.add_row(
@@ -82,7 +85,6 @@ def timeline(data: Data, console: Console) -> None:
             plain(cost.get("tokens_generated")),
             plain(cost.get("seconds"), 1),
             segment["id"],
-            reasons.get(segment["branch"], ""),
         )
     console.print(table)
     console.print(f"{data['snapshots']} snapshots.")
@@ -99,7 +101,7 @@ def cache(data: Data, console: Console) -> None:
     from npo_core.reporting.tables import guidance_table
 
     for summary in data["caches"]:
-        render(guidance_table(summary), console)
+        render(guidance_table([summary]), console)
     if not data["caches"]:
         console.print(f"{data['uri']} has no guidance cache: plain GRPO makes none.", soft_wrap=True)
 
@@ -146,7 +148,7 @@ def proof(data: Data, console: Console) -> None:
 
 def render(table: "Figures", console: Console, text: bool = False) -> None:
     """A table of the reporting package in the terminal; with `text` all columns are words, not figures."""
-    shown = grid(*(f">{name}" if i and not text else name for i, name in enumerate(table.header)))
+    shown = grid(*(name if text or table.is_text(i) else f">{name}" for i, name in enumerate(table.header)))
     shown.title, shown.title_justify, shown.title_style = table.title, "left", "bold"
     for row in table.rows:
         shown.add_row(*map(escape, row))

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npo_core.errors import DataError
-from npo_core.reporting.roles import GRPO
+from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import CurvePoint, RunData
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 AXES = ("step", "updates_total", "tokens_total")
+METHOD_SETTINGS = {"injection", "guidance", "bootstrap", "auto"}
 PLACES = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
 
 
@@ -145,16 +146,21 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
 
 
 def differing_settings(run: RunData, baseline: RunData) -> list[str]:
-    """Settings in which the runs differ; name, machine, and what plain GRPO does not use are left out."""
-    unused = {"name", "execution"}
-    if GRPO in (run.kind, baseline.kind):
-        unused |= {"injection", "guidance", "bootstrap"}
+    """Settings in which the runs differ; name, machine, and what one of them does not use are left out."""
+    unused = {"name", "execution"} | METHOD_SETTINGS - (method_settings(run) & method_settings(baseline))
     mine, theirs = settings(run), settings(baseline)
     return [
         f"{name}: {mine.get(name)!r}, baseline {theirs.get(name)!r}"
         for name in sorted(mine.keys() | theirs.keys())
         if mine.get(name) != theirs.get(name) and name.partition(".")[0] not in unused
     ]
+
+
+def method_settings(run: RunData) -> set[str]:
+    """The parts of the configuration that a run uses beyond those of plain GRPO."""
+    used = {"injection", "guidance"} if run.kind != GRPO else set()
+    used |= {"auto"} if run.kind == AUTO_NPO else set()
+    return used | ({"bootstrap"} if run.bootstrapped else set())
 
 
 def settings(run: RunData) -> dict[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from npo_core.reporting.records import Stage, Workspace
 
-TRAINING_STAGES = ("train", "guide")  # what they generate counts as spent on training
+TRAINING_STAGES = ("train", "guide", "probe")  # what they generate counts as spent on training
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ def label(stage: Stage, steps: Mapping[str, int]) -> str:
     """A stage in a few words."""
     spec = stage.spec
     if stage.name == "train":
+        end = stage.result.get("step", spec["until"])  # a warning may have ended it earlier
         guided = " guided" if spec.get("cache") else ""
-        return f"train {spec['branch']} {steps.get(spec['start'], '?')}-{spec['until']}{guided}"
+        return f"train {spec['branch']} {steps.get(spec['start'], '?')}-{end}{guided}"
     if stage.name == "guide":
         return "guide from step " + ", ".join(str(steps.get(id_, "?")) for id_ in spec["guides"])
+    if stage.name == "probe":
+        return f"probe at step {steps.get(spec['snapshot'], '?')}"
     if stage.name == "evaluate":
         number = len(spec["snapshots"])
         return f"evaluate {number} snapshot{'' if number == 1 else 's'}"

@@ -6,11 +6,11 @@ from npo_core.errors import DataError
 from npo_core.guidance.info import INFO_FILE
 from npo_core.guidance.summary import summary
 from npo_core.reporting.records import Workspace
-from npo_core.timeline import Store
+from npo_core.timeline import Store, opened
 
 
 def timeline(workspace: Workspace) -> dict[str, Any]:
-    """Branches, finished segments and snapshots, and the tree as a drawing. Raises DataError where there is no run."""
+    """Branches as opened, finished segments and snapshots, and a drawing. Raises DataError where there is no run."""
     config, line = workspace.config(), workspace.timeline
     segments = line.segments()
     made = {id_ for segment in segments for id_ in [segment.start, *segment.produced().values()]}
@@ -19,7 +19,7 @@ def timeline(workspace: Workspace) -> dict[str, Any]:
         "name": config.name,
         "drawing": line.draw(),
         "snapshots": len(made),
-        "branches": [branch.model_dump(mode="json") for branch in line.branches()],
+        "branches": [branch.model_dump(mode="json") for branch in opened(line.branches())],
         "segments": [segment.model_dump(mode="json") for segment in segments],
     }
 

@@ -1,17 +1,17 @@
-"""The report's two pictures, as PNG bytes: held-out curves, and how training went."""
+"""How training went, as a picture, and what all pictures share: colours, lines, marks, PNG bytes."""
 
 import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from npo_core.reporting.metrics import Column, Metrics
-from npo_core.reporting.run_data import CurvePoint, RunData
+from npo_core.reporting.run_data import RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours: told apart with any colour vision.
-RUN, BASELINE, SCOUT, EXTRA, INK, MUTED, FAINT = (
+RUN, BASELINE, LEFT, EXTRA, INK, MUTED, FAINT = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -20,7 +20,7 @@ RUN, BASELINE, SCOUT, EXTRA, INK, MUTED, FAINT = (
     "#6B6B6B",
     "#9A9A9A",
 )
-TINTS = {RUN: 12, BASELINE: 12, SCOUT: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
+TINTS = {RUN: 12, BASELINE: 12, LEFT: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
 STYLE = {
     "font.size": 10,
     "axes.edgecolor": INK,
@@ -43,136 +43,53 @@ STYLE = {
     "legend.fontsize": 9.5,
 }
 Names = tuple[str, str]
-
-
-def curves(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
-    """Held-out pass rate with its 95 % band, by step and by all generated tokens."""
-    return draw(2, (10, 4.4), lambda axes: fill_curves(axes, run, baseline, names))
-
-
-def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
-    for axis, ax in zip(("step", "tokens_total"), axes, strict=True):
-        if baseline is not None:
-            curve(ax, axis, baseline.points, BASELINE, names[1], "s")
-        if len(run.scout_points) > 1:
-            thin(ax, axis, run.scout_points)
-        curve(ax, axis, run.points, RUN, names[0], "o")
-        target_line(ax, run.config.evaluation.target)
-        ax.set_ylabel("held-out pass rate")
-    by_step, by_tokens = axes
-    by_step.set(title="by step", xlabel="step (optimizer update of the final branch)")
-    by_tokens.set(title="by everything generated", xlabel="generated tokens, scout and guidance included")
-    by_step.set_xlim(0, max(ends(by_step), run.guided_until or 0) * 1.05)
-    by_tokens.set_xlim(0, max(ends(by_tokens), run.spent.tokens) * 1.04)
-    by_tokens.xaxis.set_major_formatter(lambda value, _: short_number(value))
-    mark_guided(by_step, run, "guidance ends")
-    mark_spent(by_tokens, run)
-    if by_step.get_legend_handles_labels()[0]:
-        by_step.legend(loc="lower right", reverse=True)
-    else:
-        by_step.text(0.5, 0.5, "nothing evaluated yet", transform=by_step.transAxes, ha="center", color=MUTED)
-    same_heights(axes)
-
-
-def ends(ax: "Axes") -> float:
-    """The right end of all curves; 1 where there is none."""
-    return max(
-        [max(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) and line.get_label()[0] != "_"], default=1
-    )
-
-
-def same_heights(axes: Sequence["Axes"]) -> None:
-    low, high = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
-    for ax in axes:
-        ax.set_ylim(max(0.0, low), min(1.0, high))
-
-
-def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name: str, marker: str) -> None:
-    if not points:
-        return
-    x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
-    margin = [1.96 * point.standard_error for point in points]
-    low, high = [a - b for a, b in zip(y, margin, strict=True)], [a + b for a, b in zip(y, margin, strict=True)]
-    ax.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-    ax.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=2, label=name)
-
-
-def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
-    x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
-    ax.plot(x, y, color=SCOUT, linewidth=1.4, linestyle=(0, (4, 2)), label="scout")
-
-
-def target_line(ax: "Axes", target: float) -> None:
-    ax.axhline(target, color=FAINT, linewidth=1, linestyle=":")
-    ax.annotate(
-        f"target {target:g}",
-        (1, target),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -3),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8.5,
-        color=MUTED,
-    )
-
-
-def mark_guided(ax: "Axes", run: RunData, words: str | None) -> None:
-    """A vertical line at the last guided step."""
-    if run.guided_until is None:
-        return
-    ax.axvline(run.guided_until, color=FAINT, linewidth=1, linestyle="--")
-    if words:
-        left = run.guided_until > 0.7 * ax.get_xlim()[1]
-        ax.annotate(
-            words,
-            (run.guided_until, 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if left else 4, 5),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=8.5,
-            color=MUTED,
-        )
-
-
-def mark_spent(ax: "Axes", run: RunData) -> None:
-    """The tokens that were spent before the final branch began."""
-    if not run.spent.tokens:
-        return
-    ax.axvspan(0, run.spent.tokens, color="#EFEFEF", linewidth=0, zorder=0)
-    ax.annotate(
-        f"scout {short_number(run.spent.tokens_scout)}\nguidance {short_number(run.spent.tokens_guidance)}",
-        (0, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize=8.5,
-        color=MUTED,
-    )
+ABANDONED, GUIDED, DASHES = "abandoned", "guided replay", (0, (4, 2))
 
 
 def training(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
     """What happened at each update: pass rate, entropy, dead groups, and injection."""
-    return draw(4, (10, 6.4), lambda axes: fill_training(axes, run, baseline, names))
+    return draw("AB;CD", (10, 6.8), lambda axes: fill_training(axes, run, baseline, names))
 
 
 def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
     rate, entropy, dead, fourth = axes
-    half, size = half_window(len(run.steps)), run.config.training.prompts_per_step
+    half, size, parts = half_window(len(run.steps)), run.config.training.prompts_per_step, kept(run)
     for ax, column in ((rate, "pass_rate"), (entropy, "entropy")):
-        if baseline is not None:
-            line(ax, baseline.steps, column, BASELINE, names[1], half, raw=False)
-        line(ax, run.scout, column, SCOUT, "scout", half, dashes=(4, 2), raw=False)
-        line(ax, run.steps, column, RUN, names[0], half)
+        for part in parts:
+            line(ax, part, column, RUN, names[0], half)
+        for piece in run.abandoned:
+            line(ax, piece.steps, column, LEFT, ABANDONED, half, dashes=DASHES, raw=False)
+        for part in kept(baseline) if baseline else []:
+            line(ax, part, column, BASELINE, names[1], half, raw=False)
     name_rates(rate, entropy)
-    fill_dead(dead, run.steps, half, size)
-    shown = run.steps.until(run.guided_until) if run.guided_until else run.steps
-    fill_signal(fourth, shown, half_window(len(shown)), size)
-    for ax in (rate, entropy, dead):
-        mark_guided(ax, run, "guidance ends" if ax is rate else None)
+    fill_dead(dead, parts, half, size)
+    fill_signal(fourth, parts, half, size)
+    for ax in axes:
+        mark_rollbacks(ax, run, GUIDED if ax is rate else None)
     finish(axes)
+
+
+def kept(run: RunData) -> list[Metrics]:
+    """The updates on the way to the result, a segment each: what changes between two is not to be smoothed."""
+    return [run.updates(course) for course in run.courses if course.kept]
+
+
+def entries(axes: Sequence["Axes"]) -> dict[str, list]:
+    """What a legend shows, one entry a name, in the order drawn."""
+    named = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    unique: dict = {}
+    for handle, name in named:
+        unique.setdefault(name, handle)
+    return {"handles": list(unique.values()), "labels": list(unique)}
+
+
+def mark_rollbacks(ax: "Axes", run: RunData, name: str | None = None) -> None:
+    """A line where each intervention happened, and shade where its replay was guided; `name` is for the legend."""
+    for rollback in run.rollbacks:
+        ax.axvline(rollback.source, color=FAINT, linewidth=1, linestyle=":")
+    for course in run.courses:
+        if course.guided and course.kept:
+            ax.axvspan(course.t0, course.t1, color="#E4F1F9", linewidth=0, zorder=0, label=name)
 
 
 def name_rates(rate: "Axes", entropy: "Axes") -> None:
@@ -180,22 +97,25 @@ def name_rates(rate: "Axes", entropy: "Axes") -> None:
     entropy.set(title="entropy of the policy", ylabel="nats a token", ylim=(0, None))
 
 
-def fill_dead(ax: "Axes", steps: Metrics, half: int, size: int | None = None) -> None:
+def fill_dead(ax: "Axes", parts: Sequence[Metrics], half: int, size: int | None = None) -> None:
     """Groups without a signal of their own."""
-    line(ax, steps, "groups_all_wrong", RUN, "all wrong", half)
-    line(ax, steps, "groups_all_right", EXTRA, "all right", half)
+    for part in parts:
+        line(ax, part, "groups_all_wrong", RUN, "all wrong", half)
+        line(ax, part, "groups_all_right", EXTRA, "all right", half)
     ax.set(title="dead groups, before injection", ylabel=f"groups of {size} a step" if size else "groups a step")
     whole_numbers(ax)
 
 
-def fill_signal(ax: "Axes", steps: Metrics, half: int, size: int | None = None) -> None:
+def fill_signal(ax: "Axes", parts: Sequence[Metrics], half: int, size: int | None = None) -> None:
     """Groups that took guidance; the gradient norm where none did."""
-    if not any(steps["groups_injected"]):
-        line(ax, steps, "grad_norm", RUN, "gradient norm", half)
+    if not any(any(part["groups_injected"]) for part in parts):
+        for part in parts:
+            line(ax, part, "grad_norm", RUN, "gradient norm", half)
         ax.set(title="gradient norm, before clipping", ylabel="L2 norm", ylim=(0, None))
         return
-    line(ax, steps, "groups_injected", RUN, "injected", half)
-    line(ax, steps, "groups_rescued", EXTRA, "of these all wrong: rescued", half)
+    for part in parts:
+        line(ax, part, "groups_injected", RUN, "injected", half)
+        line(ax, part, "groups_rescued", EXTRA, "of these all wrong: rescued", half)
     ax.set(title="groups that took guidance", ylabel=f"groups of {size} a step" if size else "groups a step")
     whole_numbers(ax)
 
@@ -203,8 +123,9 @@ def fill_signal(ax: "Axes", steps: Metrics, half: int, size: int | None = None) 
 def finish(axes: Sequence["Axes"], left: int = 0) -> None:
     for ax in axes:
         ax.set(xlabel="step", xlim=(left, None))
-        if len(ax.get_legend_handles_labels()[0]) > 1:
-            ax.legend(loc="best")
+        shown = entries([ax])
+        if len(shown["labels"]) > 1:
+            ax.legend(**shown, loc="best")
 
 
 def whole_numbers(ax: "Axes") -> None:
@@ -220,7 +141,7 @@ def line(
     name: str,
     half: int,
     *,
-    dashes: tuple[int, int] | None = None,
+    dashes: tuple | None = None,
     raw: bool = True,
 ) -> None:
     """A smoothed line over the raw one."""
@@ -229,7 +150,13 @@ def line(
         return
     if raw:
         ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
-    ax.plot(x, smooth(y, half), color=colour, linewidth=1.9, label=name, linestyle=(0, dashes) if dashes else "-")
+    style = {"linestyle": dashes or "-", "zorder": height(colour)}
+    ax.plot(x, smooth(y, half), color=colour, linewidth=1.9, label=name, **style)
+
+
+def height(colour: str) -> float:
+    """The run lies over what was abandoned, and that over the baseline, though legends name it first."""
+    return {RUN: 3.0, LEFT: 2.5}.get(colour, 2.0)
 
 
 def present(x: Column, y: Column) -> tuple[list[float], list[float]]:
@@ -257,8 +184,8 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def draw(panels: int, size: tuple[float, float], fill: Callable[[Sequence["Axes"]], None]) -> bytes:
-    """A figure of panels, two a row, as a PNG of 1,200 pixels width; the same data gives the same bytes."""
+def draw(panels: str, size: tuple[float, float], fill: Callable[[Sequence["Axes"]], None]) -> bytes:
+    """A figure as a PNG of 1,200 pixels width; the same data gives the same bytes. `panels`: rows as in `AA;BC`."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -266,7 +193,7 @@ def draw(panels: int, size: tuple[float, float], fill: Callable[[Sequence["Axes"
     with rc_context(STYLE):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         canvas = FigureCanvasAgg(figure)
-        fill(list(figure.subplots(panels // 2, 2).flat))
+        fill([ax for _, ax in sorted(figure.subplot_mosaic(panels).items())])
         canvas.draw()
         return png(canvas.buffer_rgba())
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from npo_core.config import RunConfig
+from npo_core.reporting.roles import AUTO_NPO
 from npo_core.timeline import Segment, Store, Timeline
 from npo_core.timeline.segments import read_marks
 
@@ -59,6 +60,21 @@ def read_stages(workspace: Workspace) -> list[Stage]:
             record = workspace.store.read_json(f"{folder}/{RESULT_FILE}", default=None)
             stages.append(Stage(folder, kind, fingerprint, spec, record))
     return sorted(stages, key=lambda stage: ((stage.record or {}).get("started", float("inf")), stage.folder))
+
+
+def read_decisions(workspace: Workspace) -> list[dict[str, Any]]:
+    """All decisions in order, each with its `outcome` and `approval` where there are such."""
+    found, names = [], workspace.store.list("decisions")
+    for number in sorted(stem for name in names if (stem := name.removesuffix(".json")).isdigit()):
+        also = {kind: f"{number}-{kind}.json" for kind in ("outcome", "approval")}
+        extra = {k: workspace.store.read_json(f"decisions/{name}") for k, name in also.items() if name in names}
+        found.append({**workspace.store.read_json(f"decisions/{number}.json"), **extra})
+    return found
+
+
+def is_watched(stages: Iterable[Stage], decisions: Iterable[dict[str, Any]]) -> bool:
+    """Whether AutoNPO works on a run: it keeps signals while it trains, and makes decisions."""
+    return any(stage.spec.get("control") for stage in stages) or any(d["flow"] == AUTO_NPO for d in decisions)
 
 
 def run_segments(workspace: Workspace, stages: Iterable[Stage]) -> list[Segment]:

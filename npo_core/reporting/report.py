@@ -3,14 +3,17 @@
 from dataclasses import asdict
 from typing import Any
 
-from npo_core.reporting import plots
 from npo_core.reporting.compare import Comparison, compare, first_crossing, flatten
+from npo_core.reporting.course import name_of, reproduce, what_ran
+from npo_core.reporting.curves import curves
+from npo_core.reporting.plots import training
 from npo_core.reporting.records import Workspace
-from npo_core.reporting.roles import EARLY_BOOTSTRAP
+from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import RunData, load
 from npo_core.reporting.tables import (
     Table,
     costs_table,
+    decisions_table,
     evaluations_table,
     groups_table,
     guidance_table,
@@ -38,11 +41,13 @@ KEY_SETTINGS = (
     "training.max_completion_tokens",
     "evaluation.samples",
 )
-GUIDED_SETTINGS = (
+BOOTSTRAP_SETTINGS = (
     "bootstrap.scout_steps",
     "bootstrap.ladder",
     "bootstrap.guided",
     "bootstrap.fresh_randomness",
+)
+GUIDED_SETTINGS = (
     "injection.tau_gate",
     "injection.importance_sampling",
     "injection.baseline",
@@ -64,18 +69,11 @@ def write_report(workspace: Workspace, baseline: Workspace | None = None) -> dic
     found = figures(run, other, comparison)
     names = (name_of(run), f"baseline: {name_of(other)}" if other is not None else "")
     write = workspace.store.write_bytes
-    write(f"{FOLDER}/curves.png", plots.curves(run, other, names))
-    write(f"{FOLDER}/training.png", plots.training(run, other, names))
+    write(f"{FOLDER}/curves.png", curves(run, other, names))
+    write(f"{FOLDER}/training.png", training(run, other, names))
     write(f"{FOLDER}/report.json", json_bytes(found))
     write(f"{FOLDER}/report.md", text(run, other, comparison).encode())
     return found
-
-
-def name_of(run: RunData) -> str:
-    """What a run is, in a word or two."""
-    if run.kind != EARLY_BOOTSTRAP:
-        return "GRPO"
-    return "NPO early" if run.config.bootstrap.guided else "replay without guidance"
 
 
 def figures(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> dict[str, Any]:
@@ -97,15 +95,19 @@ def run_figures(run: RunData) -> dict[str, Any]:
         "steps_done": run.steps_done,
         "guided_until": run.guided_until,
         "spent_before": asdict(run.spent),
-        "updates_total": run.spent.updates + len(run.steps),
-        "tokens_total": run.spent.tokens + run.steps.tokens,
+        "updates_total": run.total[0],
+        "tokens_total": run.total[1],
         "points": [asdict(point) for point in run.points],
-        "scout_points": [asdict(point) for point in run.scout_points],
+        "abandoned": [
+            {"branch": piece.branch, "points": [asdict(point) for point in piece.points]} for piece in run.abandoned
+        ],
+        "rollbacks": [asdict(rollback) for rollback in run.rollbacks],
         "final": asdict(run.points[-1]) if run.points else None,
         "target": {"pass_rate": run.config.evaluation.target, "reached": asdict(target) if target else None},
         "evaluations": run.evaluations,
         "protocol": run.protocol,
         "guidance": run.guidance,
+        "decisions": run.decisions,
         "stages": [asdict(stage) for stage in run.stages],
         "versions": run.versions,
         "config": run.config.model_dump(mode="json"),
@@ -131,12 +133,14 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         headline(run),
         *(against(comparison) if comparison else []),
         what_ran(run),
-        "![Held-out pass rate by step and by generated tokens](curves.png)",
+        "![Held-out pass rate by step, by all updates and by all generated tokens](curves.png)",
         CURVES_NOTE,
         *(beside(comparison) if comparison and comparison.scores else []),
+        *(section(decisions_table(run.decisions)) if run.decisions else []),
         "## Training",
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
-        *(section(groups_table(run)) if len(run.steps) + len(run.scout) else ["No step has been committed yet."]),
+        *([TRAINING_NOTE] if run.rollbacks else []),
+        *(section(groups_table(run)) if run.courses else ["No step has been committed yet."]),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
         *section(costs_table(run.stages)),
@@ -161,9 +165,10 @@ def beside(comparison: Comparison) -> list[str]:
 
 CURVES_NOTE = (
     "Bands are ±1.96 standard errors over the held-out problems. All updates and tokens count everything spent up to a "
-    "snapshot: the scout's training, the generation of guidance, and the branch's own training; evaluations are left "
-    "out."
+    "snapshot: training, that of abandoned branches too, probes, and the generation of guidance; evaluations are left "
+    "out. Where the run was rolled back, its curve stands still while the abandoned training is paid."
 )
+TRAINING_NOTE = "A dotted line is where an intervention happened; its guided replay is shaded."
 
 
 def section(table: Table) -> list[str]:
@@ -194,29 +199,13 @@ def against(comparison: Comparison) -> list[str]:
     return [f"Against the baseline: {'; '.join(told)}."]
 
 
-def what_ran(run: RunData) -> str:
-    """The course of the run in words."""
-    steps = run.config.training.steps
-    if run.kind != EARLY_BOOTSTRAP:
-        return f"Plain GRPO from the base model to step {steps}, seed {run.config.seed}."
-    plan = run.config.bootstrap
-    ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
-    if not plan.guided:
-        return f"{ran}; then the run started again from the base, without guidance, to step {steps}: a control."
-    snapshots = "snapshot of step " if len(plan.guide_steps) == 1 else "snapshots of steps "
-    return (
-        f"{ran}. Its {snapshots}{', '.join(map(str, plan.guide_steps))} answered the prompts of that segment offline, "
-        f"and verified answers were cached. The run then started again from the base: up to step {plan.scout_steps} a "
-        f"group whose pass rate was below {run.config.injection.tau_gate:g} got the cached answer in its last slot; "
-        f"then plain GRPO to step {steps}. Seed {run.config.seed}."
-    )
-
-
 def settings_table(run: RunData) -> Table:
     """The settings that say what was run, and all others that are not at their default."""
     values = flatten(run.config.model_dump(mode="json"))
     defaults = flatten(type(run.config)().model_dump(mode="json"))
-    wanted = KEY_SETTINGS + (GUIDED_SETTINGS if run.kind == EARLY_BOOTSTRAP else ())
+    wanted = KEY_SETTINGS + (BOOTSTRAP_SETTINGS if run.bootstrapped else ())
+    wanted += GUIDED_SETTINGS if run.kind != GRPO else ()
+    wanted += tuple(name for name in values if run.kind == AUTO_NPO and name.startswith("auto."))
     changed = [name for name in values if values[name] != defaults.get(name) and name not in wanted and name != "name"]
     rows = [[f"`{name}`", show(values[name])] for name in [*wanted, *changed] if name in values]
     return Table("Settings", ["setting", "value"], rows, "All settings are in config.json, explained by `npo config`.")
@@ -224,22 +213,3 @@ def settings_table(run: RunData) -> Table:
 
 def show(value: object) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
-    """The commands that make this report anew."""
-    flow = [
-        "WORKSPACE is the folder or URI that holds this report's folder.",
-        "```",
-        f"npo run {run.kind} --config WORKSPACE/config.json --workspace NEW_WORKSPACE",
-    ]
-    if baseline is not None:
-        flow[1:1] = ["BASELINE is the baseline's workspace."]
-        flow += [
-            f"npo run {baseline.kind} --config BASELINE/config.json --workspace NEW_BASELINE",
-            "npo report NEW_WORKSPACE --baseline NEW_BASELINE",
-        ]
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
-    made = f"\n\nMade with {versions}." if versions else ""
-    words, code = flow[: flow.index("```")], flow[flow.index("```") :]
-    return ["## To reproduce", " ".join(words), "\n".join([*code, "```"]) + made]

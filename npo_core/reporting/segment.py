@@ -45,7 +45,7 @@ def segment_rows(metrics: Metrics) -> dict[str, str]:
 
 def segment_png(metrics: Metrics) -> bytes:
     """Pass rate, entropy, dead groups and injection (or gradient norm) over the segment's updates."""
-    return draw(4, (10, 6.4), lambda axes: fill(axes, metrics, half_window(len(metrics))))
+    return draw("AB;CD", (10, 6.4), lambda axes: fill(axes, metrics, half_window(len(metrics))))
 
 
 def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:
@@ -53,6 +53,6 @@ def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:
     line(rate, metrics, "pass_rate", RUN, "pass rate", half)
     line(entropy, metrics, "entropy", RUN, "entropy", half)
     name_rates(rate, entropy)
-    fill_dead(dead, metrics, half)
-    fill_signal(signal, metrics, half)
+    fill_dead(dead, [metrics], half)
+    fill_signal(signal, [metrics], half)
     finish(axes, left=metrics["step"][0] - 1)

@@ -4,15 +4,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from npo_core.config import RunConfig
 from npo_core.reporting.costs import label, snapshot_steps
-from npo_core.reporting.records import Stage, Workspace, read_stages
-from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT
+from npo_core.reporting.records import Stage, Workspace, is_watched, read_decisions, read_stages
+from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, kind_of
 from npo_core.timeline.segments import read_marks
 
 DONE, RUNNING, FAILED, INTERRUPTED, LEFT = "done", "running", "failed", "interrupted", "left"
@@ -40,14 +40,16 @@ def status(workspace: Workspace) -> dict[str, Any]:
     scratch, busy = scratch_folder(workspace), owner_alive(workspace)
     steps = snapshot_steps(workspace, stages)
     states = [state_of(workspace, stage, scratch, busy, steps) for stage in stages]
-    left = [StageState(stage, words, LEFT) for stage, words in still_to_come(workspace, config, stages)]
+    branches = workspace.timeline.branches()
+    kind = kind_of(branches, is_watched(stages, read_decisions(workspace))) if branches else None
+    left = [StageState(stage, words, LEFT) for stage, words in still_to_come(workspace, config, stages, kind)]
     return {
         "workspace": workspace.uri,
         "name": config.name,
-        "kind": kind_of(workspace),
+        "kind": kind,
         "stages": [asdict(state) for state in [*states, *left]],
         "stopped": workspace.store.exists(STOP),
-        "finished": not left and all(s.state == DONE for s in states),
+        "finished": is_evaluated(workspace, [stage for stage in stages if stage.record is not None]),
         "report": workspace.store.exists("report/report.md"),
         "error": next((state.error for state in reversed(states) if state.error), None),
     }
@@ -136,26 +138,44 @@ def owner_alive(workspace: Workspace) -> bool | None:
     return True
 
 
-def kind_of(workspace: Workspace) -> str | None:
-    """The flow that works here, by its branches; None before the first branch."""
-    branches = {branch.name for branch in workspace.timeline.branches()}
-    return None if not branches else EARLY_BOOTSTRAP if SCOUT in branches else "grpo"
+def is_evaluated(workspace: Workspace, stages: Iterable[Stage]) -> bool:
+    """Whether any of the stages evaluates what the final branch trained, which a flow does when training is over."""
+    final = workspace.timeline.final()
+    own = [segment for segment in workspace.timeline.segments() if final and segment.branch == final.name]
+    made = {id_ for segment in own for id_ in segment.produced().values()}
+    return any(stage.name == "evaluate" and made & set(stage.spec["snapshots"]) for stage in stages)
 
 
-def still_to_come(workspace: Workspace, config: RunConfig, stages: list[Stage]) -> list[tuple[str, str]]:
-    """Stages that the flow has not started: name and label."""
-    kind, end, scout = kind_of(workspace), config.training.steps, config.bootstrap.scout_steps
-    trained = {(stage.spec["branch"], stage.spec["until"]) for stage in stages if stage.name == "train"}
-    started = {stage.name for stage in stages}
-    guided = config.bootstrap.guided
-    plan = [("base", "base model", "base" in started)]
+def still_to_come(
+    workspace: Workspace, config: RunConfig, stages: list[Stage], kind: str | None
+) -> list[tuple[str, str]]:
+    """Stages that the flow has not started, as far as they are known: name and label."""
+    if is_evaluated(workspace, stages):
+        return []
+    plan = [("base", "base model", any(stage.name == "base" for stage in stages))]
     if kind == EARLY_BOOTSTRAP:
-        guides = ", ".join(map(str, config.bootstrap.guide_steps))
-        plan.append(("train", f"train scout 0-{scout}", ("scout", scout) in trained))
-        plan += [("guide", f"guide from step {guides}", "guide" in started)] if guided else []
-        plan.append(("train", f"train replay 0-{scout}" + " guided" * guided, ("replay", scout) in trained))
-        plan += [("train", f"train replay {scout}-{end}", ("replay", end) in trained)] if end > scout else []
+        plan += bootstrap_plan(config, stages)
     elif kind is not None:
-        plan.append(("train", f"train main 0-{end}", ("main", end) in trained))
-    plan.append(("evaluate", "evaluate", "evaluate" in started))
-    return [(stage, words) for stage, words, is_started in plan if not is_started]
+        final = workspace.timeline.final().name
+        ends = [stage.result.get("step", stage.spec["until"]) for stage in stages if trains(stage, final)]
+        end = config.training.steps
+        plan.append(("train", f"train {final} to step {end}", max(ends, default=0) >= end))
+    return [(stage, words) for stage, words, started in plan if not started] + [("evaluate", "evaluate")]
+
+
+def trains(stage: Stage, branch: str) -> bool:
+    return stage.name == "train" and stage.spec["branch"] == branch
+
+
+def bootstrap_plan(config: RunConfig, stages: list[Stage]) -> list[tuple[str, str, bool]]:
+    """The stages of early bootstrapping between base model and evaluation, and whether each was started."""
+    end, scout, guided = config.training.steps, config.bootstrap.scout_steps, config.bootstrap.guided
+    trained = {(stage.spec["branch"], stage.spec["until"]) for stage in stages if stage.name == "train"}
+    guides = ", ".join(map(str, config.bootstrap.guide_steps))
+    asked = any(stage.name == "guide" for stage in stages)
+    return [
+        ("train", f"train scout 0-{scout}", (SCOUT, scout) in trained),
+        *([("guide", f"guide from step {guides}", asked)] if guided else []),
+        ("train", f"train replay 0-{scout}" + " guided" * guided, ("replay", scout) in trained),
+        *([("train", f"train replay {scout}-{end}", ("replay", end) in trained)] if end > scout else []),
+    ]

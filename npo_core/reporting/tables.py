@@ -7,7 +7,7 @@ from typing import Any
 from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.metrics import Metrics
-from npo_core.reporting.run_data import RunData
+from npo_core.reporting.run_data import Course, RunData
 
 NONE = "-"
 NOT_REACHED = "not reached"
@@ -15,17 +15,22 @@ NOT_REACHED = "not reached"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under a header. The first column is text, the others are figures."""
+    """Rows of cells under a header. The first column is text, the others are figures unless named in `words`."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     note: str = ""
+    words: tuple[str, ...] = ()
+
+    def is_text(self, column: int) -> bool:
+        return column == 0 or self.header[column] in self.words
 
 
 def markdown(table: Table) -> str:
     """The table without its title; the note below."""
-    lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows]
+    marks = ["---" if table.is_text(column) else "---:" for column in range(len(table.header))]
+    lines = [table.header, marks, *table.rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"{text}\n\n{table.note}" if table.note else text
 
@@ -43,8 +48,8 @@ def levels_table(comparison: Comparison) -> Table:
     """What it took both to reach pass rates."""
     header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
     note = (
-        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count the "
-        "scout and the guidance; a ratio above 1 means that the baseline needed more."
+        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count abandoned "
+        "branches, probes and guidance; a ratio above 1 means that the baseline needed more."
     )
     return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
 
@@ -92,42 +97,97 @@ def cost_cells(costs: Sequence[StageCost]) -> list[str]:
     return [number(sums[0], 1), number(sums[1]), number(sums[2])]
 
 
-def guidance_table(guidance: dict[str, Any]) -> Table:
-    """What the guidance cache holds and what it cost. Takes `RunData.guidance`, or a cache's summary."""
-    lengths = guidance["lengths"]
-    rows = [
-        ["cache", guidance["id"]],
-        ["cached trajectories", number(guidance["rows"])],
-        ["prompts asked", number(guidance["prompts_asked"])],
-        ["prompts skipped, passed by the scout", number(guidance["prompts_skipped"])],
-        ["coverage Q = cached / asked", f"{guidance['coverage']:.3f}"],
-        ["samples a cached trajectory", number(guidance["samples_per_trajectory"], 2)],
-        ["generated tokens a cached trajectory", number(guidance["tokens_per_trajectory"], 1)],
-        [
+def guidance_table(guidance: Sequence[dict[str, Any]]) -> Table:
+    """What guidance caches hold and what they cost, one a column. Takes `RunData.guidance`, or caches' summaries."""
+    columns = [dict(guidance_rows(cache)) for cache in guidance]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [[name, *(column.get(name, NONE) for column in columns)] for name in names]
+    return Table("Guidance", ["", *(cache.get("branch", "value") for cache in guidance)], rows)
+
+
+def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
+    lengths = cache["lengths"]
+    return [
+        ("cache", cache["id"]),
+        ("cached trajectories", number(cache["rows"])),
+        ("of these by guide", ", ".join(f"step {guide['step']}: {guide['rows']}" for guide in cache["guides"])),
+        ("prompts asked", number(cache["prompts_asked"])),
+        ("prompts skipped, passed already", number(cache["prompts_skipped"])),
+        ("coverage Q = cached / asked", f"{cache['coverage']:.3f}"),
+        ("samples a cached trajectory", number(cache["samples_per_trajectory"], 2)),
+        ("generated tokens a cached trajectory", number(cache["tokens_per_trajectory"], 1)),
+        (
             "length in tokens, min / median / max",
             f"{lengths['min']} / {lengths['median']:g} / {lengths['max']}" if lengths else NONE,
-        ],
-        *([f"from the guide of step {guide['step']}", number(guide["rows"])] for guide in guidance["guides"]),
-        ["seconds", number(guidance["seconds"], 1)],
-        ["bytes", number(guidance["bytes"])],
+        ),
+        ("seconds", number(cache["seconds"], 1)),
+        ("bytes", number(cache["bytes"])),
     ]
-    return Table("Guidance", ["", "value"], rows)
+
+
+def decisions_table(decisions: Sequence[dict[str, Any]]) -> Table:
+    """Every decision, also those against an intervention, with what came of it."""
+    header = ["decision", "step", "branch", "intervene", "Delta", "Q", "KL", "V", "S", "reason", "outcome"]
+    note = (
+        "Q, KL (nats a token), V and S are those of the chosen snapshot, from one probe of the policy on its past "
+        "failures. The outcome is the replay against the abandoned branch, in training, over the last fifth of the "
+        "replayed steps."
+    )
+    rows = [decision_cells(decision) for decision in decisions]
+    return Table("Decisions", header, rows, note, words=("branch", "intervene", "reason", "outcome"))
+
+
+def decision_cells(decision: dict[str, Any]) -> list[str]:
+    chosen = next((c for c in decision["candidates"] if c["delta"] == decision["delta"]), {})
+    return [
+        number(decision["number"]),
+        number(decision["step"]),
+        decision["branch"],
+        "yes" if decision["intervene"] else "no",
+        number(decision["delta"]),
+        *(number(chosen.get(name), 3) for name in ("q", "kl", "v", "s")),
+        decision["reason"],
+        "; ".join([*answer(decision.get("approval")), *outcome(decision.get("outcome"))]) or NONE,
+    ]
+
+
+def answer(approval: dict[str, Any] | None) -> list[str]:
+    """What somebody said to it."""
+    if approval is None:
+        return []
+    words = {"accept": "accepted", "decline": "declined", "other": f"Delta {approval['delta']} chosen instead"}
+    return [words[approval["answer"]]]
+
+
+def outcome(result: dict[str, Any] | None) -> list[str]:
+    """What it brought."""
+    if result is None:
+        return []
+    new, old = result["replay"], result["abandoned"]
+    return [
+        f"{new['branch']} against {old['branch']}: pass rate {new['pass_rate']:.3f} against {old['pass_rate']:.3f} "
+        f"({result['difference']:+.3f}), entropy {new['entropy']:.3f} against {old['entropy']:.3f}"
+    ]
 
 
 def groups_table(run: RunData) -> Table:
-    """Dead, injected and rescued groups, by quarters of each segment."""
-    size = run.config.training.prompts_per_step
-    rows = []
-    for branch, t0, t1, guided in run.stretches:
-        metrics = run.steps if branch == run.branch else run.scout
-        for a, b in quarters(t0, t1):
-            rows.append([f"{branch} {a}-{b}" + (" guided" if guided else ""), *group_cells(metrics.between(a, b))])
+    """Dead, injected and rescued groups, by quarters of each segment; by halves where there are many."""
+    size, most = run.config.training.prompts_per_step, 4 if len(run.courses) <= 4 else 2
+    rows = [
+        [f"{course.branch} {a}-{b}{manner(course)}", *group_cells(run.updates(course).between(a, b))]
+        for course in run.courses
+        for a, b in divided(course.t0, course.t1, most)
+    ]
     header = ["steps", "pass rate", "entropy, nats", "all wrong", "all right", "injected", "rescued", "guide KL, nats"]
     note = (
         f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
         "got a correct slot. Pass rate is on-policy, on training prompts."
     )
     return Table("Groups", header, rows, note)
+
+
+def manner(course: Course) -> str:
+    return " guided" * course.guided + " (abandoned)" * (not course.kept)
 
 
 def group_cells(part: Metrics) -> list[str]:
@@ -143,9 +203,9 @@ def group_cells(part: Metrics) -> list[str]:
     return [number(part.mean(name), digits) for name, digits in names]
 
 
-def quarters(t0: int, t1: int) -> list[tuple[int, int]]:
-    """The steps (t0, t1] in four parts, or as many as there are steps."""
-    parts = min(4, t1 - t0)
+def divided(t0: int, t1: int, most: int) -> list[tuple[int, int]]:
+    """The steps (t0, t1] in equal parts, at most as many as there are steps."""
+    parts = min(most, t1 - t0)
     edges = [t0 + round((t1 - t0) * i / parts) for i in range(parts + 1)]
     return list(zip(edges, edges[1:], strict=False))
 
@@ -163,19 +223,20 @@ def evaluations_table(run: RunData) -> Table:
         f"pass@{k}",
         *(f"difficulty {level}" for level in levels),
     ]
+    steps = [point.step for point in run.points]
     rows = [
         [
-            number(point.step),
+            number(point.step) + (", after the rollback" if point.step == before else ""),
             number(point.updates_total),
             number(point.tokens_total),
             plus_minus(point.pass_rate, point.standard_error),
             number(score.get("pass_at_k", {}).get(str(k)), 3),
             *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels),
         ]
-        for point, score in zip(run.points, run.evaluations, strict=True)
+        for before, point, score in zip([None, *steps], run.points, run.evaluations, strict=False)
     ]
-    note = "Totals include the scout and the guidance, which were paid before the first step."
-    return Table("Evaluation", header, rows, note if run.spent.updates else "")
+    note = "Totals include abandoned branches, probes and guidance, as far as they were paid before."
+    return Table("Evaluation", header, rows, note if run.spent.tokens else "")
 
 
 def natural(text: str) -> tuple[int, str]:
@@ -195,6 +256,8 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
         scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
         comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
         tables += [scores_table(comparison), levels_table(comparison)]
+    if figures["decisions"]:
+        tables.append(decisions_table(figures["decisions"]))
     return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_runs import BASE, add_stage, make_bootstrap, make_grpo, new_workspace
+from small_runs import BASE, add_stage, make_auto, make_bootstrap, make_grpo, make_plateau, new_workspace
 
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
@@ -16,10 +16,12 @@ from npo_core.timeline import Branch
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both runs, written once; tests work on copies."""
+    """All runs, written once; tests work on copies."""
     folder = tmp_path_factory.mktemp("made")
     make_bootstrap(folder / "npo")
     make_grpo(folder / "grpo")
+    make_plateau(folder / "plateau")
+    make_auto(folder / "auto")
     return folder
 
 
@@ -31,6 +33,16 @@ def bootstrap(made: Path, tmp_path: Path) -> Workspace:
 @pytest.fixture
 def grpo(made: Path, tmp_path: Path) -> Workspace:
     return Workspace(shutil.copytree(made / "grpo", tmp_path / "grpo"))
+
+
+@pytest.fixture
+def plateau(made: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(made / "plateau", tmp_path / "plateau"))
+
+
+@pytest.fixture
+def auto(made: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(made / "auto", tmp_path / "auto"))
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """The command line: what scripts read, exit codes, and sentences instead of tracebacks."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
 import types
 
 import pytest
+from small_runs import LATE
 from typer.testing import CliRunner
 
 from flows.cli import app, parse_overrides
@@ -57,6 +59,24 @@ def test_status_of_an_interrupted_stage(begun):
     assert states(ask("status", workspace.uri))[1] == ("train main 0-8", "interrupted")
 
 
+def test_status_of_an_auto_npo_run_that_ended_a_segment_early(auto):
+    assert ask("status", auto.uri)["finished"]
+    for name in auto.store.list("stages"):
+        if name.startswith("evaluate") or name == "train-replay2from10":
+            auto.store.remove(f"stages/{name}")
+    data = ask("status", auto.uri)
+    assert data["kind"] == "auto-npo" and not data["finished"]
+    assert ("probe at step 10", "done") in states(data)
+    assert states(data)[-2:] == [("train replay-2 to step 12", "left"), ("evaluate", "left")]
+
+
+def test_status_of_a_plateau_run_that_only_its_first_flow_finished(plateau):
+    plateau.store.remove(f"stages/evaluate-e{LATE.replace('-', '')}")
+    data = ask("status", plateau.uri)
+    assert data["kind"] == "plateau-breakthrough" and not data["finished"]
+    assert states(data)[-1] == ("evaluate", "left") and ("evaluate 5 snapshots", "done") in states(data)
+
+
 def test_status_writes_nothing_where_no_run_is(tmp_path):
     result = runner.invoke(app, ["status", str(tmp_path / "none")])
     assert result.exit_code == 65
@@ -73,6 +93,13 @@ def test_timeline(bootstrap):
     ]
     assert data["snapshots"] == 7 and "guided by scout4" in data["drawing"]
     assert "replayfrom4" in runner.invoke(app, ["timeline", bootstrap.uri], env={"COLUMNS": "160"}).stdout
+
+
+def test_timeline_tells_why_each_branch_was_opened(auto):
+    data = ask("timeline", auto.uri)
+    assert [branch["name"] for branch in data["branches"]] == ["main", "replay-1", "replay-2"]
+    shown = runner.invoke(app, ["timeline", auto.uri], env={"COLUMNS": "160"}).stdout
+    assert re.search(r"replay-2 +6 +cache-2 +rollback", shown)
 
 
 def test_cache_of_a_workspace_and_of_a_folder(bootstrap, grpo):

@@ -17,7 +17,7 @@ from npo_core.reporting.compare import Crossing, compare, first_crossing, value_
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.metrics import Metrics
 from npo_core.reporting.run_data import CurvePoint, Spent, load
-from npo_core.reporting.tables import costs_table, groups_table, levels_table, markdown, quarters
+from npo_core.reporting.tables import costs_table, divided, groups_table, levels_table, markdown
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import Mark, write_part
 
@@ -28,7 +28,7 @@ def totals(points):
 
 def test_grpo_counts_its_own_updates_and_tokens(grpo):
     run = load(grpo)
-    assert (run.kind, run.branch, run.spent, run.guided_until, run.guidance) == ("grpo", "main", Spent(), None, None)
+    assert (run.kind, run.branch, run.spent, run.guided_until, run.guidance) == ("grpo", "main", Spent(), None, [])
     assert totals(run.points) == [(0, 0, 0), (2, 2, 200), (4, 4, 400), (6, 6, 600), (8, 8, 800)]
     assert run.complete
 
@@ -36,20 +36,26 @@ def test_grpo_counts_its_own_updates_and_tokens(grpo):
 def test_bootstrap_counts_scout_and_guidance_from_the_start(bootstrap):
     run = load(bootstrap)
     assert (run.kind, run.branch, run.guided_until) == ("early-bootstrap", "replay", 4)
-    assert run.spent == Spent(updates=4, tokens_scout=400, tokens_guidance=70)
+    assert run.spent == Spent(updates=4, tokens_abandoned=400, tokens_guidance=70)
     assert totals(run.points) == [(0, 4, 470), (2, 6, 670), (4, 8, 870), (6, 10, 1070), (8, 12, 1270)]
     assert [p.pass_rate for p in run.points] == [0.2, 0.6, 0.7, 0.85, 0.95]
-    assert run.stretches == [("scout", 0, 4, False), ("replay", 0, 4, True), ("replay", 4, 8, False)]
-    assert (len(run.steps), len(run.scout)) == (8, 4)
-    assert run.guidance["tokens_generated"] == 70 and run.guidance["coverage"] == 0.5
+    assert run.courses == [
+        ("scout", 0, 4, False, False),
+        ("replay", 0, 4, True, True),
+        ("replay", 4, 8, False, True),
+    ]
+    assert (len(run.steps), [len(piece.steps) for piece in run.abandoned]) == (8, [4])
+    (cache,) = run.guidance
+    assert (cache["tokens_generated"], cache["coverage"], cache["branch"]) == (70, 0.5, "replay")
 
 
 def test_the_scout_has_a_curve_of_its_own_where_it_was_evaluated(bootstrap):
     add_scores(bootstrap, "scout", [0.2, 0.5, 0.6])
-    assert totals(load(bootstrap).scout_points) == [(0, 0, 0), (2, 2, 200), (4, 4, 400)]
+    (scout,) = load(bootstrap).abandoned
+    assert scout.branch == "scout" and totals(scout.points) == [(0, 0, 0), (2, 2, 200), (4, 4, 400)]
 
 
-def test_a_scout_of_another_name_is_known_by_what_it_guides(tmp_path):
+def test_branches_of_any_name_have_their_place_by_when_they_were_opened(tmp_path):
     workspace = new_workspace(tmp_path)
     workspace.timeline.add_branch(Branch(name="ahead", parent=BASE, parent_step=0, reason="runs ahead"))
     segment = add_segment(workspace, "ahead", 0, 8)
@@ -59,8 +65,8 @@ def test_a_scout_of_another_name_is_known_by_what_it_guides(tmp_path):
     again = add_segment(workspace, "again", 4, 6) if snapshot("again", 4) == segment.snapshots[4] else None
     run = load(workspace)
     assert (run.kind, run.branch, again) == ("early-bootstrap", "again", None)
-    assert run.stretches == [("ahead", 4, 8, False), ("ahead", 0, 4, False)]  # abandoned, then on the way
-    assert run.spent == Spent(updates=4, tokens_scout=400)
+    assert run.courses == [("ahead", 0, 4, False, True), ("ahead", 4, 8, False, False)]  # on the way, then left
+    assert run.spent == Spent(updates=4, tokens_abandoned=400)
 
 
 def test_missing_parts_are_fine(tmp_path):
@@ -164,8 +170,8 @@ def test_groups_are_means_over_quarters(bootstrap):
     rows = groups_table(load(bootstrap)).rows
     assert rows[4] == ["replay 0-1 guided", "0.100", "1.000", "2.0", "0.0", "3.0", "1.0", "0.200"]
     assert rows[-1] == ["replay 7-8", "0.800", "0.125", "2.0", "0.0", "0.0", "0.0", "-"]
-    assert quarters(60, 300) == [(60, 120), (120, 180), (180, 240), (240, 300)]
-    assert quarters(0, 2) == [(0, 1), (1, 2)]
+    assert divided(60, 300, 4) == [(60, 120), (120, 180), (180, 240), (240, 300)]
+    assert divided(0, 2, 4) == [(0, 1), (1, 2)]
 
 
 def test_means_leave_out_what_does_not_exist():

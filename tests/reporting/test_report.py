@@ -5,8 +5,10 @@ import shutil
 
 from small_runs import new_workspace
 
-from npo_core.reporting.plots import smooth
+from npo_core.reporting.curves import fill_curves
+from npo_core.reporting.plots import draw, smooth
 from npo_core.reporting.report import write_report
+from npo_core.reporting.run_data import load
 from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
 from npo_core.stages.workspace import Workspace
 
@@ -62,6 +64,40 @@ def test_an_empty_run_has_a_report(tmp_path):
     assert tuple(read(workspace)) == FILES
     assert figures["final"] is None and not figures["complete"]
     assert "Nothing is evaluated yet; 0 of 8 steps are done." in workspace.store.read_bytes("report/report.md").decode()
+
+
+def test_reports_of_trees(auto, plateau, grpo):
+    for workspace, name in ((auto, "AutoNPO"), (plateau, "NPO late")):
+        figures = write_report(workspace, grpo)
+        files = read(workspace)
+        assert f"# tiny: {name}".encode() in files["report.md"] and len(files["curves.png"]) < 150_000
+        assert json.loads(files["report.json"]) == json.loads(json.dumps(figures)) and figures["complete"]
+    assert [piece["branch"] for piece in figures["abandoned"]] == ["main"]
+    assert figures["rollbacks"][0]["after"] == {"updates": 8, "tokens": 870}
+
+
+def test_pictures_show_every_intervention_and_what_it_left(auto, grpo):
+    run = load(auto)
+    drawn = {}
+    draw("AA;BC", (10, 8), lambda axes: drawn.update(axes=axes, nothing=fill_curves(axes, run, load(grpo), ("a", "b"))))
+    by_step, by_updates, _ = drawn["axes"]
+    assert [line.get_xdata()[0] for line in by_step.lines if line.get_linestyle() == ":"][1:] == [8, 10]
+    assert [text.get_text() for text in by_step.texts if "back" in text.get_text()] == ["back by 4", "back by 4"]
+    left = [list(line.get_xdata()) for line in by_updates.lines if line.get_label() == "abandoned"]
+    assert left == [[4, 6, 8], [10, 12, 14]]
+    assert [text.get_text() for text in by_step.get_legend().get_texts()] == [
+        "a",
+        "abandoned",
+        "b",
+        "guided replay",
+        "spent beside the way",
+    ]
+
+
+def test_a_run_that_was_rolled_back_before_any_evaluation_has_pictures(auto):
+    auto.store.remove("evaluations")
+    assert write_report(auto)["points"] == []
+    assert read(auto)["curves.png"].startswith(b"\x89PNG")
 
 
 def test_a_segment_by_itself(bootstrap):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from npo_core.errors import DamagedError, DataError, NPOError
-from npo_core.timeline import Branch, Segment, Store, Timeline
+from npo_core.timeline import Branch, Segment, Store, Timeline, opened
 
 BASE, GUIDE, CACHE = "3f2a9c0000000000", "8c1d220000000000", "c41f770000000000"
 
@@ -97,6 +97,30 @@ def test_adding_again_is_fine_and_changing_is_not(timeline: Timeline) -> None:
     assert timeline.add_segment(done.model_copy(update={"cost": {"seconds": 9.0}})) == done
     with pytest.raises(NPOError, match="segment 'scout-0-60' exists with other content .end"):
         timeline.add_segment(segment("scout", BASE, 0, 60, "eeee"))
+
+
+def test_branches_are_numbered_as_they_are_opened(timeline: Timeline) -> None:
+    assert timeline.final() is None
+    bootstrapped(timeline)
+    assert [(b.name, b.order) for b in opened(timeline.branches())] == [("scout", 0), ("replay", 1), ("late", 2)]
+    assert timeline.final().name == "late"
+    again = timeline.branch("scout").model_copy(update={"order": 9})
+    assert timeline.add_branch(again).order == 0  # what is recorded counts
+
+
+def test_records_without_order_put_a_scout_before_its_replay(timeline: Timeline) -> None:
+    for name in ("replay", "scout"):
+        record = {"name": name, "parent": BASE, "parent_step": 0, "reason": name}
+        timeline.store.write_json(f"branches/{name}.json", record)
+    timeline.add_branch(Branch(name="late", parent=BASE, parent_step=0, reason="late"))
+    assert [branch.name for branch in opened(timeline.branches())] == ["scout", "replay", "late"]
+
+
+def test_the_snapshots_on_the_way_to_a_tip(timeline: Timeline) -> None:
+    bootstrapped(timeline)
+    timeline.add_segment(segment("late", "4040404040404040", 40, 50, "5050505050505050"))
+    assert timeline.states("late") == {0: BASE, 40: "4040404040404040", 50: "5050505050505050"}
+    assert timeline.states("scout") == {0: BASE, 40: "4040404040404040", 60: GUIDE}
 
 
 def test_a_segment_goes_on_from_the_tip(timeline: Timeline) -> None:

@@ -1,0 +1,215 @@
+"""One decision by itself, for its artifact and the terminal: the window it looked at, its candidates, what it brought."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from npo_core.control.decision import Decision
+from npo_core.control.plateau import find_plateau
+from npo_core.control.records import Result
+from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw
+from npo_core.reporting.tables import Table, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Any]]
+ESTIMATES = {"q": "Q", "kl": "KL", "v": "V", "s": "S = Q / V"}
+TITLES = {
+    "q": "Q: share of past failures solved now",
+    "kl": "KL to the snapshot, nats a token",
+    "v": "V: variance cost",
+    "s": "S = Q / V: effective signal",
+}
+
+
+def verdict(decision: Decision) -> str:
+    """What was decided, in few words."""
+    if not decision.intervene:
+        return "do not intervene"
+    return f"roll back by Delta = {decision.delta}, from step {decision.step} to step {decision.rollback.step}"
+
+
+def candidates_table(decision: Decision) -> Table:
+    """The snapshots that were considered, nearest first."""
+    header = ["Delta", "to step", "probed failures", *ESTIMATES.values(), ""]
+    rows = [
+        [
+            number(c.delta),
+            number(c.step),
+            number(c.prompts),
+            *(number(value, digits) for value, digits in zip((c.q, c.kl, c.v, c.s), (3, 4, 3, 4), strict=True)),
+            "chosen" if c.delta == decision.delta else f"excluded: {c.excluded}" if c.excluded else "",
+        ]
+        for c in sorted(decision.candidates, key=lambda c: c.delta)
+    ]
+    note = (
+        "Q: pass rate of the current policy on the prompts that it failed after the snapshot. KL(current || snapshot) "
+        "in nats a token, on the same completions. V grows with the KL; the largest S is chosen."
+    )
+    return Table("Candidates", header, rows, note)
+
+
+def thresholds_table(decision: Decision) -> Table:
+    """What was compared with which setting, and all other settings that the decision depends on."""
+    seen, trigger = decision.signals["reading"] or {}, trigger_of(decision)
+    read = {
+        "min_gain": f"gained {number(seen.get('gain'), 3)}",
+        "min_entropy_drop": f"lost {number(seen.get('entropy_drop'), 3)}",
+        "warm_up": f"at update {decision.step}",
+        "min_solved": number(decision.pool_q, 3),
+    }
+    groups = decision.thresholds if "choice" in decision.thresholds else {"trigger": trigger}
+    rows = [
+        [f"{group}.{name}", str(value), read.get(name, "")] for group in groups for name, value in groups[group].items()
+    ]
+    return Table("Thresholds", ["setting", "value", "seen"], rows)
+
+
+def trigger_of(decision: Decision) -> dict[str, Any]:
+    return decision.thresholds["trigger"]
+
+
+def decision_png(decision: Decision, rows: Rows) -> bytes:
+    """The picture of a decision.
+
+    AutoNPO: the window of the signals with their averages, and Q, KL, V, S over Delta.
+    Plateau breakthrough: pass rate and entropy of all updates, with the plateau and the rollback.
+
+    Args:
+        rows: metrics of every update on the way to the decision.
+    """
+    if decision.flow == "plateau-breakthrough":
+        return draw("A;B", (10, 6), lambda axes: fill_plateau(axes, decision, rows))
+    if decision.candidates:
+        return draw("AACD;BBEF", (13, 6), lambda axes: fill_choice(axes, decision))
+    return draw("AB", (10, 3.2), lambda axes: fill_window(axes, decision))
+
+
+def fill_choice(axes: Sequence["Axes"], decision: Decision) -> None:
+    """Window and estimates."""
+    fill_window(axes[:2], decision)
+    for ax, name in zip(axes[2:], TITLES, strict=True):
+        estimate(ax, decision, name)
+
+
+def fill_window(axes: Sequence["Axes"], decision: Decision) -> None:
+    """Pass rate and entropy with their averages; the thresholds as the lines that the averages must not cross."""
+    window, seen, trigger = decision.signals["window"], decision.signals["reading"], trigger_of(decision)
+    for ax, name in zip(axes, ("pass_rate", "entropy"), strict=True):
+        with_average(ax, window, name)
+        ax.set(xlabel="step")
+    rate, entropy = axes
+    rate.set(ylabel="pass rate", title="Pass rate")
+    entropy.set(ylabel="nats a token", title="Entropy")
+    if seen and seen["gain"] is not None:
+        least, most = trigger["min_gain"], trigger["min_entropy_drop"]
+        rate.set_title(f"Pass rate gained {seen['gain']:+.3f}: {told(seen['stagnates'], 'stagnates', 'rises')}")
+        entropy.set_title(f"Entropy lost {seen['entropy_drop']:.1%}: {told(seen['falls'], 'falls', 'does not fall')}")
+        limit(rate, window[0]["average_pass_rate"] + least, f"stagnates below: min_gain {least:g}")
+        limit(entropy, window[0]["average_entropy"] * (1 - most), f"falls below: min_entropy_drop {most:g}")
+    for ax in axes:
+        ax.legend(loc="best")
+
+
+def told(so: bool, yes: str, no: str) -> str:
+    return yes if so else no
+
+
+def with_average(ax: "Axes", window: Rows, name: str, colour: str = RUN) -> None:
+    """A thin raw line and its moving average."""
+    steps = [row["step"] for row in window]
+    ax.plot(steps, [row[name] for row in window], color=colour, alpha=0.3, linewidth=0.8, label="each update")
+    ax.plot(steps, [row[f"average_{name}"] for row in window], color=colour, linewidth=2, label="moving average")
+
+
+def limit(ax: "Axes", height: float, name: str) -> None:
+    ax.axhline(height, color=BASELINE, linewidth=1.3, linestyle="--", label=name)
+
+
+def estimate(ax: "Axes", decision: Decision, name: str) -> None:
+    """One estimate over Delta: candidates that can be chosen filled, excluded ones hollow, Delta* marked."""
+    found = [c for c in sorted(decision.candidates, key=lambda c: c.delta) if getattr(c, name) is not None]
+    x, y = [c.delta for c in found], [getattr(c, name) for c in found]
+    ax.plot(x, y, color=RUN, linewidth=1.6)
+    ax.scatter(x, y, s=30, zorder=3, edgecolors=RUN, facecolors=[RUN if c.excluded is None else "white" for c in found])
+    if decision.delta is not None:
+        ax.axvline(decision.delta, color=BASELINE, linewidth=1.3, linestyle="--", label=f"Delta* = {decision.delta}")
+        ax.legend(loc="best")
+    ax.set_title(TITLES[name], fontsize=9.5)
+    ax.set(xlabel="Delta, updates back", xlim=(0, None))
+
+
+def fill_plateau(axes: Sequence["Axes"], decision: Decision, rows: Rows) -> None:
+    """All updates with the plateau's level and beginning, and the stretch that is replayed."""
+    for ax, name in zip(axes, ("pass_rate", "entropy"), strict=True):
+        known = [row for row in rows if row[name] is not None]
+        ax.plot([row["step"] for row in known], [row[name] for row in known], color=RUN, linewidth=1)
+        ax.set(xlabel="step", xlim=(0, None))
+        if decision.rollback is not None:
+            back = f"rolled back and replayed: {decision.rollback.step} to {decision.step}"
+            ax.axvspan(decision.rollback.step, decision.step, color=RUN, alpha=0.1, linewidth=0, label=back)
+    rate, entropy = axes
+    rate.set(ylabel="pass rate", title="Pass rate")
+    entropy.set(ylabel="nats a token", title="Entropy")
+    mark_plateau(rate, decision, rows)
+    if rate.get_legend_handles_labels()[0]:
+        rate.legend(loc="best")
+
+
+def mark_plateau(ax: "Axes", decision: Decision, rows: Rows) -> None:
+    """Where the plateau was found; a rollback to a given step looked for none."""
+    from npo_core.config import Trigger
+
+    found = find_plateau(rows, Trigger(**trigger_of(decision)))
+    if found is None or decision.thresholds["rollback_step"] is not None:
+        return
+    level = f"level {found.level:.3f} at the last warning, update {found.warned}"
+    ax.axhline(found.level, color=BASELINE, linewidth=1.3, linestyle="--", label=level)
+    ax.axvline(found.began, color=EXTRA, linewidth=1.5, label=f"nearly reached at update {found.began}")
+
+
+def outcome_table(result: Result) -> Table:
+    """The replay against the abandoned branch."""
+    pairs = [("pass rate", "pass_rate"), ("entropy, nats a token", "entropy")]
+    new, old = result.replay, result.abandoned
+    rows = [
+        [words, number(getattr(new, name), 3), number(getattr(old, name), 3), signed(new, old, name)]
+        for words, name in pairs
+    ]
+    note = (
+        f"In training, over the last fifth of steps {result.t0} to {result.t1}, on the same prompts. "
+        f"{result.groups_injected} groups took guidance, {result.groups_rescued} of them all wrong before."
+    )
+    return Table("Outcome", ["", new.branch, f"{old.branch} (abandoned)", "difference"], rows, note)
+
+
+def signed(new: object, old: object, name: str) -> str:
+    return f"{getattr(new, name) - getattr(old, name):+.3f}"
+
+
+def outcome_png(result: Result, new: Rows, old: Rows) -> bytes:
+    """Pass rate and entropy of both branches over the replayed steps."""
+    return draw("AB", (11, 3.8), lambda axes: fill_outcome(axes, result, new, old))
+
+
+def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -> None:
+    branches = ((old, LEFT, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
+    for ax, name, words in zip(axes, ("pass_rate", "entropy"), ("pass rate", "nats a token"), strict=True):
+        for rows, colour, branch in branches:
+            smoothed(ax, rows, name, colour, branch)
+        ax.axvspan(result.t1 - (result.t1 - result.t0) / 5, result.t1, color=FAINT, alpha=0.15, linewidth=0)
+        ax.set(xlabel="step", ylabel=words, xlim=(result.t0, result.t1))
+    axes[0].set_title(f"Pass rate in training: {result.difference:+.3f} at the end")
+    axes[1].set_title("Entropy")
+    axes[0].annotate("compared", (1, 0), xycoords="axes fraction", xytext=(-3, 4), textcoords="offset points",
+                     ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
+    axes[0].legend(loc="best")
+
+
+def smoothed(ax: "Axes", rows: Rows, name: str, colour: str, label: str) -> None:
+    from npo_core.reporting.plots import half_window, smooth
+
+    known = [row for row in rows if row[name] is not None]
+    steps, values = [row["step"] for row in known], [row[name] for row in known]
+    ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
+    ax.plot(steps, smooth(values, half_window(len(values))), color=colour, linewidth=1.9, label=label)
