@@ -1,0 +1,133 @@
+"""PostgreSQL as Debian packages it, and Prefect servers, each for one module and in a folder of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.server import QUIET, free_port, start_server, wait_until_healthy
+from tests.flows.conftest import ROOT, TINY, finish
+
+INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+AS_ROOT = os.geteuid() == 0  # PostgreSQL refuses to run as root; Debian's package makes this user
+OWNER = {"user": "postgres", "group": "postgres", "extra_groups": []} if AS_ROOT else {}
+
+
+@contextmanager
+def prefect_server(home: Path, **variables: str) -> Iterator[dict[str, str]]:
+    """The environment of commands that use a server of their own, which is configured by `variables`."""
+    with pytest.MonkeyPatch.context() as patch:
+        fixed = {"NPO_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_SERVER_UI_API_URL": "/api"}
+        for name, value in (fixed | QUIET | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | variables).items():
+            patch.setenv(name, value)
+        process, url = start_server()
+        try:
+            wait_until_healthy(process, url)
+            yield {**os.environ, "PREFECT_API_URL": url}
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server on SQLite."""
+    with prefect_server(tmp_path_factory.mktemp("server")) as environment:
+        yield environment
+
+
+def ask(environment: dict[str, str], path: str, body: dict | None = None) -> Any:
+    """What the server answers to a GET, or to a POST with a body."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}", data, headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def deployed_run(
+    environment: dict[str, str], pool: str, workspace: str | Path, training: dict[str, Any] | None = None
+) -> str:
+    """Deploy the GRPO flow to a pool and ask for one run of it; the run's id."""
+    config = TINY | {"training": TINY["training"] | (training or {})}
+    code = f"""
+from prefect import flow
+from prefect.deployments import run_deployment
+grpo = flow.from_source(source={str(ROOT)!r}, entrypoint="flows/grpo.py:grpo")
+grpo.deploy({pool!r}, work_pool_name={pool!r}, build=False, push=False, print_next_steps=False, ignore_warnings=True)
+parameters = {{"config": {config!r}, "workspace": {str(workspace)!r}}}
+print(run_deployment("grpo/" + {pool!r}, parameters=parameters, timeout=0).id)
+"""
+    done = finish([sys.executable, "-c", code], environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seconds."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running cluster, its port and the password of its user `prefect`."""
+
+    port: int
+    password: str = "p@ss/word: 1"  # must be quoted in a URL
+
+    def ask(self, sql: str) -> list[str]:
+        """The lines of an answer."""
+        command = [*self.to("psql"), "-d", "postgres", "-qtAc", sql]
+        environment = {**os.environ, "PGPASSWORD": self.password}
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
+
+    def to(self, program: str) -> list[str]:
+        return [str(INSTALLED[-1] / program), "-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect"]
+
+    def wait(self, process: subprocess.Popen, log: Path) -> None:
+        deadline = time.monotonic() + 30
+        while subprocess.run([*self.to("pg_isready"), "-q"]).returncode:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """A new cluster on a free loopback port."""
+    if not INSTALLED:
+        how = "PostgreSQL is not installed: apt-get install postgresql"
+        pytest.fail(how) if os.environ.get("NPO_NEED_PROGRAMS") else pytest.skip(how)
+    cluster = Postgres(free_port())
+    folder = Path(tempfile.mkdtemp(prefix="npo-postgres-"))
+    if AS_ROOT:
+        shutil.chown(folder, OWNER["user"], OWNER["group"])
+    (folder / "password").write_text(cluster.password)
+    make = ["initdb", "-D", "data", "-U", "prefect", "--auth=scram-sha-256", "--pwfile=password", "--no-sync"]
+    start = ["postgres", "-D", "data", "-p", str(cluster.port), "-k", ".", "-c", "listen_addresses=127.0.0.1"]
+    with open(folder / "log", "wb") as log:
+        run = {"stdout": log, "stderr": log, "cwd": folder, **OWNER}
+        subprocess.run([INSTALLED[-1] / make[0], *make[1:]], check=True, **run)
+        process = subprocess.Popen([INSTALLED[-1] / start[0], *start[1:], "-c", "fsync=off"], **run)
+    try:
+        cluster.wait(process, folder / "log")
+        yield cluster
+    finally:
+        process.send_signal(signal.SIGINT)  # its fast way down: open connections are cut
+        process.wait(timeout=30)
+        shutil.rmtree(folder)

@@ -1,0 +1,91 @@
+"""The base job template for Kubernetes: what a run's job becomes, and what an evicted one leaves to the next."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from prefect.utilities.templating import apply_values, find_placeholders
+
+from tests.deployments.conftest import ask, deployed_run
+from tests.flows.conftest import ROOT, family, finish
+
+TEMPLATE = ROOT / "deployments/kubernetes/work-pool.json"
+PREFECT = (sys.executable, "-m", "prefect")
+
+
+def rendered(**values: Any) -> dict[str, Any]:
+    """The job's configuration with a deployment's variables, filled in as a worker does."""
+    template = json.loads(TEMPLATE.read_text())
+    fields = template["variables"]["properties"].items()
+    defaults = {name: field["default"] for name, field in fields if field.get("default") is not None}
+    return apply_values(template["job_configuration"], defaults | values)
+
+
+def test_every_placeholder_is_a_variable_and_every_variable_is_used():
+    template = json.loads(TEMPLATE.read_text())
+    used = {placeholder.name for placeholder in find_placeholders(template["job_configuration"])}
+    assert used == set(template["variables"]["properties"])
+    for name, field in template["variables"]["properties"].items():
+        assert field.get("title") and field.get("description"), f"{name} has nothing to show in the form"
+
+
+def test_a_job_gets_its_gpu_its_memory_and_its_secrets():
+    job = rendered(image="registry/npo:1", gpus=2, shm_size="32Gi", node_selector={"gpu": "h200"})
+    pod = job["job_manifest"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2 and container["image"] == "registry/npo:1"
+    assert container["envFrom"] == [{"secretRef": {"name": "npo-s3", "optional": True}}]
+    assert rendered()["job_manifest"] == rendered(gpus=1, image="npo:latest")["job_manifest"]
+    assert pod["nodeSelector"] == {"gpu": "h200"} and pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "32Gi"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts == {"shm": "/dev/shm", "scratch": "/scratch", "data": "/data"} and set(mounts) == set(volumes)
+    assert job["env"]["NPO_HOME"].startswith("/scratch/")
+
+
+def test_a_job_ends_as_prefect_expects():
+    """Prefect reschedules an evicted run only with a backoff limit of 0; stages are given time to end."""
+    job = rendered()["job_manifest"]["spec"]
+    pod = job["template"]["spec"]
+    assert job["backoffLimit"] == 0 and job["activeDeadlineSeconds"] > 0
+    assert pod["terminationGracePeriodSeconds"] == 60
+    # What prefect-kubernetes demands of a manifest.
+    assert (pod["parallelism"], pod["completions"], pod["restartPolicy"]) == (1, 1, "Never")
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+
+
+def test_the_server_takes_the_template(server):
+    made = finish(
+        [*PREFECT, "work-pool", "create", "npo-gpu", "--type", "kubernetes", "--base-job-template", str(TEMPLATE)],
+        server,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert ask(server, "work_pools/npo-gpu")["base_job_template"] == json.loads(TEMPLATE.read_text())
+
+
+def test_an_evicted_job_is_taken_up_by_the_next(server, tmp_path):
+    """What Kubernetes does to a pod: SIGTERM to its command; Prefect schedules the run again, and a new pod goes on."""
+    finish([*PREFECT, "work-pool", "create", "evicted", "--type", "process"], server)
+    workspace = tmp_path / "run"
+    run = deployed_run(server, "evicted", workspace, {"snapshot_every": 1})
+    pod = {"PREFECT__FLOW_RUN_ID": run, "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
+    command = [*PREFECT, "flow-run", "execute"]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command, env=server | pod, cwd=ROOT, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while not list(workspace.glob("segments/*/mark-*.json")):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    processes = family(process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert ask(server, f"flow_runs/{run}")["state"]["name"] == "AwaitingRetry", (tmp_path / "log").read_text()
+    assert len(processes) > 2 and not any(p.is_running() for p in processes)
+    again = finish(command, server | pod)
+    state = ask(server, f"flow_runs/{run}")["state"]
+    assert state["type"] == "COMPLETED", again.stdout + again.stderr
+    assert len(list(workspace.glob("stages/train-*/result.json"))) == 1
