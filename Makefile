@@ -5,6 +5,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export NPO_HOME ?= $(CURDIR)/.npo
 export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
+RUNS ?= 1
 
 .PHONY: setup demo test bench results serve gpu-check clean-demo
 
@@ -30,9 +31,8 @@ bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 results: setup  ## the runs behind docs/results.md (about an hour on two cores)
 	$(BIN)/python -m benchmarks.results
 
-serve: setup  ## Prefect server and UI over the runs made here
-	PREFECT_HOME=$(NPO_HOME)/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false \
-	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PORT)/api $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
+serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks
+	@$(BIN)/python -m flows.serve --port $(PORT) --runs $(RUNS)
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check

@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.workspace import choose_workspace
 from npo_core.config import RunConfig
+from tasks.announce import announce
 from tasks.base import make_base
 from tasks.evaluate import evaluate
 from tasks.report import report
@@ -13,7 +14,9 @@ from tasks.steps import Steps
 
 
 @flow(name="grpo", flow_run_name="{config.name} seed {config.seed}")
-def grpo(config: RunConfig, workspace: str | None = None, baseline: str | None = None) -> dict:
+def grpo(
+    config: RunConfig, workspace: str | None = None, baseline: str | None = None, announce_plateau: bool = False
+) -> dict:
     """Train from the base to `training.steps`, evaluate, report.
 
     Args:
@@ -21,6 +24,8 @@ def grpo(config: RunConfig, workspace: str | None = None, baseline: str | None =
         workspace: Folder or s3:// URI of the run. A run that was started there is taken up where it was. Empty: a new
             folder.
         baseline: Folder or s3:// URI of another run, to compare with in the report.
+        announce_plateau: At the end of a run that reached a plateau, start plateau-breakthrough on it, by the event
+            npo.plateau.detected.
     """
     with open_run(config, choose_workspace(workspace, config.name)) as run:
         do = Steps(run)
@@ -28,4 +33,7 @@ def grpo(config: RunConfig, workspace: str | None = None, baseline: str | None =
         do(open_branch, run, "main", at=base, reason="GRPO")
         do.train("main", start=base, until=config.training.steps)
         do(evaluate, run.evaluate(do.evaluated("main")), config.name)
-        return do(report, run, baseline)
+        figures = do(report, run, baseline)
+    if announce_plateau:
+        do(announce, run, "main")
+    return figures

@@ -4,10 +4,11 @@ find the plateau -> the later snapshot guides -> roll back -> replay guided -> g
 """
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.workspace import choose_workspace
 from npo_core.config import Plateau, RunConfig
-from npo_core.control.breakthrough import branch_name
+from npo_core.control.breakthrough import branch_name, rollback_step
 from npo_core.control.decision import Decision, Place
 from npo_core.errors import ConfigError
 from npo_core.stages.workspace import Workspace
@@ -21,7 +22,14 @@ from tasks.run import Run, open_run
 from tasks.steps import Steps
 
 
-@flow(name="plateau-breakthrough")
+def run_name() -> str:
+    """The workspace's own name, as the configuration may be left out."""
+    given = flow_run.parameters
+    place = (given.get("workspace") or "").rstrip("/").rsplit("/", 1)[-1]
+    return f"plateau of {place or given['config'].name}"
+
+
+@flow(name="plateau-breakthrough", flow_run_name=run_name)
 def plateau_breakthrough(
     workspace: str | None = None,
     plateau: Plateau = Plateau(),  # noqa: B008, a frozen model
@@ -38,7 +46,7 @@ def plateau_breakthrough(
         config: Everything that decides the run. Empty: the run's own; needed where the workspace holds none yet.
         baseline: Folder or s3:// URI of another run, to compare with in the report.
     """
-    if workspace is None and config is None:
+    if not workspace and config is None:
         raise ConfigError("plateau-breakthrough needs a workspace with a run, or a config to train one: give either.")
     place = choose_workspace(workspace, config.name if config else "")
     with open_run(config or Workspace(place).config(), place) as run:
@@ -60,6 +68,8 @@ def find(do: Steps, plateau: Plateau, base: str) -> Decision:
     states = timeline.states(branch)
     newest = max(states)
     guide = plateau.guide_step or max(newest, run.config.training.steps)
+    to_come = [step for step in range(0, guide, run.config.training.snapshot_every) if step > newest]
+    rollback_step(plateau, [], [step for step in [*states, *to_come] if step < guide])  # refused before training
     if guide > newest:
         trained = do.train(branch, start=states[newest], until=guide)
         states |= trained.snapshots

@@ -54,18 +54,27 @@ def prefect_home() -> Path:
 def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     """Start a server on a free loopback port (or the given one) over the local database; it ends with this process."""
     port = port or free_port()
-    os.environ |= {"PREFECT_HOME": str(prefect_home()), "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api"}
-    command = [sys.executable, "-m", "flows.server", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(prefect_home() / "server.log", "ab") as log:
-        process = subprocess.Popen(
-            command,
+    os.environ |= {
+        "PREFECT_HOME": str(prefect_home()),
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        # On disk, for a slot whose lease a killed server forgot would never be free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return start_process("flows.server", arguments, "server.log"), f"http://127.0.0.1:{port}/api"
+
+
+def start_process(module: str, arguments: list[str], log_name: str) -> subprocess.Popen:
+    """Start a module of this checkout in a session of its own, so that Ctrl-C reaches only who started it."""
+    with open(prefect_home() / log_name, "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             cwd=Path(__file__).parents[1],
         )
-    return process, f"http://127.0.0.1:{port}/api"
 
 
 def free_port() -> int:

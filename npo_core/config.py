@@ -9,19 +9,27 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from npo_core.errors import ConfigError
 
 
+def in_order(schema: dict) -> None:
+    """Forms show a model's fields as they are declared here, not by name."""
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
+
+
 class Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, json_schema_extra=in_order
+    )
 
 
 class ChainProblems(Closed):
     """The built-in task: chain arithmetic modulo 10, generated from a seed."""
 
-    kind: Literal["chain"] = "chain"
+    kind: Literal["chain"] = Field("chain", description="the built-in task")
     train: int = Field(8192, ge=8, description="training problems")
     held_out: int = Field(256, ge=1, description="held-out problems, disjoint from training")
     operands: int = Field(6, ge=2, le=16, description="numbers in a chain")
@@ -42,7 +50,7 @@ class ChainProblems(Closed):
 class JsonlProblems(Closed):
     """Problems from JSON Lines with a final answer that is compared exactly."""
 
-    kind: Literal["jsonl"]
+    kind: Literal["jsonl"] = Field(description="problems of your own")
     train_file: Path = Field(description="JSON Lines file with training problems")
     held_out_file: Path = Field(description="JSON Lines file with held-out problems")
     prompt_field: str = Field("question", description="key of the prompt")
@@ -75,16 +83,16 @@ class JsonlProblems(Closed):
         return self
 
 
-Problems = Annotated[ChainProblems | JsonlProblems, Field(discriminator="kind")]
+Problems = Annotated[ChainProblems | JsonlProblems, Field(discriminator="kind", description="what is asked")]
 
 
 class BuiltInModel(Closed):
     """A small Qwen3 causal LM trained on imperfect demonstrations of the built-in task."""
 
-    kind: Literal["built-in"] = "built-in"
-    layers: int = Field(4, ge=1)
+    kind: Literal["built-in"] = Field("built-in", description="a small model that is made here")
+    layers: int = Field(4, ge=1, description="transformer blocks")
     width: int = Field(96, ge=16, multiple_of=8, description="hidden size")
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1, description="attention heads, which split the width into even parts")
     steps: int = Field(900, ge=1, description="optimizer updates of supervised training")
     batch: int = Field(64, ge=1, description="demonstrations an update")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak of a one-cycle schedule")
@@ -103,12 +111,14 @@ class BuiltInModel(Closed):
 class PretrainedModel(Closed):
     """A causal LM in the Hugging Face layout: a folder, or a hub id where the machine reaches a hub."""
 
-    kind: Literal["pretrained"]
+    kind: Literal["pretrained"] = Field(description="a model of your own")
     path: str = Field(description="folder or hub id")
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number format of the weights")
 
 
-Model = Annotated[BuiltInModel | PretrainedModel, Field(discriminator="kind")]
+Model = Annotated[
+    BuiltInModel | PretrainedModel, Field(discriminator="kind", description="the model that the run starts from")
+]
 
 
 class Training(Closed):
@@ -121,17 +131,23 @@ class Training(Closed):
     micro_batch: int = Field(256, ge=1, description="completions in one forward and backward pass of a process")
     max_completion_tokens: int = Field(6, ge=1, description="tokens a completion may have, EOS included")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW")
-    lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = "constant"
+    lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = Field(
+        "constant", description="course of the learning rate over training.steps"
+    )
     warmup_steps: int = Field(0, ge=0, description="optimizer updates")
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.01, ge=0, description="AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which larger gradients are scaled down")
     clip_low: float = Field(0.2, gt=0, description="epsilon below 1 of the clipped ratio")
     clip_high: float = Field(0.28, gt=0, description="epsilon above 1 of the clipped ratio")
     kl_coef: float = Field(0.0, ge=0, description="weight of the KL to the base model, TRL's beta")
     loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = Field("dapo", description="dapo is the token mean")
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="whose standard deviation the advantages are divided by"
+    )
     bf16: bool = Field(False, description="train in bfloat16 mixed precision")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass, which saves memory and costs time"
+    )
     snapshot_every: int = Field(20, ge=1, description="optimizer updates between snapshots")
 
     @property
@@ -217,9 +233,14 @@ class Trigger(Closed):
         0.9, ge=0, lt=1, description="weight of the past in the moving averages of pass rate and entropy, an update"
     )
     window: int = Field(60, ge=1, description="optimizer updates over which both averages are compared")
-    min_gain: float = Field(0.04, description="the pass rate stagnates when it gained less than this over the window")
+    min_gain: float = Field(
+        0.04, ge=-1, le=1, description="the pass rate stagnates when it gained less than this over the window"
+    )
     min_entropy_drop: float = Field(
-        0.0, description="entropy keeps falling when it lost more than this share of itself over the window"
+        0.0,
+        ge=-1,
+        le=1,
+        description="entropy keeps falling when it lost more than this share of itself over the window",
     )
     warm_up: int = Field(60, ge=0, description="optimizer updates before the first warning")
 
@@ -243,13 +264,13 @@ class Control(Closed):
 class Probe(Closed):
     """AutoNPO's confirmation: one rollout of the current policy on the pool; every estimate comes from it."""
 
-    prompts: int = Field(64, ge=1, description="prompts of the pool that are asked at most")
+    prompts: int = Field(128, ge=1, description="prompts of the pool that are asked at most")
     samples: int = Field(4, ge=1, description="samples a prompt at temperature 1")
     min_solved: float = Field(
         0.1, ge=0, le=1, description="pass rate on past failures below which no intervention is worth it"
     )
     min_prompts: int = Field(
-        8, ge=1, description="probed failures since a snapshot below which it is no candidate: Q would be noise"
+        16, ge=1, description="probed failures since a snapshot below which it is no candidate: Q would be noise"
     )
 
 
@@ -335,7 +356,7 @@ class Evaluation(Closed):
 class Execution(Closed):
     """Where and how stages run."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     threads: int = Field(1, ge=1, description="CPU threads of a stage")
     start: Literal["auto", "fork", "spawn"] = Field(
         "auto",
@@ -450,6 +471,18 @@ def parse_config(values: object, source: str = "The given configuration") -> Run
         raise ConfigError(explain(error, source)) from None
 
 
+def parse_plateau(values: dict[str, object]) -> Plateau:
+    """Validate the settings of a plateau breakthrough, by field of `Plateau`.
+
+    Raises:
+        ConfigError: one line for each wrong field.
+    """
+    try:
+        return TypeAdapter(dict[str, Plateau]).validate_python({"plateau": values})["plateau"]
+    except ValidationError as error:
+        raise ConfigError(explain(error, "The given plateau")) from None
+
+
 def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
     """Read a YAML file; `overrides` maps dotted fields to values that win over it.
 
@@ -467,7 +500,16 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
         raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
-    for dotted, value in (overrides or {}).items():
+    return parse_config(override(values, overrides or {}), str(path))
+
+
+def override(values: dict, changes: dict[str, object]) -> dict:
+    """Set dotted fields in nested plain values, in place; the values.
+
+    Raises:
+        ConfigError: what should be a group of fields is a value.
+    """
+    for dotted, value in changes.items():
         *parents, leaf = dotted.split(".")
         node = values
         for parent in parents:
@@ -477,4 +519,4 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
                     f"{dotted}: {parent} is a value ({node!r}), not a group of fields; `npo config` lists them."
                 )
         node[leaf] = value
-    return parse_config(values, str(path))
+    return values

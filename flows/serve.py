@@ -1,0 +1,235 @@
+"""`make serve`: Prefect server, worker, automations and the deployments of prefect.yaml on one machine.
+
+    python -m flows.serve [--port 4200] [--runs 1]
+
+Everything ends with this process. Started again over the same database, it finds what is there.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import yaml
+from filelock import FileLock, Timeout
+
+from flows.server import prefect_home, start_process, start_server, wait_until_healthy
+from flows.worker import MARK, end_marked
+from npo_core.errors import ConfigError, NPOError
+from npo_core.stages.workspace import home
+
+CHECKOUT = Path(__file__).parents[1]
+AUTOMATIONS = CHECKOUT / "deployments" / "automations.yaml"
+POOL = "npo"
+DEFAULTS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
+}
+GRACE = 20.0  # seconds that runs have to say that they end
+STEADY = 10.0  # seconds; a process that lived shorter is not started again
+
+
+class Machine:
+    """The server and the worker of this machine, kept alive until told to end."""
+
+    def __init__(self, port: int, runs: int):
+        self.port, self.runs = port, runs
+        self.mark = os.environ[MARK] = uuid4().hex
+        self.processes: dict[str, subprocess.Popen] = {}
+        self.started: dict[str, float] = {}
+
+    def start(self, name: str) -> None:
+        """Start the server or the worker."""
+        if name == "server":
+            self.processes[name], os.environ["PREFECT_API_URL"] = start_server(self.port)
+        else:
+            arguments = ["start", "--pool", POOL, "--name", socket.gethostname(), "--limit", str(self.runs)]
+            self.processes[name] = start_process("flows.worker", ["worker", *arguments], "worker.log")
+        self.started[name] = time.monotonic()
+
+    def set_up(self) -> None:
+        """The address answers, and everything that a click needs is there."""
+        self.start("server")
+        import prefect.client.orchestration  # noqa: F401  takes a second, in which the server starts
+
+        wait_until_healthy(self.processes["server"], os.environ["PREFECT_API_URL"])
+        make_pool(self.runs)
+        close_dead_runs()
+        self.start("worker")
+        deploy()
+        make_automations()
+
+    def keep_alive(self) -> None:
+        """Start again what was killed, until this process is told to end.
+
+        Raises:
+            NPOError: it does not stay alive.
+        """
+        while True:
+            for name, process in list(self.processes.items()):
+                if process.poll() is None:
+                    continue
+                if time.monotonic() - self.started[name] < STEADY:
+                    raise NPOError(f"The Prefect {name} ends at once: see {prefect_home() / name}.log.")
+                print(f"The Prefect {name} was killed and is started again.", flush=True)
+                self.start(name)
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        """End the worker and its runs while the server can still note it, then the server, then what is left."""
+        for name in ("worker", "server"):
+            if name in self.processes:
+                self.processes[name].terminate()
+                try:
+                    self.processes[name].wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    self.processes[name].kill()
+        end_marked(self.mark)
+
+
+def make_pool(runs: int) -> None:
+    """The work pool, whose limit keeps runs of all deployments from sharing the accelerator."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=runs), overwrite=True)
+
+
+def close_dead_runs() -> None:
+    """Mark runs that ended with an earlier `make serve` as crashed, for as running they would keep their place."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    active = filters.FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=filters.FlowRunFilter(state=filters.FlowRunFilterState(type=active)),
+            work_pool_filter=filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL])),
+        )
+        for run in runs:
+            state = Crashed(message="`make serve` ended during the run. Retry goes on from its last snapshot.")
+            client.set_flow_run_state(run.id, state, force=True)
+
+
+def make_automations() -> None:
+    """Create what deployments/automations.yaml lists, or bring it up to date."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+
+    with get_client(sync_client=True) as client:
+        for values in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+            automation = AutomationCore.model_validate(values)
+            for old in client.read_automations_by_name(automation.name):
+                client.delete_automation(old.id)
+            client.create_automation(automation)
+
+
+def deploy() -> None:
+    """`prefect deploy --all`, which updates what is there.
+
+    Raises:
+        NPOError: with what Prefect said.
+    """
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise NPOError(f"prefect deploy --all failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Raises ConfigError where another `make serve` works over the same database."""
+    lock = FileLock(prefect_home() / "serve.lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"Another `make serve` works over the database in {prefect_home()}: end it, or give this one a folder of "
+            "its own with PREFECT_HOME."
+        ) from None
+    with lock:
+        yield
+
+
+def check_port(port: int) -> None:
+    """Raises ConfigError where something else listens."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} cannot be used ({error.strerror}): end the other program, perhaps another "
+                "`make serve`, or choose a port, for example `make serve PORT=4300`."
+            ) from None
+
+
+WELCOME = """
+Prefect     http://127.0.0.1:{port}
+Run         Deployments > smoke > Run > Quick run: half a minute. Custom run shows the form, filled from the preset.
+Watch       the run's page: tasks, logs, and an artifact for each stage
+Stop        Cancel on the run's page ends every process of the run
+Go on       Retry on the run's page: finished stages are not run again
+At once     {runs} of these runs; the others wait (make serve RUNS=2 allows more)
+Terminal    PREFECT_API_URL=http://127.0.0.1:{port}/api npo run ... is shown here too
+Workspaces  {workspaces}
+Logs        {logs}
+Ready after {seconds:.0f} s. Ctrl-C ends server, worker and runs.
+"""
+
+
+def serve(port: int, runs: int) -> None:
+    """Set up and serve until SIGINT or SIGTERM."""
+    started = time.monotonic()
+    check_port(port)
+    machine = Machine(port, runs)
+    try:
+        machine.set_up()
+        print(
+            WELCOME.format(
+                port=port,
+                runs=runs,
+                workspaces=os.environ.get("NPO_RUNS") or home() / "runs",
+                logs=f"{prefect_home()}/server.log, worker.log",
+                seconds=time.monotonic() - started,
+            ),
+            flush=True,
+        )
+        machine.keep_alive()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave behind what is being ended
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        machine.end()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=4200, help="of the address in the browser")
+    parser.add_argument("--runs", type=int, default=1, help="flow runs at once, one for each GPU")
+    options = parser.parse_args()
+    for sign in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background command ignore Ctrl-C
+        signal.signal(sign, signal.default_int_handler)
+    os.environ |= {"NPO_HOME": str(home().absolute())} | {k: os.environ.get(k, v) for k, v in DEFAULTS.items()}
+    try:
+        with only_one():
+            serve(options.port, options.runs)
+    except KeyboardInterrupt:
+        print("Ended: server, worker and runs.", flush=True)
+    except NPOError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

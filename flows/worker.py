@@ -1,0 +1,49 @@
+"""The worker of `make serve`: a Prefect worker that takes every process of its runs along when `make serve` dies.
+
+    python -m flows.worker start --pool npo
+
+A flow run is a process group of its own, which the death of worker and server alone would leave to hold the machine.
+"""
+
+import os
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+
+MARK = "NPO_SERVE"  # variable that every process under one `make serve` inherits; its value tells one from another
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The processes under one `make serve`, this one left out."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+def end_marked(mark: str) -> None:
+    """Kill what still runs, and what it starts meanwhile; every write of a stage is atomic, so nothing is lost."""
+    while processes := marked(mark):
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=1)
+
+
+def watch(parent: int, mark: str) -> None:
+    """Wait for the death of whoever started this worker, then end everything."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    end_marked(mark)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=watch, args=(os.getppid(), os.environ[MARK]), daemon=True).start()
+    from prefect.cli import app
+
+    app()
