@@ -1,0 +1,92 @@
+"""From YAML or plain values to settings, with one sentence for each that is wrong."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from npo_core.config.control import Plateau
+from npo_core.config.run import RunConfig
+from npo_core.errors import ConfigError
+
+CHOSEN_BY_KIND = {("problems",), ("model",)}  # pydantic names the kind after these, which nobody writes
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """One sentence a problem: field, value, what would be right."""
+    lines = []
+    for problem in error.errors():
+        parts = problem["loc"][:1] + problem["loc"][2:] if problem["loc"][:1] in CHOSEN_BY_KIND else problem["loc"]
+        field = ".".join(str(part) for part in parts) or "the configuration"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{field}: there is no such field; `npo config` lists them")
+        elif problem["type"] == "value_error":
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        elif problem["type"] == "missing":
+            lines.append(f"{field}: a value is needed; `npo config` explains the field")
+        else:
+            lines.append(f"{field} = {problem['input']!r}: {problem['msg']}")
+    return f"{source} is not a valid configuration:\n  " + "\n  ".join(lines)
+
+
+def parse_config(values: object, source: str = "The given configuration") -> RunConfig:
+    """Validate plain values.
+
+    Raises:
+        ConfigError: one line for each wrong field.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source)) from None
+
+
+def parse_plateau(values: dict[str, object]) -> Plateau:
+    """Validate the settings of a plateau breakthrough, by field of `Plateau`.
+
+    Raises:
+        ConfigError: one line for each wrong field.
+    """
+    try:
+        return TypeAdapter(dict[str, Plateau]).validate_python({"plateau": values})["plateau"]
+    except ValidationError as error:
+        raise ConfigError(explain(error, "The given plateau")) from None
+
+
+def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
+    """Read a YAML file; `overrides` maps dotted fields to values that win over it.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a valid configuration.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration {path} cannot be read ({error.strerror}): name a YAML file, for example "
+            "deployments/configs/demo.yaml."
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
+    return parse_config(override(values, overrides or {}), str(path))
+
+
+def override(values: dict, changes: dict[str, object]) -> dict:
+    """Set dotted fields in nested plain values, in place; the values.
+
+    Raises:
+        ConfigError: what should be a group of fields is a value.
+    """
+    for dotted, value in changes.items():
+        *parents, leaf = dotted.split(".")
+        node = values
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(
+                    f"{dotted}: {parent} is a value ({node!r}), not a group of fields; `npo config` lists them."
+                )
+        node[leaf] = value
+    return values

@@ -1,0 +1,42 @@
+"""What is trained."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from npo_core.config.closed import Closed
+
+
+class BuiltInModel(Closed):
+    """A small Qwen3 causal LM trained on imperfect demonstrations of the built-in task."""
+
+    kind: Literal["built-in"] = Field("built-in", description="a small model that is made here")
+    layers: int = Field(4, ge=1, description="transformer blocks")
+    width: int = Field(96, ge=16, multiple_of=8, description="hidden size")
+    heads: int = Field(4, ge=1, description="attention heads, which split the width into even parts")
+    steps: int = Field(900, ge=1, description="optimizer updates of supervised training")
+    batch: int = Field(64, ge=1, description="demonstrations an update")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak of a one-cycle schedule")
+    seed: int = Field(0, ge=0, description="seed of weights, demonstrations and their errors")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ValueError(
+                f"model.heads = {self.heads} does not split model.width = {self.width} into even parts: choose "
+                "a number of heads that does"
+            )
+        return self
+
+
+class PretrainedModel(Closed):
+    """A causal LM in the Hugging Face layout: a folder, or a hub id where the machine reaches a hub."""
+
+    kind: Literal["pretrained"] = Field(description="a model of your own")
+    path: str = Field(description="folder or hub id")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number format of the weights")
+
+
+Model = Annotated[
+    BuiltInModel | PretrainedModel, Field(discriminator="kind", description="the model that the run starts from")
+]

@@ -1,0 +1,83 @@
+"""Everything that decides a run, in one model."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from npo_core.config.closed import Closed
+from npo_core.config.control import AutoNPO
+from npo_core.config.model import BuiltInModel, Model
+from npo_core.config.problems import ChainProblems, Problems
+from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+
+
+class RunConfig(Closed):
+    """Everything that decides a run. `seed` alone makes another replicate of it."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and dashes")
+    seed: int = Field(0, ge=0, description="data order and sampling")
+    problems: Problems = ChainProblems()
+    model: Model = BuiltInModel()
+    training: Training = Training()
+    injection: Injection = Injection()
+    guidance: Guidance = Guidance()
+    bootstrap: EarlyBootstrap = EarlyBootstrap()
+    auto: AutoNPO = AutoNPO()
+    evaluation: Evaluation = Evaluation()
+    execution: Execution = Execution()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, values: object) -> object:
+        """`kind` may be left out where the built-in one is meant."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {"problems": "chain", "model": "built-in"}
+        filled = {f: {"kind": kind, **values[f]} for f, kind in kinds.items() if isinstance(values.get(f), dict)}
+        return values | filled
+
+    @model_validator(mode="after")
+    def _steps_agree(self) -> Self:
+        every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
+        for name, value in [
+            ("bootstrap.scout_steps", scout),
+            ("training.steps", self.training.steps),
+            ("evaluation.every", self.evaluation.every),
+        ]:
+            if value % every:
+                raise ValueError(
+                    f"{name} = {value} is no multiple of training.snapshot_every = {every}, so there "
+                    "would be no snapshot to use: change either"
+                )
+        if scout > self.training.steps:
+            raise ValueError(
+                f"bootstrap.scout_steps = {scout} is more than training.steps = {self.training.steps}: "
+                "the replay would outlast the run; shorten the scout or train longer"
+            )
+        for step in self.bootstrap.ladder:
+            if step % every or not 0 < step <= scout:
+                raise ValueError(
+                    f"bootstrap.ladder has {step}: guides are snapshots of the scout, at multiples of "
+                    f"{every} from {every} to {scout}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_problems(self) -> Self:
+        if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
+            raise ValueError(
+                f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
+                f"{self.training.prompts_per_step}: an epoch would have no batch"
+            )
+        if isinstance(self.problems, ChainProblems) and self.training.max_completion_tokens < self.problems.operands:
+            raise ValueError(
+                f"training.max_completion_tokens = {self.training.max_completion_tokens} is too short for the "
+                f"{self.problems.operands - 1} results and the end token of a chain of problems.operands = "
+                f"{self.problems.operands}: set at least {self.problems.operands}"
+            )
+        if isinstance(self.model, BuiltInModel) and not isinstance(self.problems, ChainProblems):
+            raise ValueError(
+                "model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
+                "model.kind = pretrained with a path"
+            )
+        return self

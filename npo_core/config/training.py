@@ -1,0 +1,135 @@
+"""How it is trained, guided, evaluated, and where its stages run."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from npo_core.config.closed import Closed
+
+
+class Training(Closed):
+    """GRPO. Field names follow TRL where it has one."""
+
+    steps: int = Field(200, ge=1, description="optimizer updates of the whole run (the abandoned scout not counted)")
+    prompts_per_step: int = Field(32, ge=1, description="prompts (groups) of a generation batch")
+    group_size: int = Field(8, ge=2, description="completions a prompt, n")
+    updates_per_batch: int = Field(1, ge=1, description="optimizer updates on each generation batch")
+    micro_batch: int = Field(256, ge=1, description="completions in one forward and backward pass of a process")
+    max_completion_tokens: int = Field(6, ge=1, description="tokens a completion may have, EOS included")
+    learning_rate: float = Field(2e-4, gt=0, description="AdamW")
+    lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = Field(
+        "constant", description="course of the learning rate over training.steps"
+    )
+    warmup_steps: int = Field(0, ge=0, description="optimizer updates")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which larger gradients are scaled down")
+    clip_low: float = Field(0.2, gt=0, description="epsilon below 1 of the clipped ratio")
+    clip_high: float = Field(0.28, gt=0, description="epsilon above 1 of the clipped ratio")
+    kl_coef: float = Field(0.0, ge=0, description="weight of the KL to the base model, TRL's beta")
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = Field("dapo", description="dapo is the token mean")
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="whose standard deviation the advantages are divided by"
+    )
+    bf16: bool = Field(False, description="train in bfloat16 mixed precision")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass, which saves memory and costs time"
+    )
+    snapshot_every: int = Field(20, ge=1, description="optimizer updates between snapshots")
+
+    @property
+    def batch(self) -> int:
+        """Completions of a generation batch."""
+        return self.prompts_per_step * self.group_size
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch % self.updates_per_batch:
+            raise ValueError(
+                f"training.updates_per_batch = {self.updates_per_batch} does not divide the {self.batch} "
+                "completions of a batch (prompts_per_step x group_size): choose a divisor"
+            )
+        per_update = self.batch // self.updates_per_batch
+        if per_update % min(self.micro_batch, per_update):
+            raise ValueError(
+                f"training.micro_batch = {self.micro_batch} does not divide the {per_update} completions "
+                "of one update: choose a divisor"
+            )
+        return self
+
+
+class Injection(Closed):
+    """How guidance enters a group."""
+
+    tau_gate: float = Field(0.6, ge=0, le=1, description="a group takes guidance when its on-policy pass rate is below")
+    importance_sampling: Literal["off", "guide"] = Field(
+        "off", description="ratio of the guide's slot: 1, or pi_policy / pi_guide from the stored log-probabilities"
+    )
+    baseline: Literal["mixed", "on_policy_only"] = Field(
+        "mixed", description="whose mean the advantages are taken against"
+    )
+
+
+class Guidance(Closed):
+    """How the guide's trajectories are sampled; always at temperature 1 and top_p 1."""
+
+    samples: int = Field(8, ge=1, description="samples a prompt at most, k")
+    samples_per_round: int = Field(2, ge=1, description="samples drawn before the verifier looks")
+    keep: Literal["first", "shortest", "closest"] = Field(
+        "first",
+        description="which correct sample is kept; closest: highest mean log-probability under the rollback policy",
+    )
+    stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
+    skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
+    chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most one")
+
+    @model_validator(mode="after")
+    def _keep_needs_samples(self) -> Self:
+        if self.stop_at_first_correct and self.keep != "first":
+            raise ValueError(
+                f"guidance.keep = {self.keep} chooses among several correct samples, but "
+                "guidance.stop_at_first_correct = true draws no more after the first: set it to false, "
+                "or keep: first"
+            )
+        return self
+
+
+class EarlyBootstrap(Closed):
+    """Early-stage bootstrapping: a scout runs ahead from the base, its checkpoint guides a restart from the base."""
+
+    scout_steps: int = Field(60, ge=1, description="optimizer updates that the scout runs ahead, Delta")
+    ladder: list[int] = Field(
+        [],
+        description="scout steps whose snapshots guide; each prompt takes the nearest later "
+        "one that solves it. Empty: the scout's last snapshot alone",
+    )
+    guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
+    fresh_randomness: bool = Field(
+        False, description="true: the replay samples anew instead of repeating the scout's random numbers"
+    )
+
+    @property
+    def guide_steps(self) -> list[int]:
+        return sorted(set(self.ladder)) or [self.scout_steps]
+
+
+class Evaluation(Closed):
+    """Pass rate on the held-out problems."""
+
+    every: int = Field(20, ge=1, description="optimizer updates between evaluated snapshots")
+    samples: int = Field(4, ge=1, description="samples a problem at temperature 1")
+    batch: int = Field(2048, ge=1, description="completions generated at once")
+    target: float = Field(0.8, gt=0, lt=1, description="pass rate whose first crossing the report compares")
+
+
+class Execution(Closed):
+    """Where and how stages run."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    threads: int = Field(1, ge=1, description="CPU threads of a stage")
+    start: Literal["auto", "fork", "spawn"] = Field(
+        "auto",
+        description="fork: from one preloaded parent, starts in "
+        "well under a second; spawn: a new interpreter; auto: fork on CPU",
+    )
+    retries: int = Field(2, ge=0, description="how often an infrastructure failure of a stage is tried again")
+    retry_delay: float = Field(5.0, ge=0, description="seconds between tries")
