@@ -1,6 +1,6 @@
 """Flow: AutoNPO. Training that decides by itself when to intervene and how far to roll back.
 
-train until the signals warn -> probe -> decide -> guidance from the current policy -> roll back -> replay guided -> go on
+train until the signals warn -> probe -> decide -> guidance from the current policy -> roll back -> replay -> go on
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from flows.early_bootstrap import bootstrap
 from flows.workspace import choose_workspace
 from npo_core.config import RunConfig
 from npo_core.control.decision import Decision, Place
+from npo_core.errors import ConfigError
 from tasks.base import make_base
 from tasks.decide import make_decision, record_outcome
 from tasks.evaluate import evaluate
@@ -44,6 +45,7 @@ def auto_npo(config: RunConfig, workspace: str | None = None, baseline: str | No
             folder.
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
     """
+    check_budget(config)
     with open_run(config, choose_workspace(workspace, config.name)) as run:
         do = Steps(run)
         here = begin(do)
@@ -57,6 +59,20 @@ def auto_npo(config: RunConfig, workspace: str | None = None, baseline: str | No
         branches = [branch.name for branch in run.workspace.timeline.branches()]
         do(evaluate, run.evaluate(do.evaluated(*branches)), config.name)
         return do(report, run, baseline)
+
+
+def check_budget(config: RunConfig) -> None:
+    """Refuse a budget that does not reach to the end of the bootstrap, before anything is bound to it.
+
+    Raises:
+        ConfigError: names budget and scout.
+    """
+    budget, scout = config.auto.budget_updates, config.bootstrap.scout_steps
+    if config.auto.bootstrap == "scout" and budget is not None and budget < 2 * scout:
+        raise ConfigError(
+            f"auto.budget_updates = {budget} is less than the {2 * scout} updates of scout and replay with "
+            f"bootstrap.scout_steps = {scout}: shorten the scout, or give a larger budget."
+        )
 
 
 def begin(do: Steps) -> Here:
@@ -88,12 +104,14 @@ def train_on(do: Steps, here: Here, quiet_until: int) -> Here:
 
 
 def decide(do: Steps, here: Here, number: int) -> Decision:
-    """Probe the current policy on its past failures, and decide from that."""
+    """Probe the current policy on its past failures, where the budget allows it, and decide from that."""
     run, reach = do.run, do.run.config.auto.choice.max_delta
     states = run.workspace.timeline.states(here.branch)
     candidates = [id_ for step, id_ in states.items() if here.step - reach <= step < here.step]
-    spec = run.probe(snapshot=here.snapshot, candidates=candidates)
-    seen = do(probe, spec, f"probe {number} at step {here.step}", run.config.name)
+    spec, tokens = run.probe(snapshot=here.snapshot, candidates=candidates), do.left().tokens
+    seen = None
+    if tokens is None or tokens >= spec.probe.prompts * spec.probe.samples * spec.max_completion_tokens:
+        seen = do(probe, spec, f"probe {number} at step {here.step}", run.config.name)
     left = do.left().model_copy(update={"interventions": run.config.auto.max_interventions - here.interventions})
     return do(make_decision, run, number, here.branch, Place(step=here.step, snapshot=here.snapshot), seen, left)
 

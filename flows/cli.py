@@ -3,7 +3,6 @@
 Everything heavy is imported by the command that needs it, so that `npo --help` is quick.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,9 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from flows.cli_decide import approve, decide, signals
+from flows.cli_run import run_app
+from flows.options import AsJson, Baseline, Uri, emit
 from npo_core.errors import ConfigError, NPOError
 
 RUN, LOOK, PROVE = "Run", "Look", "Prove"
@@ -18,8 +20,8 @@ PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 EPILOG = (
     "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that does "
     "not fit; 66 something stored is damaged; 67 training diverged; 70 a stage failed; 71 out of memory; 73 storage "
-    "refused; 74 the accelerator failed; 75 the workspace is in use; 143 stopped. After 73 and 74 the same command may "
-    "succeed when started again."
+    "refused; 74 the accelerator failed; 75 the workspace is in use; 76 an intervention waits for `npo approve`; 143 "
+    "stopped. After 73 and 74 the same command may succeed when started again."
 )
 
 
@@ -48,96 +50,10 @@ app = typer.Typer(
     "workspace goes on where it was.\n\n"
     "Begin with: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo[/]",
 )
-run_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Train: plain GRPO, or early-stage bootstrapping (NPO)."
-)
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
-
-Uri = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Folder or s3://bucket/prefix of a run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
-Baseline = Annotated[str | None, typer.Option(help="Workspace of a run to compare with, usually plain GRPO.")]
-ConfigFile = Annotated[Path, typer.Option(help="YAML file; `npo config` explains every field.")]
-WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="A field that wins over the file; may be given again."),
-]
-
-
-@run_app.command("early-bootstrap")
-def run_early_bootstrap(
-    config: ConfigFile,
-    workspace: WorkspaceUri,
-    seed: Seed = None,
-    overrides: Overrides = None,
-    baseline: Baseline = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
-
-    Prints the progress of each stage on stderr, and the report's main tables at the end.
-
-    Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
-    --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
-    """
-    run_flow("early-bootstrap", config, workspace, seed, overrides, baseline, as_json)
-
-
-@run_app.command("grpo")
-def run_grpo(
-    config: ConfigFile,
-    workspace: WorkspaceUri,
-    seed: Seed = None,
-    overrides: Overrides = None,
-    baseline: Baseline = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run plain GRPO, the baseline: training, evaluation, report.
-
-    Prints the progress of each stage on stderr, and the report's main tables at the end.
-
-    Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
-    """
-    run_flow("grpo", config, workspace, seed, overrides, baseline, as_json)
-
-
-def run_flow(
-    flow: str,
-    config: Path,
-    workspace: str,
-    seed: int | None,
-    overrides: list[str] | None,
-    baseline: str | None,
-    as_json: bool,
-) -> None:
-    """Resolve the configuration, run a flow, and show its report."""
-    from npo_core.config import load_config
-
-    fields = parse_overrides(overrides or []) | ({} if seed is None else {"seed": seed})
-    resolved = load_config(config, fields)
-    from flows import show
-    from flows.run import run_flow as start
-
-    emit(start(flow, resolved, workspace, baseline), show.report, as_json)
-    if not as_json:
-        Console().print(f"The report is in {workspace.rstrip('/')}/report/report.md", markup=False, soft_wrap=True)
-
-
-def parse_overrides(given: list[str]) -> dict[str, Any]:
-    """`a.b=value` as a dotted field and a YAML value."""
-    import yaml
-
-    fields = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {text}: write FIELD=VALUE, for example --set training.steps=100.")
-        try:
-            fields[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {text}: the value is not YAML; put it in quotes.") from None
-    return fields
+app.command(rich_help_panel=RUN)(approve)
+app.command(rich_help_panel=LOOK)(decide)
+app.command(rich_help_panel=LOOK)(signals)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -246,14 +162,6 @@ def prove_replay(
     emit(found, show.proof, as_json)
     if not found["equal"]:
         raise typer.Exit(1)
-
-
-def emit(data: Any, render: Any, as_json: bool) -> None:
-    """Print JSON, or hand the data to a renderer."""
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, default=str))
-    else:
-        render(data, Console())
 
 
 def main() -> None:

@@ -24,9 +24,8 @@ from tasks.steps import Steps
 
 def run_name() -> str:
     """The workspace's own name, as the configuration may be left out."""
-    given = flow_run.parameters
-    place = (given.get("workspace") or "").rstrip("/").rsplit("/", 1)[-1]
-    return f"plateau of {place or given['config'].name}"
+    workspace = flow_run.parameters.get("workspace") or "a new run"
+    return f"plateau of {workspace.rstrip('/').rsplit('/', 1)[-1]}"
 
 
 @flow(name="plateau-breakthrough", flow_run_name=run_name)

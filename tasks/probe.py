@@ -2,6 +2,9 @@
 
 from prefect import task
 
+from npo_core.control.probe import ProbeResult
+from npo_core.reporting.decisions import probe_table
+from npo_core.reporting.tables import markdown
 from npo_core.stages.launch import StageResult
 from npo_core.stages.specs import ProbeSpec
 from tasks.artifacts import key_of, publish, table
@@ -12,11 +15,7 @@ from tasks.perform import perform, worth_retrying
 def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult:
     """One rollout on the mistake pool: pass rate on past failures, and the KL to each candidate snapshot."""
     result = perform(spec, label, run_name)
-    found = result.result["probe"]
-    lines = ["| step | Delta | probed prompts | Q | KL, nats a token |", "|---" * 5 + "|"]
-    for c in found["candidates"]:
-        q, kl = ("-" if value is None else f"{value:.4f}" for value in (c["q"], c["kl"]))
-        lines.append(f"| {c['step']} | {c['delta']} | {c['prompts']} | {q} | {kl} |")
+    found = ProbeResult.model_validate(result.result["probe"])
     publish(
         key_of(run_name, label),
         f"{label}: what the current policy makes of its past failures",
@@ -24,13 +23,13 @@ def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult:
         table(
             {
                 "policy": f"`{spec.snapshot}`",
-                "failures in reach": found["pool"],
-                "failures probed": f"{found['prompts']}, {found['samples']} samples each",
-                "solved now": found["q"] if found["q"] is not None else "-",
+                "failures in reach": found.pool,
+                "failures probed": f"{found.prompts}, {found.samples} samples each",
+                "solved now": "-" if found.q is None else found.q,
             }
         ),
         "### Candidates",
-        "\n".join(lines),
+        markdown(probe_table(found)),
         "### Cost",
         table(result.cost),
     )

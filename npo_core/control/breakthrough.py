@@ -1,17 +1,16 @@
 """The plan of a late-stage plateau breakthrough: where to roll back to, with which guide, as a decision's record."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npo_core.config import Plateau
-from npo_core.control.decide import WINDOW_COLUMNS
-from npo_core.control.decision import Decision, Left, Place
+from npo_core.control.decide import describe
+from npo_core.control.decision import PLATEAU, Decision, Left, Place
 from npo_core.control.plateau import find_plateau
 from npo_core.control.signals import readings
 from npo_core.errors import ConfigError
-
-FLOW = "plateau-breakthrough"
 
 
 def plan(
@@ -33,11 +32,10 @@ def plan(
     """
     step, reason = rollback_step(plateau, rows, [step for step in states if step < guide.step])
     seen = readings(rows, plateau.trigger)
-    recent = rows[-plateau.trigger.window :]
     tokens = [row["tokens_generated"] or 0.0 for row in rows if step is not None and row["step"] > step]
     return Decision(
         number=number,
-        flow=FLOW,
+        flow=PLATEAU,
         branch=branch,
         step=guide.step,
         snapshot=guide.snapshot,
@@ -45,10 +43,7 @@ def plan(
         reason=reason,
         delta=None if step is None else guide.step - step,
         rollback=None if step is None else Place(step=step, snapshot=states[step]),
-        signals={
-            "reading": seen[-1].as_dict() if seen else None,
-            "window": [{name: row[name] for name in WINDOW_COLUMNS} for row in recent],
-        },
+        signals=describe(rows, seen, plateau.trigger),
         thresholds=plateau.model_dump(mode="json"),
         probe=None,
         pool_q=None,
@@ -85,6 +80,6 @@ def rollback_step(
 
 def branch_name(decision: Decision) -> str:
     """The branch of a plan: `late-<rollback>-<guide>-<6 hex digits of all that decides it>`."""
-    content = f"{decision.rollback.snapshot} {decision.snapshot} {sorted(decision.thresholds.items())}"
-    digits = hashlib.sha256(content.encode()).hexdigest()[:6]
+    content = [decision.rollback.snapshot, decision.snapshot, decision.thresholds]
+    digits = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
     return f"late-{decision.rollback.step}-{decision.step}-{digits}"

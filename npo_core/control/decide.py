@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npo_core.config import AutoNPO
+from npo_core.config import AutoNPO, Trigger
 from npo_core.control.decision import Decision, Left, Place, Scored, choose, expected_cost
 from npo_core.control.probe import ProbeResult
 from npo_core.control.signals import Reading, readings
-
-WINDOW_COLUMNS = ("step", "pass_rate", "entropy")
 
 
 def decide(
@@ -33,10 +31,8 @@ def decide(
     trigger = settings.control.trigger
     seen = readings(rows, trigger)
     reading = seen[-1] if seen else None
-    recent = list(rows[-trigger.window :])
     scored, best, reason = judge(settings, reading, probe, left)
-    window = [{name: row[name] for name in WINDOW_COLUMNS} for row in recent]
-    cost = expected_cost(best, probe, recent, guide_samples)
+    cost = expected_cost(best, probe, rows, guide_samples if settings.guided else 0)
     if best is not None and left.tokens is not None and cost["tokens"] > left.tokens:
         reason = f"Delta = {best.delta} would cost {cost['tokens']:.0f} tokens, and the budget has {left.tokens} left."
         best = None
@@ -50,7 +46,7 @@ def decide(
         reason=reason,
         delta=best.delta if best else None,
         rollback=Place(step=best.step, snapshot=best.snapshot) if best else None,
-        signals={"reading": reading.as_dict() if reading else None, "window": window},
+        signals=describe(rows, seen, trigger),
         thresholds=thresholds(settings),
         probe=probe_id,
         pool_q=probe.q if probe else None,
@@ -60,6 +56,27 @@ def decide(
     )
 
 
+def describe(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading], trigger: Trigger) -> dict[str, Any]:
+    """The newest reading, and what it was read from: the updates from one window ago to now, with their averages."""
+    window = averaged(rows, seen[-trigger.window - 1 :])
+    return {"reading": seen[-1].as_dict() if seen else None, "window": window}
+
+
+def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list[dict[str, Any]]:
+    """Pass rate and entropy of the updates that were read, each with its moving average."""
+    raw = {row["step"]: row for row in rows}
+    return [
+        {
+            "step": reading.step,
+            "pass_rate": raw[reading.step]["pass_rate"],
+            "entropy": raw[reading.step]["entropy"],
+            "average_pass_rate": reading.pass_rate,
+            "average_entropy": reading.entropy,
+        }
+        for reading in seen
+    ]
+
+
 def judge(
     settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Left
 ) -> tuple[list[Scored], Scored | None, str]:
@@ -67,7 +84,8 @@ def judge(
     if reading is None or not reading.warning:
         return [], None, "No warning: " + quiet(reading, settings)
     if probe is None:
-        return [], None, "The signals warn, but nothing was probed here, so Q, V and S are not known."
+        why = "nothing was probed here" if left.tokens is None else f"{left.tokens} tokens are too few for a probe"
+        return [], None, f"The signals warn, but {why}, so Q, V and S are not known."
     return choose(probe, settings, left)
 
 

@@ -5,14 +5,16 @@ snapshots, with Q the pass rate on the failures since the snapshot and V = exp(k
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
 from npo_core.config import AutoNPO, Choice
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.timeline.records import Record
+
+AUTO_NPO, PLATEAU = "auto-npo", "plateau-breakthrough"
 
 
 class Scored(Candidate):
@@ -42,7 +44,7 @@ class Decision(Record):
     """What was seen, what was chosen, and why. Kept as `decisions/NNNN.json`; never changed."""
 
     number: int
-    flow: str
+    flow: Literal["auto-npo", "plateau-breakthrough"]
     branch: str
     step: int
     snapshot: str
@@ -128,12 +130,11 @@ def choose(probe: ProbeResult, settings: AutoNPO, left: Left) -> tuple[list[Scor
 
 
 def expected_cost(
-    best: Scored | None, probe: ProbeResult | None, recent: Sequence[dict[str, Any]], samples: int
-) -> dict:
-    """What the intervention will cost: replayed updates, their tokens, and the guidance for the pool's slice."""
+    best: Scored | None, probe: ProbeResult | None, rows: Sequence[Mapping[str, Any]], samples: int
+) -> dict[str, float]:
+    """What the intervention will cost: replayed updates, the tokens they took before, guidance for the pool's slice."""
     if best is None or probe is None:
         return {"updates": 0.0, "tokens": 0.0}
-    rates = [row["tokens_generated"] for row in recent if row.get("tokens_generated") is not None]
-    replayed = best.delta * (sum(rates) / len(rates) if rates else 0.0)
+    replayed = sum(row["tokens_generated"] or 0.0 for row in rows if row["step"] > best.step)
     in_slice = probe.pool * best.prompts / max(probe.prompts, 1)
     return {"updates": float(best.delta), "tokens": replayed + in_slice * samples * best.length}

@@ -8,17 +8,17 @@ from npo_core.control.records import Result, Window
 from npo_core.control.way import way_rows
 from npo_core.timeline import Timeline
 
+Rows = list[dict[str, Any]]
 LAST = 5  # the last fifth of the replayed steps is compared
 
 
 def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Result:
     """Training pass rate and entropy of both branches at the end of the replayed steps."""
-    t0, t1 = decision.rollback.step, decision.step
-    old, new = ([row for row in way_rows(timeline, name, t1) if row["step"] > t0] for name in (decision.branch, replay))
+    new, old = replayed_rows(timeline, decision, replay)
     windows = [summarise(name, rows) for name, rows in ((replay, new), (decision.branch, old))]
     return Result(
         number=decision.number,
-        t0=t0,
+        t0=decision.rollback.step,
         t1=new[-1]["step"],
         replay=windows[0],
         abandoned=windows[1],
@@ -28,11 +28,20 @@ def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Res
     )
 
 
+def replayed_rows(timeline: Timeline, decision: Decision, replay: str) -> tuple[Rows, Rows]:
+    """The updates of the replay, and of the abandoned branch over the same steps: a replay may run out of budget."""
+    t0, t1 = decision.rollback.step, decision.step
+    new = [row for row in way_rows(timeline, replay, t1) if row["step"] > t0]
+    old = [row for row in way_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
+    return new, old
+
+
 def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:
-    last = rows[-max(len(rows) // LAST, 1) :]
+    """Means over the last fifth of the updates that generated."""
+    seen = [row for row in rows if row["pass_rate"] is not None]
+    last = seen[-max(len(seen) // LAST, 1) :]
     return Window(branch=branch, pass_rate=mean(last, "pass_rate"), entropy=mean(last, "entropy"))
 
 
 def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    values = [row[name] for row in rows if row[name] is not None]
-    return sum(values) / len(values)
+    return sum(row[name] for row in rows) / len(rows)

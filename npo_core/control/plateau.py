@@ -27,5 +27,6 @@ def find_plateau(rows: Sequence[Mapping[str, Any]], trigger: Trigger) -> Plateau
     newest = max((reading for reading in seen if reading.warning), key=lambda r: r.step, default=None)
     if newest is None:
         return None
-    began = next(r.step for r in seen if r.pass_rate >= newest.pass_rate - trigger.min_gain)
+    nearly = newest.pass_rate - max(trigger.min_gain, 0.0)
+    began = next(r.step for r in seen if r.pass_rate >= nearly)
     return PlateauFound(began, newest.step, newest.pass_rate)

@@ -1,7 +1,7 @@
 """The probe: one rollout of the current policy on its past mistakes, and how far each candidate snapshot is from it.
 
-Every estimate that a decision needs comes from these completions: the pass rate on the failures since a snapshot (Q), and
-the KL from the current policy to that snapshot on the current policy's own tokens. Nothing else is generated.
+Every estimate that a decision needs comes from these completions: the pass rate on the failures since a snapshot (Q),
+and the KL from the current policy to that snapshot on the current policy's own tokens. Nothing else is generated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -89,8 +89,7 @@ def estimate(
         step: updates of the current policy. current: its engine, for its own log-probabilities.
         candidates: step -> (snapshot id, loader of its engine). pool: failures in reach.
     """
-    prompts, completions = flatten(rollouts)
-    own = current.score(prompts, completions) if prompts else []
+    own = score(current, rollouts)
     found = []
     for number, (at, (snapshot, load)) in enumerate(sorted(candidates.items()), 1):
         later = [i for i, rollout in enumerate(rollouts) if rollout.mistake.step > at]
@@ -101,7 +100,7 @@ def estimate(
         prompts=len(rollouts),
         samples=len(rollouts[0].correct) if rollouts else 0,
         q=pass_rate(rollouts),
-        tokens=sum(map(len, completions)),
+        tokens=sum(len(c.token_ids) for r in rollouts for c in r.completions),
         candidates=found,
     )
 
@@ -119,11 +118,9 @@ def candidate(
     if not later:
         return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, length=None)
     chosen = [rollouts[i] for i in later]
-    prompts, completions = flatten(chosen)
-    samples = len(chosen[0].completions)
-    mine = [own[i * samples + k] for i in later for k in range(samples)]
-    kl = k3(np.concatenate(load().score(prompts, completions)) - np.concatenate(mine))
-    length = float(np.mean([len(tokens) for tokens in completions]))
+    theirs, mine = score(load(), chosen), [own[i] for i in later]
+    kl = k3(np.concatenate(theirs) - np.concatenate(mine))
+    length = float(np.mean([len(c.token_ids) for r in chosen for c in r.completions]))
     return Candidate(
         step=at, snapshot=snapshot, delta=delta, prompts=len(later), q=pass_rate(chosen), kl=kl, length=length
     )
@@ -139,7 +136,10 @@ def pass_rate(rollouts: Sequence[Rollout]) -> float | None:
     return float(np.mean([r.correct for r in rollouts])) if rollouts else None
 
 
-def flatten(rollouts: Sequence[Rollout]) -> tuple[list[str], list[list[int]]]:
-    """Prompt and token ids of every completion, in order."""
-    pairs = [(r.problem.prompt, c.token_ids) for r in rollouts for c in r.completions]
-    return [prompt for prompt, _ in pairs], [tokens for _, tokens in pairs]
+def score(engine: Engine, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
+    """Log-probabilities of all tokens of each prompt's completions; what was written more than once is scored once."""
+    written = [[(r.problem.prompt, tuple(c.token_ids)) for c in r.completions] for r in rollouts]
+    once = list(dict.fromkeys(pair for pairs in written for pair in pairs))
+    scores = engine.score([prompt for prompt, _ in once], [tokens for _, tokens in once]) if once else []
+    known = dict(zip(once, scores, strict=True))
+    return [np.concatenate([known[pair] for pair in pairs]) for pairs in written]

@@ -2,9 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from npo_core.control.decision import Decision
+from npo_core.control.decision import AUTO_NPO, Decision
+from npo_core.errors import DamagedError
 from npo_core.timeline import Store, json_bytes
 from npo_core.timeline.records import Record
 
@@ -48,8 +49,8 @@ class Decisions:
 
     def all(self) -> list[Decision]:
         """Every decision, in order."""
-        names = [name for name in self.store.list(FOLDER) if name.removesuffix(".json").isdigit()]
-        return [Decision.model_validate(self.store.read_json(f"{FOLDER}/{name}")) for name in sorted(names)]
+        names = [name.removesuffix(".json") for name in self.store.list(FOLDER)]
+        return [self._read(Decision, name) for name in sorted(names) if name.isdigit()]
 
     def get(self, number: int) -> Decision | None:
         return self._read(Decision, f"{number:04d}")
@@ -57,6 +58,12 @@ class Decisions:
     def add(self, decision: Decision) -> Decision:
         """Keep a decision; one that was recorded under its number before is returned instead."""
         return self._add(decision, f"{decision.number:04d}")
+
+    def waiting(self) -> Decision | None:
+        """The newest proposal of AutoNPO, if it was neither answered nor carried out."""
+        newest = next((d for d in reversed(self.all()) if d.flow == AUTO_NPO), None)
+        asked = newest is not None and newest.intervene and self.approval(newest.number) is None
+        return newest if asked and self.result(newest.number) is None else None
 
     def result(self, number: int) -> Result | None:
         return self._read(Result, f"{number:04d}-outcome")
@@ -71,8 +78,14 @@ class Decisions:
         return self._add(approval, f"{number:04d}-approval")
 
     def _read(self, kind: type, name: str) -> Any:
-        values = self.store.read_json(f"{FOLDER}/{name}.json", default=None)
-        return None if values is None else kind.model_validate(values)
+        rel = f"{FOLDER}/{name}.json"
+        values = self.store.read_json(rel, default=None)
+        try:
+            return None if values is None else kind.model_validate(values)
+        except ValidationError as error:
+            raise DamagedError(
+                f"{self.store.uri}/{rel} is no record of a decision ({error.errors()[0]['msg']}): restore it."
+            ) from error
 
     def _add(self, record: Record, name: str) -> Any:
         rel = f"{FOLDER}/{name}.json"

@@ -1,19 +1,27 @@
-"""One decision by itself, for its artifact and the terminal: the window it looked at, its candidates, what it brought."""
+"""One decision by itself, for its artifact and the terminal: window, candidates, and what it brought."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from npo_core.control.decision import Decision
+from npo_core.config import Trigger
+from npo_core.control.decide import averaged
+from npo_core.control.decision import PLATEAU, Decision
 from npo_core.control.plateau import find_plateau
+from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Result
-from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw
+from npo_core.control.signals import readings
+from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw, half_window, smooth
 from npo_core.reporting.tables import Table, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
-ESTIMATES = {"q": "Q", "kl": "KL", "v": "V", "s": "S = Q / V"}
+PROBED = ["Delta", "to step", "probed failures", "Q", "KL"]
+PROBE_NOTE = (
+    "Q: pass rate of the current policy on the prompts that it failed after the snapshot. KL(current || snapshot) in "
+    "nats a token, on the same completions."
+)
 TITLES = {
     "q": "Q: share of past failures solved now",
     "kl": "KL to the snapshot, nats a token",
@@ -29,44 +37,41 @@ def verdict(decision: Decision) -> str:
     return f"roll back by Delta = {decision.delta}, from step {decision.step} to step {decision.rollback.step}"
 
 
+def probe_table(probe: ProbeResult) -> Table:
+    """What a probe found of each snapshot, nearest first."""
+    candidates = sorted(probe.candidates, key=lambda c: c.delta)
+    return Table("Candidates", PROBED, [probed(c) for c in candidates], PROBE_NOTE)
+
+
 def candidates_table(decision: Decision) -> Table:
-    """The snapshots that were considered, nearest first."""
-    header = ["Delta", "to step", "probed failures", *ESTIMATES.values(), ""]
+    """The snapshots that a decision considered, nearest first."""
     rows = [
-        [
-            number(c.delta),
-            number(c.step),
-            number(c.prompts),
-            *(number(value, digits) for value, digits in zip((c.q, c.kl, c.v, c.s), (3, 4, 3, 4), strict=True)),
-            "chosen" if c.delta == decision.delta else f"excluded: {c.excluded}" if c.excluded else "",
-        ]
+        [*probed(c), number(c.v, 3), number(c.s, 4), "chosen" if c.delta == decision.delta else c.excluded or ""]
         for c in sorted(decision.candidates, key=lambda c: c.delta)
     ]
-    note = (
-        "Q: pass rate of the current policy on the prompts that it failed after the snapshot. KL(current || snapshot) "
-        "in nats a token, on the same completions. V grows with the KL; the largest S is chosen."
-    )
-    return Table("Candidates", header, rows, note)
+    note = f"{PROBE_NOTE} V grows with the KL; of those not excluded the one with the largest S = Q / V is chosen."
+    return Table("Candidates", [*PROBED, "V", "S", "chosen, or why excluded"], rows, note)
+
+
+def probed(candidate: Candidate) -> list[str]:
+    counts = [number(value) for value in (candidate.delta, candidate.step, candidate.prompts)]
+    return [*counts, number(candidate.q, 3), number(candidate.kl, 4)]
 
 
 def thresholds_table(decision: Decision) -> Table:
     """What was compared with which setting, and all other settings that the decision depends on."""
-    seen, trigger = decision.signals["reading"] or {}, trigger_of(decision)
+    seen = decision.signals["reading"] or {}
     read = {
         "min_gain": f"gained {number(seen.get('gain'), 3)}",
         "min_entropy_drop": f"lost {number(seen.get('entropy_drop'), 3)}",
         "warm_up": f"at update {decision.step}",
         "min_solved": number(decision.pool_q, 3),
     }
-    groups = decision.thresholds if "choice" in decision.thresholds else {"trigger": trigger}
+    groups = {name: group for name, group in decision.thresholds.items() if isinstance(group, dict)}
     rows = [
         [f"{group}.{name}", str(value), read.get(name, "")] for group in groups for name, value in groups[group].items()
     ]
     return Table("Thresholds", ["setting", "value", "seen"], rows)
-
-
-def trigger_of(decision: Decision) -> dict[str, Any]:
-    return decision.thresholds["trigger"]
 
 
 def decision_png(decision: Decision, rows: Rows) -> bytes:
@@ -78,7 +83,7 @@ def decision_png(decision: Decision, rows: Rows) -> bytes:
     Args:
         rows: metrics of every update on the way to the decision.
     """
-    if decision.flow == "plateau-breakthrough":
+    if decision.flow == PLATEAU:
         return draw("A;B", (10, 6), lambda axes: fill_plateau(axes, decision, rows))
     if decision.candidates:
         return draw("AACD;BBEF", (13, 6), lambda axes: fill_choice(axes, decision))
@@ -94,7 +99,7 @@ def fill_choice(axes: Sequence["Axes"], decision: Decision) -> None:
 
 def fill_window(axes: Sequence["Axes"], decision: Decision) -> None:
     """Pass rate and entropy with their averages; the thresholds as the lines that the averages must not cross."""
-    window, seen, trigger = decision.signals["window"], decision.signals["reading"], trigger_of(decision)
+    window, seen, trigger = decision.signals["window"], decision.signals["reading"], decision.thresholds["trigger"]
     for ax, name in zip(axes, ("pass_rate", "entropy"), strict=True):
         with_average(ax, window, name)
         ax.set(xlabel="step")
@@ -103,23 +108,19 @@ def fill_window(axes: Sequence["Axes"], decision: Decision) -> None:
     entropy.set(ylabel="nats a token", title="Entropy")
     if seen and seen["gain"] is not None:
         least, most = trigger["min_gain"], trigger["min_entropy_drop"]
-        rate.set_title(f"Pass rate gained {seen['gain']:+.3f}: {told(seen['stagnates'], 'stagnates', 'rises')}")
-        entropy.set_title(f"Entropy lost {seen['entropy_drop']:.1%}: {told(seen['falls'], 'falls', 'does not fall')}")
+        rate.set_title(f"Pass rate gained {seen['gain']:+.3f}: {'stagnates' if seen['stagnates'] else 'rises'}")
+        entropy.set_title(f"Entropy lost {seen['entropy_drop']:.1%}: {'falls' if seen['falls'] else 'does not fall'}")
         limit(rate, window[0]["average_pass_rate"] + least, f"stagnates below: min_gain {least:g}")
         limit(entropy, window[0]["average_entropy"] * (1 - most), f"falls below: min_entropy_drop {most:g}")
     for ax in axes:
         ax.legend(loc="best")
 
 
-def told(so: bool, yes: str, no: str) -> str:
-    return yes if so else no
-
-
-def with_average(ax: "Axes", window: Rows, name: str, colour: str = RUN) -> None:
+def with_average(ax: "Axes", window: Rows, name: str) -> None:
     """A thin raw line and its moving average."""
     steps = [row["step"] for row in window]
-    ax.plot(steps, [row[name] for row in window], color=colour, alpha=0.3, linewidth=0.8, label="each update")
-    ax.plot(steps, [row[f"average_{name}"] for row in window], color=colour, linewidth=2, label="moving average")
+    ax.plot(steps, [row[name] for row in window], color=RUN, alpha=0.3, linewidth=0.8, label="each update")
+    ax.plot(steps, [row[f"average_{name}"] for row in window], color=RUN, linewidth=2, label="moving average")
 
 
 def limit(ax: "Axes", height: float, name: str) -> None:
@@ -141,9 +142,9 @@ def estimate(ax: "Axes", decision: Decision, name: str) -> None:
 
 def fill_plateau(axes: Sequence["Axes"], decision: Decision, rows: Rows) -> None:
     """All updates with the plateau's level and beginning, and the stretch that is replayed."""
+    window = averaged(rows, readings(rows, Trigger(**decision.thresholds["trigger"])))
     for ax, name in zip(axes, ("pass_rate", "entropy"), strict=True):
-        known = [row for row in rows if row[name] is not None]
-        ax.plot([row["step"] for row in known], [row[name] for row in known], color=RUN, linewidth=1)
+        with_average(ax, window, name)
         ax.set(xlabel="step", xlim=(0, None))
         if decision.rollback is not None:
             back = f"rolled back and replayed: {decision.rollback.step} to {decision.step}"
@@ -152,15 +153,12 @@ def fill_plateau(axes: Sequence["Axes"], decision: Decision, rows: Rows) -> None
     rate.set(ylabel="pass rate", title="Pass rate")
     entropy.set(ylabel="nats a token", title="Entropy")
     mark_plateau(rate, decision, rows)
-    if rate.get_legend_handles_labels()[0]:
-        rate.legend(loc="best")
+    rate.legend(loc="best")
 
 
 def mark_plateau(ax: "Axes", decision: Decision, rows: Rows) -> None:
     """Where the plateau was found; a rollback to a given step looked for none."""
-    from npo_core.config import Trigger
-
-    found = find_plateau(rows, Trigger(**trigger_of(decision)))
+    found = find_plateau(rows, Trigger(**decision.thresholds["trigger"]))
     if found is None or decision.thresholds["rollback_step"] is not None:
         return
     level = f"level {found.level:.3f} at the last warning, update {found.warned}"
@@ -201,14 +199,12 @@ def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -
         ax.set(xlabel="step", ylabel=words, xlim=(result.t0, result.t1))
     axes[0].set_title(f"Pass rate in training: {result.difference:+.3f} at the end")
     axes[1].set_title("Entropy")
-    axes[0].annotate("compared", (1, 0), xycoords="axes fraction", xytext=(-3, 4), textcoords="offset points",
-                     ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
+    place = {"xycoords": "axes fraction", "xytext": (-3, 4), "textcoords": "offset points", "ha": "right"}
+    axes[0].annotate("compared", (1, 0), fontsize=8.5, color=MUTED, **place)
     axes[0].legend(loc="best")
 
 
 def smoothed(ax: "Axes", rows: Rows, name: str, colour: str, label: str) -> None:
-    from npo_core.reporting.plots import half_window, smooth
-
     known = [row for row in rows if row[name] is not None]
     steps, values = [row["step"] for row in known], [row[name] for row in known]
     ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)

@@ -5,6 +5,7 @@ One JSON object a line: requests on standard input `{"id", "stage", "spec", "log
 death of whoever asked brings about, ends all stages. Nothing here may touch an accelerator: its state does not fork.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -36,6 +37,7 @@ def serve() -> None:
     """Preload, then fork a stage for every request until standard input ends."""
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # collections in a stage would visit, and so copy, all that was imported here
     wakeup, notify = os.pipe()
     os.set_blocking(notify, False)
     signal.set_wakeup_fd(notify)

@@ -1,14 +1,20 @@
-"""One Prefect server and one home for all flow tests; flows run as the command `npo run` in processes of their own."""
+"""One Prefect server and one home for all flow tests; flows run as `npo run` in processes of their own, or here."""
 
+import copy
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+
+from npo_core.config import override, parse_config
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -20,6 +26,15 @@ TINY = {
     "guidance": {"chunk_prompts": 16, "samples": 4},
     "evaluation": {"every": 12, "samples": 2, "target": 0.5},
     "execution": {"start": "fork", "retry_delay": 0.1},
+}
+# With these thresholds the signals warn from update 4 on: a pass rate cannot gain 1, and entropy does not double.
+ALWAYS = {"ema": 0.5, "window": 3, "min_gain": 1.0, "min_entropy_drop": -1.0, "warm_up": 3}
+AUTO = {
+    "control": {"trigger": ALWAYS},
+    "probe": {"min_solved": 0.0, "min_prompts": 1, "prompts": 16, "samples": 2},
+    "choice": {"max_delta": 8},
+    "cooldown": 4,
+    "max_interventions": 2,
 }
 
 
@@ -47,6 +62,29 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def start(environment: dict[str, str]) -> Iterator[Callable[..., Workspace]]:
+    """Runs a flow in this process: name, folder, changes to the tiny configuration (none: the run's own), settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PREFECT_API_URL", "OMP_NUM_THREADS"):
+            patch.setenv(name, environment[name])
+        from flows.run import run_flow
+
+        def run(flow: str, folder: Path, changes: dict | None, **settings: object) -> Workspace:
+            values = copy.deepcopy(TINY | {"auto": AUTO})
+            config = None if changes is None else parse_config(override(values, changes))
+            run_flow(flow, config, str(folder), **settings)
+            return Workspace(folder)
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def auto(start: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A finished AutoNPO run with two interventions."""
+    return start("auto-npo", tmp_path_factory.mktemp("runs") / "auto", {"name": "auto"})
+
+
 def npo(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "npo_core.command", *map(str, arguments)]
 
@@ -59,3 +97,28 @@ def family(process: subprocess.Popen) -> list[psutil.Process]:
     """The process and everything below it."""
     parent = psutil.Process(process.pid)
     return [parent, *parent.children(recursive=True)]
+
+
+def outcome(uri: str | Path) -> dict:
+    """Everything that must not depend on interruptions: ids, metrics, outcomes, caches, scores."""
+    workspace = Workspace(uri)
+    segments = workspace.timeline.segments()
+    return {
+        "snapshots": [s.id for s in workspace.timeline.snapshots.list()],
+        "segments": [(s.id, s.branch, s.start, s.end, s.snapshots, s.cache) for s in segments],
+        "steps": [read_steps(workspace.store, s).drop_columns(list(TIMINGS)).to_pylist() for s in segments],
+        "outcomes": [read_outcomes(workspace.store, s).to_pylist() for s in segments],
+        "caches": workspace.store.list("guidance"),
+        "scores": [
+            workspace.store.read_json(f"evaluations/{protocol}/{name}")
+            for protocol in workspace.store.list("evaluations")
+            for name in workspace.store.list(f"evaluations/{protocol}")
+        ],
+    }
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not list(path.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear"
+        time.sleep(0.02)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from moto.server import ThreadedMotoServer
 
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
-from npo_core.timeline.segments import OUTCOME_SCHEMA, TIMINGS, read_outcomes, read_steps
-from tests.flows.conftest import ROOT, family, finish, npo
+from npo_core.timeline.segments import OUTCOME_SCHEMA, read_outcomes
+from tests.flows.conftest import ROOT, family, finish, npo, outcome, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -39,24 +38,6 @@ def early(environment, config, grpo) -> Path:
     done = finish(command, environment)
     assert done.returncode == 0, done.stderr
     return workspace
-
-
-def outcome(uri: str | Path) -> dict:
-    """Everything that must not depend on interruptions: ids, metrics, outcomes, caches, scores."""
-    workspace = Workspace(uri)
-    segments = workspace.timeline.segments()
-    return {
-        "snapshots": [s.id for s in workspace.timeline.snapshots.list()],
-        "segments": [(s.id, s.branch, s.start, s.end, s.snapshots, s.cache) for s in segments],
-        "steps": [read_steps(workspace.store, s).drop_columns(list(TIMINGS)).to_pylist() for s in segments],
-        "outcomes": [read_outcomes(workspace.store, s).to_pylist() for s in segments],
-        "caches": workspace.store.list("guidance"),
-        "scores": [
-            workspace.store.read_json(f"evaluations/{protocol}/{name}")
-            for protocol in workspace.store.list("evaluations")
-            for name in workspace.store.list(f"evaluations/{protocol}")
-        ],
-    }
 
 
 def ask(environment: dict[str, str], path: str, body: dict) -> list[dict]:
@@ -115,13 +96,6 @@ def test_a_second_call_runs_nothing_again(early, environment, config, grpo):
     done = finish(command, environment)
     assert done.returncode == 0 and done.stderr.count("done already") == 6, done.stderr
     assert {p: p.stat().st_mtime_ns for p in early.glob("stages/*/result.json")} == before
-
-
-def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not list(path.glob(pattern)):
-        assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear"
-        time.sleep(0.02)
 
 
 def test_killed_and_started_again_equals_uninterrupted(early, environment, config, tmp_path):

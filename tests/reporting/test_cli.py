@@ -11,7 +11,8 @@ import pytest
 from small_runs import LATE
 from typer.testing import CliRunner
 
-from flows.cli import app, parse_overrides
+from flows.cli import app
+from flows.options import parse_overrides
 from npo_core.errors import ConfigError, OutOfMemoryError
 from npo_core.reporting.report import figures
 from npo_core.reporting.run_data import load

@@ -1,0 +1,152 @@
+"""`npo run`: one command for each flow."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from flows.options import (
+    AsJson,
+    Baseline,
+    ConfigFile,
+    Overrides,
+    Seed,
+    WorkspaceUri,
+    emit,
+    parse_overrides,
+)
+from npo_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from npo_core.config import Plateau, RunConfig
+
+run_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Train: plain GRPO, or NPO in one of its three forms."
+)
+
+
+@run_app.command("early-bootstrap")
+def run_early_bootstrap(
+    config: ConfigFile,
+    workspace: WorkspaceUri,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
+
+    Prints the progress of each stage on stderr, and the report's main tables at the end.
+
+    Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
+    --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
+    """
+    run_flow("early-bootstrap", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+
+
+@run_app.command("grpo")
+def run_grpo(
+    config: ConfigFile,
+    workspace: WorkspaceUri,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run plain GRPO, the baseline: training, evaluation, report.
+
+    Prints the progress of each stage on stderr, and the report's main tables at the end.
+
+    Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
+    """
+    run_flow("grpo", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+
+
+@run_app.command("auto-npo")
+def run_auto_npo(
+    config: ConfigFile,
+    workspace: WorkspaceUri,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run AutoNPO: train until the signals warn, probe, decide, and where it pays roll back and replay guided.
+
+    Prints the progress of each stage on stderr, and the report's main tables at the end. With auto.approval=ask it ends
+    with exit code 76 before an intervention; answer with `npo approve` and start the same command again.
+
+    Example: [cyan]npo run auto-npo --config deployments/configs/demo.yaml --workspace runs/auto
+    --set auto.max_interventions=2[/]
+    """
+    run_flow("auto-npo", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+
+
+@run_app.command("plateau-breakthrough")
+def run_plateau_breakthrough(
+    workspace: WorkspaceUri,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file; needed only where the workspace holds no run yet.")
+    ] = None,
+    branch: Annotated[str | None, typer.Option(help="Branch to work on; default: the run's final one.")] = None,
+    rollback_step: Annotated[
+        int | None, typer.Option(help="Step to roll back to; default: where the plateau is found to begin.")
+    ] = None,
+    guide_step: Annotated[
+        int | None, typer.Option(help="Step of the snapshot that guides; default: the branch's newest.")
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(help="Step at which the new branch ends; default: the end of the run.")
+    ] = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    baseline: Baseline = None,
+    as_json: AsJson = False,
+) -> None:
+    """Break through a plateau: roll a run back to where it began, and replay guided by its own later snapshot.
+
+    Works on any run that was trained before. The same settings on the same run are the same intervention. Fields of
+    --set that begin with plateau. are its settings: plateau.guided=false, plateau.trigger.window=40.
+
+    Example: [cyan]npo run plateau-breakthrough --workspace runs/grpo --rollback-step 120 --guide-step 200[/]
+    """
+    fields = parse_overrides(overrides or [])
+    steps = {"branch": branch, "rollback_step": rollback_step, "guide_step": guide_step, "until": until}
+    plateau = plateau_settings(steps, fields)
+    others = {name: value for name, value in fields.items() if not name.startswith("plateau.")}
+    if config is None and (others or seed is not None):
+        raise ConfigError(
+            f"{next(iter(others), 'seed')}: without --config the run keeps the settings that it has; only fields that "
+            "begin with plateau. can be set."
+        )
+    resolved = None if config is None else resolve(config, seed, others)
+    run_flow("plateau-breakthrough", resolved, workspace, baseline, as_json, plateau=plateau)
+
+
+def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau":
+    """The options that were given, and the fields that begin with plateau."""
+    from npo_core.config import override, parse_plateau
+
+    given = {name: value for name, value in steps.items() if value is not None}
+    own = {name: value for name, value in fields.items() if name.startswith("plateau.")}
+    return parse_plateau(override({"plateau": given}, own)["plateau"])
+
+
+def resolve(config: Path, seed: int | None, fields: dict[str, Any]) -> "RunConfig":
+    """The configuration of a file, with the fields and the seed that win over it."""
+    from npo_core.config import load_config
+
+    return load_config(config, fields | ({} if seed is None else {"seed": seed}))
+
+
+def run_flow(
+    flow: str, config: "RunConfig | None", workspace: str, baseline: str | None, as_json: bool, **settings: Any
+) -> None:
+    """Run a flow to its end and show its report."""
+    from flows import show
+    from flows.run import run_flow as start
+
+    emit(start(flow, config, workspace, baseline, **settings), show.report, as_json)
+    if not as_json:
+        Console().print(f"The report is in {workspace.rstrip('/')}/report/report.md", markup=False, soft_wrap=True)
