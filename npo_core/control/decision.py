@@ -78,11 +78,12 @@ class Decision(Record):
 
 
 def variance_cost(candidate: Candidate, choice: Choice) -> float | None:
-    """V of a candidate: exp(kl_scale x KL), with the KL of a token or of a whole completion."""
-    if candidate.kl is None:
+    """V of a candidate: exp(kl_scale x KL), with the KL of a token or of a whole completion; null: no KL is known."""
+    kl = candidate.kl if choice.kl_estimator == "k3" else candidate.kl_k1
+    if kl is None:
         return None
-    kl = candidate.kl * (candidate.length if choice.kl_form == "sequence" else 1.0)
-    return math.exp(min(choice.kl_scale * kl, 700.0))  # beyond, a float overflows, and S is 0 either way
+    kl *= candidate.length if choice.kl_form == "sequence" else 1.0
+    return math.exp(min(choice.kl_scale * max(kl, 0.0), 700.0))  # beyond, a float overflows, and S is 0 either way
 
 
 def score(candidate: Candidate, settings: AutoNPO, left: Left) -> Scored:
@@ -100,6 +101,8 @@ def excluded(candidate: Candidate, settings: AutoNPO, left: Left) -> str | None:
         return f"{candidate.prompts} probed failures, probe.min_prompts = {settings.probe.min_prompts}"
     if left.updates is not None and candidate.delta > left.updates:
         return f"the budget has {left.updates} updates left"
+    if variance_cost(candidate, settings.choice) is None:
+        return f"its probe did not record the KL by {settings.choice.kl_estimator}"
     return None
 
 

@@ -26,6 +26,7 @@ class Candidate(Record):
     q: float | None = Field(description="pass rate of the current policy on them, Q; null where there are none")
     kl: float | None = Field(description="KL(current || snapshot), k3, nats a token, on the same completions")
     length: float | None = Field(description="mean tokens of these completions")
+    kl_k1: float | None = Field(None, description="the same KL by k1, the plain mean of -log r")
 
 
 class ProbeResult(Record):
@@ -119,10 +120,17 @@ def candidate(
         return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, length=None)
     chosen = [rollouts[i] for i in later]
     theirs, mine = score(load(), chosen), [own[i] for i in later]
-    kl = k3(np.concatenate(theirs) - np.concatenate(mine))
+    log_r = np.concatenate(theirs) - np.concatenate(mine)
     length = float(np.mean([len(c.token_ids) for r in chosen for c in r.completions]))
     return Candidate(
-        step=at, snapshot=snapshot, delta=delta, prompts=len(later), q=pass_rate(chosen), kl=kl, length=length
+        step=at,
+        snapshot=snapshot,
+        delta=delta,
+        prompts=len(later),
+        q=pass_rate(chosen),
+        kl=k3(log_r),
+        kl_k1=float(-log_r.mean(dtype=np.float64)),
+        length=length,
     )
 
 
