@@ -65,8 +65,8 @@ class Choice(Closed):
     kl_scale: float = Field(1.0, ge=0, description="factor of the KL in V")
     kl_estimator: Literal["k3", "k1"] = Field(
         "k3",
-        description="with log r = log p_snapshot - log p_current, k3 is the mean of r - 1 - log r, never negative; k1 is "
-        "the mean of -log r, which a few unlikely tokens move less",
+        description="with log r = log p_snapshot - log p_current, k3 is the mean of r - 1 - log r, never negative; k1 "
+        "is the mean of -log r, which a few unlikely tokens move less",
     )
 
 
