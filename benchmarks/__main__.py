@@ -31,6 +31,7 @@ TITLES = {
     "fixed": "Fixed costs",
     "snapshots": "A snapshot",
     "guidance": "Guidance",
+    "control_cost": "What AutoNPO's control costs",
 }
 QUICK_CACHE = ["--rows", "4096", "--tokens", "16", "--prompts", "100"]
 

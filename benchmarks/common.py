@@ -5,6 +5,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -111,8 +112,9 @@ def base_folder(config: RunConfig) -> Path:
     from npo_core.stages.base import built_in
     from npo_core.stages.context import StageContext
 
-    spec = Run(config, Workspace(os.devnull)).base()
-    folder, made = built_in(spec, StageContext(Workspace(os.devnull), Path(os.devnull), "cpu"))
+    with tempfile.TemporaryDirectory(prefix="npo-base-") as scratch:
+        workspace = Workspace(scratch)
+        folder, made = built_in(Run(config, workspace).base(), StageContext(workspace, Path(scratch), "cpu"))
     return folder
 
 
