@@ -1,6 +1,6 @@
 """How good AutoNPO's warning is: false warnings and missed plateaus, and the thresholds chosen by that.
 
-    python -m benchmarks.triggers [--runs .npo/results] [--write-docs]
+    python -m benchmarks.triggers [--runs .npo/results/early] [--write-docs]
 
 Thresholds are chosen on one half (made curves of odd seeds, real runs of seeds 0 and 1) and reported on the other.
 The real runs are those of `python -m benchmarks.results`. `--write-docs` puts tables and picture into docs/triggers.md.
@@ -70,7 +70,7 @@ def choose(made_curves: Curves, real_curves: Curves) -> dict[str, Setting]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("NPO_HOME", ".npo")) / "results")
+    parser.add_argument("--runs", type=Path, default=Path(os.environ.get("NPO_HOME", ".npo")) / "results/early")
     parser.add_argument("--write-docs", action="store_true", help="put tables and picture into docs/triggers.md")
     options = parser.parse_args()
     if not any(options.runs.glob("*/config.json")):
