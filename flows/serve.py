@@ -21,7 +21,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from flows.server import prefect_home, start_process, start_server, wait_until_healthy
-from flows.worker import MARK, end_marked
+from flows.worker import MARK, RUN, end_marked
 from npo_core.errors import ConfigError, NPOError
 from npo_core.stages.workspace import home
 
@@ -51,7 +51,8 @@ class Machine:
         if name == "server":
             self.processes[name], os.environ["PREFECT_API_URL"] = start_server(self.port)
         else:
-            arguments = ["start", "--pool", POOL, "--name", socket.gethostname(), "--limit", str(self.runs)]
+            # No --limit: the pool has one, and with a limit of its own a worker dies of a Retry pressed too soon.
+            arguments = ["start", "--pool", POOL, "--name", socket.gethostname()]
             self.processes[name] = start_process("flows.worker", ["worker", *arguments], "worker.log")
         self.started[name] = time.monotonic()
 
@@ -80,8 +81,16 @@ class Machine:
                 if time.monotonic() - self.started[name] < STEADY:
                     raise NPOError(f"The Prefect {name} ends at once: see {prefect_home() / name}.log.")
                 print(f"The Prefect {name} was killed and is started again.", flush=True)
+                if name == "worker":
+                    self.end_runs()
                 self.start(name)
             time.sleep(0.5)
+
+    def end_runs(self) -> None:
+        """End the runs of a worker that is gone: nobody could cancel them, and their output goes into a broken pipe."""
+        end_marked(self.mark, RUN)
+        wait_until_healthy(self.processes["server"], os.environ["PREFECT_API_URL"])
+        close_dead_runs()
 
     def end(self) -> None:
         """End the worker and its runs while the server can still note it, then the server, then what is left."""
@@ -118,7 +127,7 @@ def close_dead_runs() -> None:
             work_pool_filter=filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL])),
         )
         for run in runs:
-            state = Crashed(message="`make serve` ended during the run. Retry goes on from its last snapshot.")
+            state = Crashed(message="The worker ended during the run. Retry goes on from its last snapshot.")
             client.set_flow_run_state(run.id, state, force=True)
 
 

@@ -13,21 +13,23 @@ from contextlib import suppress
 import psutil
 
 MARK = "NPO_SERVE"  # variable that every process under one `make serve` inherits; its value tells one from another
+RUN = "PREFECT__FLOW_RUN_ID"  # variable that Prefect gives the process of a flow run, and that its stages inherit
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """The processes under one `make serve`, this one left out."""
+def marked(mark: str, variable: str = MARK) -> list[psutil.Process]:
+    """The processes under one `make serve` that have a variable, this one left out."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            environment = process.environ()
+            if process.pid != os.getpid() and environment.get(MARK) == mark and variable in environment:
                 found.append(process)
     return found
 
 
-def end_marked(mark: str) -> None:
+def end_marked(mark: str, variable: str = MARK) -> None:
     """Kill what still runs, and what it starts meanwhile; every write of a stage is atomic, so nothing is lost."""
-    while processes := marked(mark):
+    while processes := marked(mark, variable):
         for process in processes:
             with suppress(psutil.Error):
                 process.kill()

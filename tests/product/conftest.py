@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,9 +41,15 @@ class Served:
         """GET, or POST where there is a body, as the UI does."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        for attempt in range(5):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:  # 503: SQLite is locked under load; Prefect's client waits too
+                if error.code != 503 or attempt == 4:
+                    raise
+                time.sleep(1)
 
     def run(self, deployment: str, **parameters: Any) -> str:
         """Press Run on `flow/deployment`; the id of the flow run."""

@@ -1,0 +1,129 @@
+"""The pipeline as people use it: a real server and worker, and every click in a real browser."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline import workspace_lock
+from tests.browser.ui import UI
+from tests.product.conftest import Served
+
+
+def finished_stages(workspace: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in workspace.glob("stages/*/result.json")}
+
+
+def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Process]) -> None:
+    """Nothing of a run is left: no process, no lock."""
+    _, alive = psutil.wait_procs(flow, timeout=25)
+    assert not alive, [process.cmdline() for process in alive]
+    assert not served.of_runs()
+    with workspace_lock(Workspace(workspace).store, owner="the test"):
+        pass
+
+
+def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
+    """The preset never warns; what is typed into the form makes it."""
+    ui.open_form("auto-npo")
+    ui.type("Min Gain", 1)
+    run = ui.start()
+    ui.see_state("Completed")
+    config = served.ask(f"flow_runs/{run}")["parameters"]["config"]
+    assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
+
+    workspace = served.home / "runs" / f"demo-{run[:8]}"
+    decision = json.loads((workspace / "decisions/0001.json").read_text())
+    ui.open_artifact("demo-decision-0001")
+    ui.see(f"Decision {decision['number']} at step {decision['step']}")
+    ui.see(decision["reason"])
+    pictures = ui.page.locator("article img")
+    assert pictures.count() and all(p.evaluate("image => image.naturalWidth") > 300 for p in pictures.all())
+
+
+def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path: Path):
+    """Guidance cannot be written; it is repaired, the source is edited meanwhile, and Retry runs only what is left."""
+    workspace = tmp_path / "run"
+    workspace.mkdir()
+    (workspace / "guidance").write_text("in the way")
+    ui.open_form("smoke")
+    ui.type("Seed", 3)
+    ui.type("Retries", 0)
+    ui.type("workspace", workspace)
+    run = ui.start()
+    ui.see_state("Failed")
+    assert served.ask(f"flow_runs/{run}")["parameters"]["config"]["seed"] == 3
+    before = finished_stages(workspace)
+    assert {path.parent.name.split("-")[0] for path in before} == {"base", "train"}
+
+    (workspace / "guidance").unlink()
+    source = checkout / "tasks/train.py"
+    source.write_text(source.read_text() + "\n# edited between failure and retry\n")
+    ui.confirmed("Retry", "Retry")
+    ui.see_state("Completed")
+    after = finished_stages(workspace)
+    assert len(after) > len(before) and before.items() <= after.items()
+    assert served.ask(f"flow_runs/{run}")["run_count"] == 2
+
+
+def test_cancel(ui: UI, served: Served, tmp_path: Path):
+    """In the middle of training."""
+    training = {"steps": 200_000, "snapshot_every": 20}
+    groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 20}}
+    workspace = tmp_path / "run"
+    run = served.run("grpo/grpo", config=served.preset("grpo/grpo", **groups), workspace=str(workspace))
+    served.wait_for_task(run, "train main to 200000")
+    flow = served.of_runs()
+    assert len(flow) >= 3  # the flow, what forks stages, the stage
+    ui.open_run(run)
+    ui.confirmed("Cancel", "Confirm")
+    ui.see_state("Cancelled")
+    assert_machine_is_free(served, workspace, flow)
+
+
+@pytest.fixture
+def asking(served: Served, tmp_path: Path) -> tuple[str, Path]:
+    """A run that waits for approval; while it does the machine is free."""
+    trigger = {**served.preset("auto-npo/auto-npo")["auto"]["control"]["trigger"], "min_gain": 1.0}
+    control = {**served.preset("auto-npo/auto-npo")["auto"]["control"], "trigger": trigger}
+    config = served.preset("auto-npo/auto-npo", auto={"approval": "ask", "control": control})
+    run = served.run("auto-npo/auto-npo", config=config, workspace=str(tmp_path / "run"))
+    served.wait(run, {"PAUSED"})
+    assert_machine_is_free(served, tmp_path / "run", served.of_runs())
+    return run, tmp_path / "run"
+
+
+def test_approval_in_the_form(ui: UI, served: Served, asking: tuple[str, Path]):
+    """The answer is given in the form, and the run goes on where it was."""
+    run, workspace = asking
+    before = finished_stages(workspace)
+    ui.open_run(run)
+    ui.see_state("Suspended")
+    ui.click("Resume")
+    ui.see("roll back by Delta")
+    ui.choose("Answer", "other")
+    ui.type("Delta", 4)
+    ui.submit("resume")
+    ui.see_state("Completed")
+    decisions = workspace / "decisions"
+    answer = json.loads((decisions / "0001-approval.json").read_text())
+    assert (answer["answer"], answer["delta"]) == ("other", 4)
+    assert json.loads((decisions / "0001-outcome.json").read_text())["replay"]["branch"] == "replay-1"
+    assert before.items() <= finished_stages(workspace).items()
+
+
+def test_an_impossible_answer_is_asked_for_again(served: Served, asking: tuple[str, Path]):
+    """By the call that the form makes."""
+    run, workspace = asking
+    served.ask(f"flow_runs/{run}/resume", {"run_input": {"answer": "other", "delta": 3}})
+    served.wait(run, {"RUNNING"})
+    again = served.wait(run, {"PAUSED"})
+    assert_machine_is_free(served, workspace, served.of_runs())
+    assert not (workspace / "decisions/0001-approval.json").exists()
+    keyset = again["state"]["state_details"]["run_input_keyset"]
+    assert "3" in served.ask(f"flow_runs/{run}/input/{keyset['description']}")
+    served.ask(f"flow_runs/{run}/resume", {"run_input": {"answer": "decline", "delta": None}})
+    served.wait(run, {"COMPLETED"})
+    assert not (workspace / "branches/replay-1.json").exists()

@@ -1,0 +1,80 @@
+"""What a person does on the pages of the Prefect UI: type, click, look."""
+
+from dataclasses import dataclass
+
+from playwright.sync_api import Locator, Page, Response, expect
+
+from tests.product.conftest import Served
+
+
+@dataclass
+class UI:
+    """A window on a `make serve`."""
+
+    page: Page
+    served: Served
+
+    def open_form(self, deployment: str) -> None:
+        """Deployments, the deployment, Run, Custom run."""
+        self.page.goto(f"{self.served.url}/deployments")
+        self.page.get_by_role("link", name=deployment, exact=True).click()
+        self.click("Run")
+        self.page.get_by_text("Custom run").click()
+        expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
+
+    def field(self, label: str) -> Locator:
+        """The innermost part of the form with this label."""
+        caption = self.page.locator(".schema-form-property__label").get_by_text(f"{label} (Optional)", exact=True)
+        return self.page.locator(".schema-form-property").filter(has=caption).last
+
+    def type(self, label: str, value: object) -> None:
+        """Type into a field; one that may stay empty asks for its type first."""
+        field = self.field(label)
+        if (given := field.get_by_role("button", name="None", exact=True)).count():
+            given.locator("xpath=preceding-sibling::button").click()
+        field.locator("input, textarea").fill(str(value))
+
+    def choose(self, label: str, value: str) -> None:
+        """Pick from a list, which opens by the keyboard: a click of the automated mouse opens and closes it at once."""
+        self.field(label).locator(".p-select-button__control").press("Space")
+        self.page.locator(".p-select-option").get_by_text(value, exact=True).click()
+
+    def submit(self, call: str) -> Response:
+        """Submit a form; again where the server was too busy, which the page calls an Oops and keeps the form."""
+        for _ in range(5):
+            with self.page.expect_response(f"**/{call}") as answer:
+                self.click("Submit")
+            if answer.value.status != 503:
+                return answer.value
+        raise AssertionError(f"{call}: the server is too busy")
+
+    def start(self) -> str:
+        """Submit the form of a deployment and open the run's page; the id of the flow run."""
+        run = self.submit("create_flow_run").json()["id"]
+        self.open_run(run)
+        return run
+
+    def open_run(self, run: str) -> None:
+        self.page.goto(f"{self.served.url}/runs/flow-run/{run}")
+
+    def click(self, button: str) -> None:
+        self.page.get_by_role("button", name=button, exact=True).click()
+
+    def confirmed(self, button: str, confirm: str) -> None:
+        """Click, and say in the dialog that it is meant."""
+        self.click(button)
+        self.page.locator(".p-modal").get_by_role("button", name=confirm, exact=True).click()
+
+    def see_state(self, name: str, seconds: float = 90) -> None:
+        """The badge at the head of a run's page."""
+        badge = self.page.locator(".state-badge").get_by_text(name, exact=True).first
+        expect(badge).to_be_visible(timeout=1000 * seconds)
+
+    def open_artifact(self, key: str) -> None:
+        """The run's artifacts, and one of them."""
+        self.page.get_by_text("Artifacts", exact=True).last.click()
+        self.page.get_by_text(key, exact=True).first.click()
+        self.page.wait_for_url("**/artifacts/artifact/*")
+
+    def see(self, text: str) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible()

@@ -1,0 +1,136 @@
+"""SIGKILL of everything that can be killed, at several moments of a run: it ends as if nothing had happened."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows.server import wait_until_healthy
+from tests.flows.test_early_bootstrap import outcome
+from tests.product.conftest import Served, start, stop
+
+DEPLOYMENT = "early-bootstrap/smoke"
+# What appears in the workspace at a moment: within a segment, within guidance, between two stages, in the last segment.
+SCOUT, GUIDANCE, BETWEEN, LAST = (
+    "segments/*/mark-000004.json",
+    "stages/guide-*/shards/*.parquet",
+    "branches/replay.json",
+    "segments/*/mark-000016.json",
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A `make serve` of this module's own, for its server and worker are killed."""
+    running = start(tmp_path_factory.mktemp("kills"))
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="module")
+def config(own: Served) -> dict[str, Any]:
+    return own.preset(DEPLOYMENT, execution={"retry_delay": 0.1}, guidance={"chunk_prompts": 4})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(own: Served, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    workspace = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    run = own.run(DEPLOYMENT, config=config, workspace=str(workspace))
+    own.wait(run, {"COMPLETED"})
+    return run, workspace
+
+
+def child(parent: psutil.Process, module: str) -> psutil.Process | None:
+    return next((p for p in parent.children() if module in p.cmdline()), None)
+
+
+def server(served: Served, run: str) -> psutil.Process | None:
+    return child(psutil.Process(served.process.pid), "flows.server")
+
+
+def worker(served: Served, run: str) -> psutil.Process | None:
+    return child(psutil.Process(served.process.pid), "flows.worker")
+
+
+def flow(served: Served, run: str) -> psutil.Process | None:
+    return next((p for p in served.of_runs(run) if "prefect.engine" in p.cmdline()), None)
+
+
+def fork_server(served: Served, run: str) -> psutil.Process | None:
+    return child(flow(served, run), "npo_core.stages")
+
+
+def stage(served: Served, run: str) -> psutil.Process | None:
+    return child(fork_server(served, run), "npo_core.stages")
+
+
+def wait_for(workspace: Path, pattern: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not list(workspace.glob(pattern)):
+        assert time.monotonic() < deadline, f"{pattern} did not appear"
+        time.sleep(0.01)
+
+
+def results(workspace: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in workspace.glob("stages/*/result.json")}
+
+
+def kill(served: Served, run: str, victim: Callable[[Served, str], psutil.Process | None]) -> None:
+    """SIGKILL; what a person has to do then is press Retry where the run's own process is gone, and nothing else."""
+    process, family = victim(served, run), served.of_runs(run)
+    assert process is not None, f"there is no {victim.__name__} at this moment"
+    process.kill()
+    process.wait(10)
+    if victim is server:
+        wait_until_healthy(served.process, f"{served.url}/api")
+    if victim in (flow, worker):
+        served.wait(run, {"CRASHED"})
+        assert_gone(family)
+        if victim is flow:
+            wait_for_worker(served)
+        served.set_state(run, "SCHEDULED", "AwaitingRetry")
+
+
+def wait_for_worker(served: Served, seconds: float = 2) -> None:
+    """Until the worker has looked after a dead run: it reports the end twice, some seconds apart, while a process of
+    its own reads the flow. The second report would hit a run that was retried before."""
+    quiet = time.monotonic()
+    while time.monotonic() - quiet < seconds:
+        if served.of_runs():
+            quiet = time.monotonic()
+        time.sleep(0.1)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive, [process.cmdline() for process in alive]
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        {SCOUT: stage, GUIDANCE: worker, BETWEEN: flow, LAST: server},
+        {SCOUT: flow, GUIDANCE: fork_server, BETWEEN: worker, LAST: stage},
+        {SCOUT: worker, GUIDANCE: stage, BETWEEN: server, LAST: fork_server},
+    ],
+    ids=lambda victims: "-".join(victim.__name__ for victim in victims.values()),
+)
+def test_killed_at_four_moments(own, config, uninterrupted, victims, tmp_path):
+    workspace = tmp_path / "run"
+    run = own.run(DEPLOYMENT, config=config, workspace=str(workspace))
+    finished: dict[str, dict[str, Any]] = {}
+    for moment, victim in victims.items():
+        assert not list(workspace.glob(moment)), f"{moment} was there before the run that is to make it"
+        wait_for(workspace, moment)
+        finished |= results(workspace)
+        kill(own, run, victim)
+    done = own.wait(run, {"COMPLETED"})
+    assert done["run_count"] == 1 + sum(victim in (flow, worker) for victim in victims.values())
+    assert outcome(workspace) == outcome(uninterrupted[1])
+    assert finished.items() <= results(workspace).items(), "a stage that had its result ran again"
+    assert set(own.artifacts(run)) >= {key for key in own.artifacts(uninterrupted[0]) if "progress" not in key}
+    assert_gone(own.of_runs())
