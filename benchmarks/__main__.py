@@ -53,21 +53,36 @@ def run_one(name: str, quick: bool) -> dict:
 
 def cache_checks(result: dict) -> dict:
     """The cache's figures in the form of the others."""
-    checks = [Check(f"guidance cache, peak memory to {phase}", result[phase]["peak_mb"], PEAK_LIMIT_MB, " MB")
-              for phase in PHASES]
-    rows = [[phase, name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"]
-            for phase in PHASES for name, value in result[phase].items()]
+    checks = [
+        Check(f"guidance cache, peak memory to {phase}", result[phase]["peak_mb"], PEAK_LIMIT_MB, " MB")
+        for phase in PHASES
+    ]
+    rows = [
+        [phase, name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"]
+        for phase in PHASES
+        for name, value in result[phase].items()
+    ]
     return {"checks": [check.as_dict() for check in checks], "text": markdown(["phase", "figure", "value"], rows)}
 
 
 def machine() -> dict[str, str]:
     """Where the figures come from."""
-    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.processor())
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     packages = " ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "prefect"))
-    return {"date": datetime.now(UTC).date().isoformat(), "processor": f"{model}, {os.cpu_count()} cores",
-            "load at the start": load, "versions": f"Python {platform.python_version()} {packages}"}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "load at the start": load,
+        "versions": f"Python {platform.python_version()} {packages}",
+    }
 
 
 def summary(results: dict[str, dict], judged: bool = True) -> str:
@@ -76,8 +91,15 @@ def summary(results: dict[str, dict], judged: bool = True) -> str:
     for name, result in results.items():
         for check in result["checks"]:
             target = f"at most {check['target']:g}{check['unit']}" if check["target"] is not None else "-"
-            rows.append([name, check["name"], target, f"{check['measured']:.3f}{check['unit']}",
-                         check["verdict"] if judged else "-"])
+            rows.append(
+                [
+                    name,
+                    check["name"],
+                    target,
+                    f"{check['measured']:.3f}{check['unit']}",
+                    check["verdict"] if judged else "-",
+                ]
+            )
     return markdown(["measurement", "what", "target", "measured", "verdict"], rows)
 
 
@@ -97,8 +119,9 @@ def write_docs(page: str) -> None:
 def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="sizes that only show that everything works")
-    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), metavar="NAME",
-                        help=", ".join(TITLES))
+    parser.add_argument(
+        "--only", nargs="+", choices=TITLES, default=list(TITLES), metavar="NAME", help=", ".join(TITLES)
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--write-docs", action="store_true", help="put the figures into docs/benchmarks.md")
     options = parser.parse_args(given)

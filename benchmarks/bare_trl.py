@@ -1,6 +1,6 @@
 """A bare TRL run: plain GRPOTrainer on the built-in task, no checkpoints. The other side of `benchmarks.flow`.
 
-    python -m benchmarks.bare_trl CONFIG MODEL STEPS OUTPUT
+python -m benchmarks.bare_trl CONFIG MODEL STEPS OUTPUT
 """
 
 import sys

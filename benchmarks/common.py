@@ -167,8 +167,11 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def verdicts(checks: Sequence[Check]) -> str:
     """One line a check that has a target."""
-    return "\n".join(f"{c.verdict}: {c.name} {c.measured:.3f}{c.unit}, target at most {c.target:g}{c.unit}"
-                     for c in checks if c.target is not None)
+    return "\n".join(
+        f"{c.verdict}: {c.name} {c.measured:.3f}{c.unit}, target at most {c.target:g}{c.unit}"
+        for c in checks
+        if c.target is not None
+    )
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

@@ -18,9 +18,12 @@ from typing import Any
 from benchmarks.common import ROOT, Check, demo_config, finish, in_words, markdown, parser, say, settle, spread
 from npo_core.config import RunConfig
 
-IMPORTS = {"npo_core.stages.launch": "launching stages", "prefect": "Prefect",
-           "flows.early_bootstrap": "the flow and its tasks",
-           "benchmarks.bare_trl": "torch, transformers and trl, as a bare script does"}
+IMPORTS = {
+    "npo_core.stages.launch": "launching stages",
+    "prefect": "Prefect",
+    "flows.early_bootstrap": "the flow and its tasks",
+    "benchmarks.bare_trl": "torch, transformers and trl, as a bare script does",
+}
 
 FORKED = "stage with nothing to do, forked"
 
@@ -41,9 +44,11 @@ def stage_starts(config: RunConfig, folder: Path, times: int) -> dict[str, list[
 
     server = fork_server(config.execution)
     first = nothing("fork", 1000)  # waits for the parent's imports
-    found = {"fork server: imports, once a run": [first],
-             FORKED: [nothing("fork", n) for n in range(1, times + 1)],
-             "stage with nothing to do, new interpreter": [nothing("spawn", 100 + n) for n in range(times)]}
+    found = {
+        "fork server: imports, once a run": [first],
+        FORKED: [nothing("fork", n) for n in range(1, times + 1)],
+        "stage with nothing to do, new interpreter": [nothing("spawn", 100 + n) for n in range(times)],
+    }
     server.close()
     return found
 

@@ -54,8 +54,14 @@ class Window:
 def run_process(command: list[str], config: RunConfig, extra: dict[str, str]) -> Window:
     """Run a command to its end; its output is shown only when it fails."""
     started, used = time.time(), cpu_of_children()
-    done = subprocess.run(command, cwd=ROOT, env=environment(config.execution) | extra, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(config.execution) | extra,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}")
     return Window(started, time.time(), cpu_of_children() - used)
@@ -69,8 +75,15 @@ def cpu_of_children() -> float:
 def run_flow(config: RunConfig, folder: Path, number: int) -> tuple[Window, Path]:
     """The flow as a person starts it."""
     workspace = folder / f"flow-{number}"
-    command = [str(Path(sys.executable).with_name("npo")), "run", "early-bootstrap", "--config",
-               str(folder / "config.yaml"), "--workspace", str(workspace)]
+    command = [
+        str(Path(sys.executable).with_name("npo")),
+        "run",
+        "early-bootstrap",
+        "--config",
+        str(folder / "config.yaml"),
+        "--workspace",
+        str(workspace),
+    ]
     return run_process(command, config, prefect_environment(folder)), workspace
 
 
@@ -80,8 +93,15 @@ def prefect_environment(folder: Path) -> dict[str, str]:
 
 
 def run_bare(config: RunConfig, folder: Path, model: Path) -> Window:
-    command = [sys.executable, "-m", "benchmarks.bare_trl", str(folder / "config.yaml"), str(model),
-               str(total_steps(config)), str(folder / "bare")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bare_trl",
+        str(folder / "config.yaml"),
+        str(model),
+        str(total_steps(config)),
+        str(folder / "bare"),
+    ]
     return run_process(command, config, {})
 
 
@@ -103,13 +123,17 @@ def measure(config: RunConfig, folder: Path, pairs: int) -> dict:
     make_database(config, folder)
     flows: list[tuple[Window, Path]] = []
     bare: list[Window] = []
-    sides = [lambda n: flows.append(run_flow(config, folder, n)),
-             lambda n: bare.append(run_bare(config, folder, model))]
+    sides = [
+        lambda n: flows.append(run_flow(config, folder, n)),
+        lambda n: bare.append(run_bare(config, folder, model)),
+    ]
     for number in range(pairs):
         for side in sides if number % 2 == 0 else reversed(sides):
             side(number)
-        say(f"flow: pair {number + 1}/{pairs}  flow {flows[-1][0].seconds:.1f} s, bare TRL {bare[-1].seconds:.1f} s, "
-            f"ratio {flows[-1][0].seconds / bare[-1].seconds:.3f}")
+        say(
+            f"flow: pair {number + 1}/{pairs}  flow {flows[-1][0].seconds:.1f} s, bare TRL {bare[-1].seconds:.1f} s, "
+            f"ratio {flows[-1][0].seconds / bare[-1].seconds:.3f}"
+        )
     from benchmarks.flow_parts import parts
 
     best = min(flows, key=lambda run: run[0].seconds)
@@ -126,14 +150,20 @@ def measure(config: RunConfig, folder: Path, pairs: int) -> dict:
 
 def as_text(figures: dict) -> str:
     head = f"{figures['steps']} optimizer steps on both sides"
-    rows = [["early-bootstrap flow, s", in_words(figures["flow_seconds"], digits=1)],
-            ["bare TRL, s", in_words(figures["bare_seconds"], digits=1)],
-            ["ratio", in_words(figures["ratio"])],
-            ["CPU seconds of all processes, flow", in_words(figures["flow_cpu_seconds"], digits=1)],
-            ["CPU seconds, bare TRL", in_words(figures["bare_cpu_seconds"], digits=1)]]
-    where = markdown(["where the fastest flow's time goes", "seconds", "share"],
-                     [[name, f"{seconds:.2f}", f"{seconds / figures['flow_seconds']['min']:.1%}"]
-                      for name, seconds in figures["parts"].items()])
+    rows = [
+        ["early-bootstrap flow, s", in_words(figures["flow_seconds"], digits=1)],
+        ["bare TRL, s", in_words(figures["bare_seconds"], digits=1)],
+        ["ratio", in_words(figures["ratio"])],
+        ["CPU seconds of all processes, flow", in_words(figures["flow_cpu_seconds"], digits=1)],
+        ["CPU seconds, bare TRL", in_words(figures["bare_cpu_seconds"], digits=1)],
+    ]
+    where = markdown(
+        ["where the fastest flow's time goes", "seconds", "share"],
+        [
+            [name, f"{seconds:.2f}", f"{seconds / figures['flow_seconds']['min']:.1%}"]
+            for name, seconds in figures["parts"].items()
+        ],
+    )
     return f"{markdown([head, 'median (least to most)'], rows)}\n\n{where}"
 
 

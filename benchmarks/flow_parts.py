@@ -40,8 +40,10 @@ def read_stage(folder: Path) -> dict[str, Any]:
     """A stage's result with its specification and the time of its first progress event."""
     record = json.loads((folder / RESULT_FILE).read_text())
     events = (folder / EVENTS_FILE).read_text().splitlines() if (folder / EVENTS_FILE).exists() else []
-    return record | {"spec": json.loads((folder / SPEC_FILE).read_text()),
-                     "first_event": json.loads(events[0])["time"] if events else None}
+    return record | {
+        "spec": json.loads((folder / SPEC_FILE).read_text()),
+        "first_event": json.loads(events[0])["time"] if events else None,
+    }
 
 
 def end(stage: Mapping[str, Any]) -> float:

@@ -87,8 +87,9 @@ def solutions(problems: ProblemSet, model: Path) -> dict[str, Any]:
     for problem in problems.train:
         ids = np.array([*tokenizer(problem.answer)["input_ids"], tokenizer.eos_token_id], np.int32)
         logprobs, rewards = np.zeros(len(ids), np.float32), np.ones(1, np.float32)
-        found[problem.id] = Trajectory(problem.id, ids, logprobs, rewards, "correct", guide="solutions", guide_step=0,
-                                       sample=0, samples=1, seed=0)
+        found[problem.id] = Trajectory(
+            problem.id, ids, logprobs, rewards, "correct", guide="solutions", guide_step=0, sample=0, samples=1, seed=0
+        )
     return found
 
 
@@ -102,8 +103,9 @@ def large_model(config: RunConfig, options: argparse.Namespace, folder: Path) ->
     training = config.training.model_copy(update=sizes)
     steps, warm_up = (6, 2) if options.tiny else (20, 5)
     model = folder / "model"
-    setting = Setting(model, training, problems, solutions(problems, model), folder, options.device, config.seed, steps,
-                      warm_up)
+    setting = Setting(
+        model, training, problems, solutions(problems, model), folder, options.device, config.seed, steps, warm_up
+    )
     found: dict[str, list[float]] = {TRL: [], NPO: []}
     peaks: dict[str, float] = {}
     for kind in (TRL, NPO, NPO, TRL):
@@ -154,8 +156,10 @@ def section(device: str, steps: int, small: dict[str, dict[str, str]], large: di
     """The dated part of docs/gpu.md."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "accelerate"))
     names = list(dict.fromkeys(name for found in small.values() for name in found))
-    table = markdown([f"demo, {steps} steps through the stages", *small],
-                     [[name, *(found.get(name, "-") for found in small.values())] for name in names])
+    table = markdown(
+        [f"demo, {steps} steps through the stages", *small],
+        [[name, *(found.get(name, "-") for found in small.values())] for name in names],
+    )
     return "\n\n".join([
         f"## {datetime.now(UTC).date().isoformat()}, {card(device)}",
         f"Python {platform.python_version()}, {packages}.",

@@ -54,21 +54,44 @@ def figures(ground: Ground, result: dict, failing: set[str]) -> dict[str, float]
     useful = sum(id_ in failing for id_ in GuidanceCache.open(ground.workspace.guidance(result["cache"])).ids())
     cost = result["cost"]
     return {
-        "coverage": useful / len(failing), "tokens": cost["tokens_generated"] / max(useful, 1),
-        "samples": cost["samples"] / max(useful, 1), "all_tokens": cost["tokens_generated"],
-        "trajectories": float(useful), "asked": float(result["asked"]), "seconds": cost["seconds"],
+        "coverage": useful / len(failing),
+        "tokens": cost["tokens_generated"] / max(useful, 1),
+        "samples": cost["samples"] / max(useful, 1),
+        "all_tokens": cost["tokens_generated"],
+        "trajectories": float(useful),
+        "asked": float(result["asked"]),
+        "seconds": cost["seconds"],
     }
 
 
 def as_text(found: dict[str, dict], prompts: int, failing: int) -> str:
     naive = found[NAIVE]
-    rows = [[way, f"{f['asked']:.0f}", f"{f['coverage']:.3f}", f"{f['trajectories']:.0f}", f"{f['samples']:.1f}",
-             f"{f['tokens']:.1f}", f"{f['tokens'] / naive['tokens']:.2f}", f"{f['seconds']:.2f}",
-             f"{f['seconds'] / naive['seconds']:.2f}"] for way, f in found.items()]
-    head = ["way", "prompts asked", "Q", "trajectories", "samples a trajectory", "tokens a trajectory", "to naive",
-            "seconds", "to naive"]
-    return (f"{markdown(head, rows)}\n\nThe scout met {prompts} prompts and failed {failing} of them; "
-            "means over seeds.")
+    rows = [
+        [
+            way,
+            f"{f['asked']:.0f}",
+            f"{f['coverage']:.3f}",
+            f"{f['trajectories']:.0f}",
+            f"{f['samples']:.1f}",
+            f"{f['tokens']:.1f}",
+            f"{f['tokens'] / naive['tokens']:.2f}",
+            f"{f['seconds']:.2f}",
+            f"{f['seconds'] / naive['seconds']:.2f}",
+        ]
+        for way, f in found.items()
+    ]
+    head = [
+        "way",
+        "prompts asked",
+        "Q",
+        "trajectories",
+        "samples a trajectory",
+        "tokens a trajectory",
+        "to naive",
+        "seconds",
+        "to naive",
+    ]
+    return f"{markdown(head, rows)}\n\nThe scout met {prompts} prompts and failed {failing} of them; means over seeds."
 
 
 def main() -> int:

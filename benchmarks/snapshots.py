@@ -67,8 +67,14 @@ def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any]:
     ground = Ground(config, folder / "run")
     info = ground.workspace.timeline.snapshots.get(ground.base).info
     recorder = SegmentRecorder(ground.workspace.store, "benchmark", 10**9, info, lambda row: None)
-    parts = trainer_parts(ground.folder(ground.base), config.training.model_copy(update={"steps": 2}),
-                          load_problems(config.problems), seed=0, output=folder / "trainer", device="cpu")
+    parts = trainer_parts(
+        ground.folder(ground.base),
+        config.training.model_copy(update={"steps": 2}),
+        load_problems(config.problems),
+        seed=0,
+        output=folder / "trainer",
+        device="cpu",
+    )
     trainer = NPOTrainer(**parts, callbacks=[recorder])
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)
@@ -137,7 +143,9 @@ def measure_saving(trainer: Any, recorder: Any, times: int) -> dict:
             remove_older(recorder)
     each = zip(plain[1:], whole[1:], strict=True)  # the first pair warms up
     return {
-        "plain_s": spread(plain[1:]), "snapshot_s": spread(whole[1:]), "ratio": spread([b / a for a, b in each]),
+        "plain_s": spread(plain[1:]),
+        "snapshot_s": spread(whole[1:]),
+        "ratio": spread([b / a for a, b in each]),
         "parts_s": {name: spread(seconds[1:]) for name, seconds in parts.items()},
     }
 
@@ -182,10 +190,12 @@ def large_config(quick: bool, folder: Path) -> RunConfig:
 
 def as_text(figures: dict[str, dict]) -> str:
     head = ["median (least to most)", *(f"{f['parameters'] / 1e6:.1f} M parameters" for f in figures.values())]
-    rows = [["snapshot, MB", *(f"{f['bytes'] / 1e6:.1f}" for f in figures.values())],
-            ["plain checkpoint, s", *(in_words(f["plain_s"]) for f in figures.values())],
-            ["snapshot, s", *(in_words(f["snapshot_s"]) for f in figures.values())],
-            ["snapshot / plain checkpoint", *(in_words(f["ratio"], digits=2) for f in figures.values())]]
+    rows = [
+        ["snapshot, MB", *(f"{f['bytes'] / 1e6:.1f}" for f in figures.values())],
+        ["plain checkpoint, s", *(in_words(f["plain_s"]) for f in figures.values())],
+        ["snapshot, s", *(in_words(f["snapshot_s"]) for f in figures.values())],
+        ["snapshot / plain checkpoint", *(in_words(f["ratio"], digits=2) for f in figures.values())],
+    ]
     for key in ("parts_s", "restore_s"):
         for name in next(iter(figures.values()))[key]:
             word = "- " if key == "parts_s" else "restore: "
@@ -205,8 +215,10 @@ def main() -> int:
         for name, config in (("demo", small), ("large", large_config(options.quick, Path(folder) / "model"))):
             say(f"snapshots: the {name} model")
             figures[name] = measure(config, times)
-    checks = [Check(f"snapshot / plain checkpoint, {f['parameters'] / 1e6:.1f} M parameters", f["ratio"]["median"])
-              for f in figures.values()]
+    checks = [
+        Check(f"snapshot / plain checkpoint, {f['parameters'] / 1e6:.1f} M parameters", f["ratio"]["median"])
+        for f in figures.values()
+    ]
     return finish(figures, checks, as_text(figures), options)
 
 

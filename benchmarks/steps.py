@@ -72,8 +72,14 @@ def make_trainer(kind: str, setting: Setting) -> Any:
     from npo_core.training.trainer import NPOTrainer
 
     training = setting.training.model_copy(update={"steps": setting.steps})
-    parts = trainer_parts(setting.model, training, setting.problems, seed=setting.seed,
-                          output=setting.scratch / "trainer", device=setting.device)
+    parts = trainer_parts(
+        setting.model,
+        training,
+        setting.problems,
+        seed=setting.seed,
+        output=setting.scratch / "trainer",
+        device=setting.device,
+    )
     if kind == TRL:
         trainer = GRPOTrainer(**parts)
     else:
@@ -91,8 +97,13 @@ def recorder(setting: Setting, trainer: Any) -> Any:
 
     workspace = Workspace(setting.scratch)
     context = StageContext(workspace, setting.scratch, setting.device)
-    keeper = SegmentRecorder(workspace.store, "benchmark", setting.steps + 1, {},
-                             lambda row: context.progress(row["step"], setting.steps, reward=row["reward"]))
+    keeper = SegmentRecorder(
+        workspace.store,
+        "benchmark",
+        setting.steps + 1,
+        {},
+        lambda row: context.progress(row["step"], setting.steps, reward=row["reward"]),
+    )
     keeper.trainer = trainer
     return keeper
 
@@ -138,8 +149,10 @@ def compare(setting: Setting, rounds: int) -> dict[str, list[Block]]:
         for kind in KINDS if number % 2 == 0 else reversed(KINDS):
             block = run_block(kind, setting)
             blocks[kind].append(block)
-            say(f"steps: round {number + 1}/{rounds}  {kind:22} {1000 * block.median:7.1f} ms a step"
-                + (f", {block.injected:.0%} of groups injected" if kind == NPO else ""))
+            say(
+                f"steps: round {number + 1}/{rounds}  {kind:22} {1000 * block.median:7.1f} ms a step"
+                + (f", {block.injected:.0%} of groups injected" if kind == NPO else "")
+            )
     return blocks
 
 
@@ -160,9 +173,15 @@ def summary(blocks: dict[str, list[Block]]) -> dict:
 
 
 def as_text(figures: dict) -> str:
-    rows = [[kind, in_words(figures["ms"][kind], digits=1),
-             in_words(figures["ratio"][kind]) if kind != TRL else "1",
-             in_words(figures["cpu_ratio"][kind]) if kind != TRL else "1"] for kind in KINDS]
+    rows = [
+        [
+            kind,
+            in_words(figures["ms"][kind], digits=1),
+            in_words(figures["ratio"][kind]) if kind != TRL else "1",
+            in_words(figures["cpu_ratio"][kind]) if kind != TRL else "1",
+        ]
+        for kind in KINDS
+    ]
     head = ["median (least to most) over rounds", "ms a step", "wall time to TRL's", "CPU time to TRL's"]
     table = markdown(head, rows)
     injected = figures["injected"]
@@ -179,9 +198,17 @@ def prepare(config: Any, folder: Path, options: Any) -> Setting:
     scout = ground.train("scout", until)
     cache = ground.guide(scout, [until])["cache"]
     problems = load_problems(config.problems)
-    return Setting(ground.folder(ground.base), config.training, problems,
-                   ground.workspace.open_cache(cache, [p.id for p in problems.train], {}),
-                   folder, "cpu", config.seed, options.steps, options.warm_up)
+    return Setting(
+        ground.folder(ground.base),
+        config.training,
+        problems,
+        ground.workspace.open_cache(cache, [p.id for p in problems.train], {}),
+        folder,
+        "cpu",
+        config.seed,
+        options.steps,
+        options.warm_up,
+    )
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ DEFAULTS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
 }
 GRACE = 20.0  # seconds that runs have to say that they end
-STEADY = 10.0  # seconds; a process that lived shorter is not started again
+STEADY = 10.0  # seconds; a process that lived shorter ended early
+MOST = 3  # early ends in a row, after which it is not started again
 
 
 class Machine:
@@ -45,6 +47,7 @@ class Machine:
         self.mark = os.environ[MARK] = uuid4().hex
         self.processes: dict[str, subprocess.Popen] = {}
         self.started: dict[str, float] = {}
+        self.early: Counter[str] = Counter()
 
     def start(self, name: str) -> None:
         """Start the server or the worker."""
@@ -78,8 +81,10 @@ class Machine:
             for name, process in list(self.processes.items()):
                 if process.poll() is None:
                     continue
-                if time.monotonic() - self.started[name] < STEADY:
-                    raise NPOError(f"The Prefect {name} ends at once: see {prefect_home() / name}.log.")
+                ended_early = time.monotonic() - self.started[name] < STEADY
+                self.early[name] = self.early[name] + 1 if ended_early else 0
+                if self.early[name] == MOST:
+                    raise NPOError(f"The Prefect {name} ends again and again: see {prefect_home() / name}.log.")
                 print(f"The Prefect {name} was killed and is started again.", flush=True)
                 if name == "worker":
                     self.end_runs()

@@ -87,13 +87,12 @@ def record_outcome(run: Run, decision: Decision, replay: str) -> Result:
     """The replay against the abandoned branch, on the same prompts."""
     timeline = run.workspace.timeline
     result = Decisions(run.workspace.store).add_result(compare_branches(timeline, decision, replay))
-    change = "higher" if result.difference > 0 else "lower"
     publish(
         key_of(run.config.name, "decision", f"{decision.number:04d}", "outcome"),
         f"What decision {decision.number} brought: pass rate {result.difference:+.3f} against the abandoned branch",
         f"## Outcome of decision {decision.number}",
-        f"The pass rate of {replay} is {abs(result.difference):.3f} {change} than that of the abandoned branch "
-        f"{decision.branch}, in training and on the same prompts.",
+        f"The pass rate of {replay} minus that of the abandoned branch {decision.branch}, in training and on the same "
+        f"prompts: {result.difference:+.3f}.",
         picture(outcome_png(result, *replayed_rows(timeline, decision, replay)), f"outcome {decision.number}"),
         markdown(outcome_table(result)),
         "### Branches so far",

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from npo_core.config.closed import Closed
+from npo_core.config.closed import Closed, choices
 
 
 class BuiltInModel(Closed):
@@ -38,5 +38,6 @@ class PretrainedModel(Closed):
 
 
 Model = Annotated[
-    BuiltInModel | PretrainedModel, Field(discriminator="kind", description="the model that the run starts from")
+    BuiltInModel | PretrainedModel,
+    Field(discriminator="kind", description="the model that the run starts from", json_schema_extra=choices),
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from npo_core.config.closed import Closed
+from npo_core.config.closed import Closed, choices
 
 
 class ChainProblems(Closed):
@@ -66,4 +66,7 @@ class JsonlProblems(Closed):
         return self
 
 
-Problems = Annotated[ChainProblems | JsonlProblems, Field(discriminator="kind", description="what is asked")]
+Problems = Annotated[
+    ChainProblems | JsonlProblems,
+    Field(discriminator="kind", description="what is asked", json_schema_extra=choices),
+]

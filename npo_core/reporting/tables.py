@@ -126,19 +126,21 @@ def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def decisions_table(decisions: Sequence[dict[str, Any]]) -> Table:
-    """Every decision, also those against an intervention, with what came of it."""
-    header = ["decision", "step", "branch", "intervene", "Delta", "Q", "KL", "V", "S", "reason", "outcome"]
+    """Every decision, also those against an intervention; below it why, and what came of it."""
+    header = ["decision", "step", "branch", "intervene", "Delta", "Q", "KL", "V", "S", "gained"]
     note = (
         "Q, KL (nats a token), V and S are those of the chosen snapshot, from one probe of the policy on its past "
-        "failures. The outcome is the replay against the abandoned branch, in training, over the last fifth of the "
-        "replayed steps."
+        "failures. Gained is the pass rate of the replay minus that of the abandoned branch, in training, over the "
+        "last fifth of the replayed steps."
     )
+    sentences = "\n".join(f"* Decision {decision['number']}: {told(decision)}" for decision in decisions)
     rows = [decision_cells(decision) for decision in decisions]
-    return Table("Decisions", header, rows, note, words=("branch", "intervene", "reason", "outcome"))
+    return Table("Decisions", header, rows, f"{note}\n\n{sentences}", words=("branch", "intervene"))
 
 
 def decision_cells(decision: dict[str, Any]) -> list[str]:
     chosen = next((c for c in decision["candidates"] if c["delta"] == decision["delta"]), {})
+    result = decision.get("outcome")
     return [
         number(decision["number"]),
         number(decision["step"]),
@@ -146,9 +148,14 @@ def decision_cells(decision: dict[str, Any]) -> list[str]:
         "yes" if decision["intervene"] else "no",
         number(decision["delta"]),
         *(number(chosen.get(name), 3) for name in ("q", "kl", "v", "s")),
-        decision["reason"],
-        "; ".join([*answer(decision.get("approval")), *outcome(decision.get("outcome"))]) or NONE,
+        f"{result['difference']:+.3f}" if result else NONE,
     ]
+
+
+def told(decision: dict[str, Any]) -> str:
+    """The reason of a decision, the answer to it, and what it brought."""
+    more = [*answer(decision.get("approval")), *outcome(decision.get("outcome"))]
+    return " ".join([decision["reason"], *(f"{words.capitalize()}." for words in more)])
 
 
 def answer(approval: dict[str, Any] | None) -> list[str]:

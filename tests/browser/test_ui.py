@@ -28,7 +28,7 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
 def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
     """The preset never warns; what is typed into the form makes it."""
     ui.open_form("auto-npo")
-    ui.type("Min Gain", 1)
+    ui.type("Min gain", 1)
     run = ui.start()
     ui.see_state("Completed")
     config = served.ask(f"flow_runs/{run}")["parameters"]["config"]

@@ -147,10 +147,12 @@ def test_the_course_in_words(auto, plateau):
 
 def test_tables_of_an_auto_npo_run(auto):
     run = load(auto)
-    no, yes, last = decisions_table(run.decisions).rows
+    table = decisions_table(run.decisions)
+    no, yes, last = table.rows
     assert no[1:6] == ["4", "main", "no", "-", "-"] and no[-1] == "-"
-    assert yes[1:10] == ["8", "main", "yes", "4", "0.250", "0.100", "1.105", "0.226", "Reason 2."]
-    assert yes[-1] == "replay-1 against main: pass rate 0.700 against 0.650 (+0.050), entropy 0.200 against 0.100"
+    assert yes[1:10] == ["8", "main", "yes", "4", "0.250", "0.100", "1.105", "0.226", "+0.050"]
+    brought = "Replay-1 against main: pass rate 0.700 against 0.650 (+0.050), entropy 0.200 against 0.100."
+    assert f"* Decision 2: Reason 2. {brought}\n" in table.note
     assert last[1:3] == ["10", "replay-1"]
     assert [row[0] for row in evaluations_table(run).rows][2:6] == [
         "4",
@@ -166,7 +168,7 @@ def test_tables_of_an_auto_npo_run(auto):
 
 def test_what_somebody_answered_is_told(auto):
     auto.store.write_json("decisions/0003-approval.json", {"answer": "other", "delta": 2, "by": "me"})
-    assert decisions_table(load(auto).decisions).rows[2][-1] == "Delta 2 chosen instead"
+    assert decisions_table(load(auto).decisions).note.endswith("Delta 2 chosen instead.")
 
 
 def test_settings_that_only_one_method_uses_do_not_differ(auto, plateau, tmp_path):

@@ -327,24 +327,30 @@ def test_a_stage_that_never_gets_a_process_costs_the_caller_nothing(monkeypatch)
 # --- the stop file -------------------------------------------------------------------------------------------------
 
 
-def test_the_stop_file_ends_a_stage_and_names_itself(reference, fresh, running):
+def slow_down(seconds: float) -> None:
+    """Every step of this process takes longer, so that it does not end before it sees the stop file."""
+    original = StageContext.progress
+
+    def progress(self, *arguments, **figures) -> None:
+        original(self, *arguments, **figures)
+        time.sleep(seconds)
+
+    StageContext.progress = progress
+
+
+def test_the_stop_file_ends_a_stage_and_names_itself(reference, fresh, own_forks):
     run = fresh("train")
-    spec, stop, stages = run.guided(), run.folder / "stop", []
-
-    def watch(event: dict) -> None:
-        stages.extend(running())
-        stop.touch()
-
+    spec, stop, forks = run.guided(), run.folder / "stop", own_forks(lambda: slow_down(1.0))
     with pytest.raises(StageError, match=str(stop)) as caught:
-        run_stage(spec, watch)
+        run_stage(spec, lambda event: stop.touch())
     assert (caught.value.exit_code, caught.value.retryable) == (143, False)
-    assert gone(stages, 1.0)
     begun = time.monotonic()
     with pytest.raises(StageError, match=str(stop)):
         run_stage(spec, lambda event: pytest.fail("nothing starts beside a stop file"))
     assert time.monotonic() - begun < 1.0
-    assert not running()
+    assert forks.started == 1
     stop.unlink()
+    own_forks()
     assert run.outcome(spec, run_stage(spec).result) == reference.left["train"]
 
 
