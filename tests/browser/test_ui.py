@@ -49,12 +49,12 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     workspace.mkdir()
     (workspace / "guidance").write_text("in the way")
     ui.open_form("smoke")
-    ui.type("Seed", 3)
+    ui.type("Target", 0.7)
     ui.type("Retries", 0)
     ui.type("workspace", workspace)
     run = ui.start()
     ui.see_state("Failed")
-    assert served.ask(f"flow_runs/{run}")["parameters"]["config"]["seed"] == 3
+    assert served.ask(f"flow_runs/{run}")["parameters"]["config"]["evaluation"]["target"] == 0.7
     before = finished_stages(workspace)
     assert {path.parent.name.split("-")[0] for path in before} == {"base", "train"}
 
