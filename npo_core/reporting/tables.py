@@ -185,10 +185,10 @@ def groups_table(run: RunData) -> Table:
         for course in run.courses
         for a, b in divided(course.t0, course.t1, most)
     ]
-    header = ["steps", "pass rate", "entropy, nats", "all wrong", "all right", "injected", "rescued", "guide KL, nats"]
+    header = ["steps", "pass rate", "entropy", "all wrong", "all right", "injected", "rescued", "guide KL"]
     note = (
         f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
-        "got a correct slot. Pass rate is on-policy, on training prompts."
+        "got a correct slot. Pass rate is on-policy, on training prompts; entropy and guide KL are in nats a token."
     )
     return Table("Groups", header, rows, note)
 
