@@ -14,7 +14,6 @@ def in_order(schema: dict) -> None:
 def choices(schema: dict) -> None:
     """Forms show a choice between groups of settings as tabs where the schema says `anyOf`, and else as raw JSON."""
     schema["anyOf"] = schema.pop("oneOf")
-    del schema["discriminator"]
 
 
 def title(name: str, _: object) -> str:
