@@ -2,12 +2,17 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 MOST_BYTES = 190_000  # the UI becomes slow beyond; a picture that would not fit is left out
+PUBLISHER = ThreadPoolExecutor(1, "artifacts")  # one after the other, while the next stage runs
+
+Section = str | Callable[[], str]
 
 
 def key_of(*parts: str) -> str:
@@ -32,12 +37,26 @@ def show(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def publish(key: str, description: str, *sections: str) -> None:
-    """Publish sections as one markdown artifact; trouble with the server is a warning, never a failed stage."""
-    markdown = "\n\n".join(section for section in sections if section)
-    if len(markdown) > MOST_BYTES:
-        markdown = re.sub(r"!\[[^]]*\]\(data:[^)]*\)", "(picture too large, see the workspace)", markdown)
+def publish(key: str, description: str, *sections: Section) -> None:
+    """Publish sections as one markdown artifact while the flow goes on; what takes time to draw comes as a function.
+
+    Trouble is a warning, never a failed stage.
+    """
+    PUBLISHER.submit(copy_context().run, create, key, description, sections)
+
+
+def wait_until_published() -> None:
+    """Wait for all artifacts so far."""
+    PUBLISHER.submit(lambda: None).result()
+
+
+def create(key: str, description: str, sections: Sequence[Section]) -> None:
+    """Render the sections and send them to the server."""
     try:
+        rendered = [section if isinstance(section, str) else section() for section in sections]
+        markdown = "\n\n".join(section for section in rendered if section)
+        if len(markdown) > MOST_BYTES:
+            markdown = re.sub(r"!\[[^]]*\]\(data:[^)]*\)", "(picture too large, see the workspace)", markdown)
         create_markdown_artifact(markdown, key=key, description=description)
     except Exception as error:
         get_run_logger().warning("The artifact %s could not be published: %s", key, error)

@@ -69,7 +69,7 @@ def publish_decision(run: Run, made: Decision) -> None:
         f"Decision {made.number} at step {made.step}: {verdict(made)}",
         f"## Decision {made.number} at step {made.step}: {verdict(made)}",
         made.reason,
-        picture(decision_png(made, rows), f"decision {made.number}"),
+        lambda: picture(decision_png(made, rows), f"decision {made.number}"),
         *candidates,
         "### Expected cost",
         table({**expected, **left}),
@@ -87,13 +87,14 @@ def record_outcome(run: Run, decision: Decision, replay: str) -> Result:
     """The replay against the abandoned branch, on the same prompts."""
     timeline = run.workspace.timeline
     result = Decisions(run.workspace.store).add_result(compare_branches(timeline, decision, replay))
+    rows = replayed_rows(timeline, decision, replay)
     publish(
         key_of(run.config.name, "decision", f"{decision.number:04d}", "outcome"),
         f"What decision {decision.number} brought: pass rate {result.difference:+.3f} against the abandoned branch",
         f"## Outcome of decision {decision.number}",
         f"The pass rate of {replay} minus that of the abandoned branch {decision.branch}, in training and on the same "
         f"prompts: {result.difference:+.3f}.",
-        picture(outcome_png(result, *replayed_rows(timeline, decision, replay)), f"outcome {decision.number}"),
+        lambda: picture(outcome_png(result, *rows), f"outcome {decision.number}"),
         markdown(outcome_table(result)),
         "### Branches so far",
         f"```\n{timeline.draw()}\n```",

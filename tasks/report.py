@@ -4,7 +4,7 @@ from prefect import task
 
 from npo_core.reporting.report import write_report
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import key_of, picture, publish
+from tasks.artifacts import key_of, picture, publish, wait_until_published
 from tasks.perform import worth_retrying
 from tasks.run import Run
 
@@ -12,6 +12,7 @@ from tasks.run import Run
 @task(name="report", task_run_name="report", retry_condition_fn=worth_retrying)
 def report(run: Run, baseline: str | None) -> dict:
     """Tables and curves in the workspace's folder `report`, and as an artifact."""
+    wait_until_published()  # two pictures are not drawn at once
     figures = write_report(run.workspace, Workspace(baseline) if baseline else None)
     store = run.workspace.store
     text = store.read_bytes("report/report.md").decode()

@@ -10,6 +10,7 @@ from npo_core.config import RunConfig
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
+from tasks.artifacts import wait_until_published
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,9 @@ def open_run(config: RunConfig, workspace: str) -> Iterator[Run]:
     with workspace_lock(place.store, owner=f"npo {config.name}"):
         place.store.clean_leftovers()
         place.bind(config)
-        yield Run(config, place)
+        try:
+            yield Run(config, place)
+        finally:
+            wait_until_published()
     if not place.store.is_local:  # a finished run needs its downloads no more
         shutil.rmtree(place.scratch, ignore_errors=True)

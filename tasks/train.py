@@ -6,7 +6,7 @@ from npo_core.reporting.segment import segment_metrics, segment_png, segment_row
 from npo_core.stages.launch import StageResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import key_of, picture, publish, table
+from tasks.artifacts import Section, key_of, picture, publish, table
 from tasks.perform import perform, worth_retrying
 
 
@@ -20,7 +20,7 @@ def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
     return result
 
 
-def describe(spec: TrainSpec, label: str, result: StageResult) -> list[str]:
+def describe(spec: TrainSpec, label: str, result: StageResult) -> list[Section]:
     """The sections of the artifact: what went in, what came out, the curves, the cost."""
     workspace = Workspace(spec.workspace)
     segment = workspace.timeline.segment(result.result["segment"])
@@ -39,7 +39,7 @@ def describe(spec: TrainSpec, label: str, result: StageResult) -> list[str]:
         "### Metrics",
         table(segment_rows(metrics), ("", "mean over the segment, first fifth → last fifth")),
         "### Curves",
-        picture(segment_png(metrics), label),
+        lambda: picture(segment_png(metrics), label),
         "### Cost",
         table(result.cost),
         "### Settings",

@@ -85,14 +85,18 @@ def kill(served: Served, run: str, victim: Callable[[Served, str], psutil.Proces
     assert process is not None, f"there is no {victim.__name__} at this moment"
     process.kill()
     process.wait(10)
-    if victim is server:
-        wait_until_healthy(served.process, f"{served.url}/api")
     if victim in (flow, worker):
-        served.wait(run, {"CRASHED"})
+        wait(served, run, "CRASHED")
         assert_gone(family)
         if victim is flow:
             wait_for_worker(served)
         served.set_state(run, "SCHEDULED", "AwaitingRetry")
+
+
+def wait(served: Served, run: str, state: str) -> dict[str, Any]:
+    """Until a run is in a state; the server may have been killed before, and the run goes on without it."""
+    wait_until_healthy(served.process, f"{served.url}/api")
+    return served.wait(run, {state})
 
 
 def wait_for_worker(served: Served, seconds: float = 2) -> None:
@@ -128,7 +132,7 @@ def test_killed_at_four_moments(own, config, uninterrupted, victims, tmp_path):
         wait_for(workspace, moment)
         finished |= results(workspace)
         kill(own, run, victim)
-    done = own.wait(run, {"COMPLETED"})
+    done = wait(own, run, "COMPLETED")
     assert done["run_count"] == 1 + sum(victim in (flow, worker) for victim in victims.values())
     assert outcome(workspace) == outcome(uninterrupted[1])
     assert finished.items() <= results(workspace).items(), "a stage that had its result ran again"
