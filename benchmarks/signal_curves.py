@@ -190,7 +190,8 @@ def back(run: SavedRun, end: int, most: int, reach: int, name: str) -> Curve:
     }
     found = estimate(rollouts, end, run.engine(end), earlier, len(mistakes)).candidates
     later = [[r for r in rollouts if r.mistake.step > candidate.step] for candidate in found]
-    points = [point(c.delta, those, {"k3": c.kl}) for c, those in zip(found, later, strict=True) if those]
+    pairs = [(c, those) for c, those in zip(found, later, strict=True) if those]
+    points = [point(c.delta, those, {"k1": c.kl, "k3": c.kl_k3}) for c, those in pairs]
     say(f"seed {run.seed}, back from {end}: {len(mistakes)} failures asked ({name})")
     return Curve(f"back from {end}", name, run.seed, points[::-1])
 

@@ -49,6 +49,8 @@ def fill_row(row: Sequence[Any], views: Sequence[tuple[str, list[Curve]]]) -> No
             line(kl, curves, lambda p: p.kl["exact"], BLUE, dash, "exact")
         line(q, curves, lambda p: p.rate, PINK, dash, f"pass rate{tail}")
         line(kl, curves, lambda p: p.kl["k3"], PINK, dash, f"k3{tail}")
+        if not ahead:
+            line(kl, curves, lambda p: p.kl["k1"], BLUE, dash, f"k1{tail}")
         for scale, colour in SCALES.items():
             word = {1.0: ", token", 6.0: ", sequence"}.get(scale, "")
             quantity = "solved" if ahead else "rate"

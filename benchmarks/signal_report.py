@@ -25,7 +25,7 @@ Value = Callable[[Point], float]
 
 def signal(point: Point, scale: float, quantity: str = "solved", estimator: str | None = None) -> float:
     """S = Q / exp(scale x KL), with the exact KL where it is known."""
-    kl = point.kl[estimator or ("exact" if "exact" in point.kl else "k3")]
+    kl = point.kl[estimator or ("exact" if "exact" in point.kl else "k1")]
     return getattr(point, quantity) / float(np.exp(scale * kl))
 
 
@@ -74,6 +74,7 @@ def ahead_columns() -> dict[str, Value]:
 def back_columns() -> dict[str, Value]:
     return {
         "Q (pass rate)": lambda p: p.rate,
+        "KL, k1": lambda p: p.kl["k1"],
         "KL, k3": lambda p: p.kl["k3"],
         "S, token": lambda p: signal(p, TOKEN, "rate"),
         "S, sequence": lambda p: signal(p, SEQUENCE, "rate"),

@@ -48,7 +48,7 @@ class Probe(Closed):
     prompts: int = Field(128, ge=1, description="prompts of the pool that are asked at most")
     samples: int = Field(4, ge=1, description="samples a prompt at temperature 1")
     min_solved: float = Field(
-        0.1, ge=0, le=1, description="pass rate on past failures below which no intervention is worth it"
+        0.02, ge=0, le=1, description="pass rate on past failures below which no intervention is worth it"
     )
     min_prompts: int = Field(
         16, ge=1, description="probed failures since a snapshot below which it is no candidate: Q would be noise"
@@ -63,10 +63,10 @@ class Choice(Closed):
         "token", description="V = exp(kl_scale x KL a token), or with the KL of a whole completion (mean length x KL)"
     )
     kl_scale: float = Field(1.0, ge=0, description="factor of the KL in V")
-    kl_estimator: Literal["k3", "k1"] = Field(
-        "k3",
-        description="with log r = log p_snapshot - log p_current, k3 is the mean of r - 1 - log r, never negative; k1 "
-        "is the mean of -log r, which a few unlikely tokens move less",
+    kl_estimator: Literal["k1", "k3"] = Field(
+        "k1",
+        description="with log r = log p_snapshot - log p_current, k1 is the mean of -log r; k3, the mean of "
+        "r - 1 - log r, is never negative, but a few unlikely tokens move it",
     )
 
 

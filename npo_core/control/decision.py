@@ -18,7 +18,7 @@ AUTO_NPO, PLATEAU = "auto-npo", "plateau-breakthrough"
 
 
 class Scored(Candidate):
-    """A candidate with its variance cost and effective signal."""
+    """A candidate with its variance cost and effective signal; `kl` is the KL that V takes, by choice.kl_estimator."""
 
     v: float | None = Field(description="V = exp(kl_scale x KL), the variance cost")
     s: float | None = Field(description="S = Q / V, the effective signal")
@@ -77,9 +77,14 @@ class Decision(Record):
         return self.model_copy(update={"delta": delta, "rollback": Place(step=chosen.step, snapshot=chosen.snapshot)})
 
 
+def distance(candidate: Candidate, choice: Choice) -> float | None:
+    """The KL that V takes, nats a token."""
+    return candidate.kl if choice.kl_estimator == "k1" else candidate.kl_k3
+
+
 def variance_cost(candidate: Candidate, choice: Choice) -> float | None:
     """V of a candidate: exp(kl_scale x KL), with the KL of a token or of a whole completion; null: no KL is known."""
-    kl = candidate.kl if choice.kl_estimator == "k3" else candidate.kl_k1
+    kl = distance(candidate, choice)
     if kl is None:
         return None
     kl *= candidate.length if choice.kl_form == "sequence" else 1.0
@@ -90,7 +95,8 @@ def score(candidate: Candidate, settings: AutoNPO, left: Left) -> Scored:
     """A candidate with V and S, and whether it may be chosen."""
     v = variance_cost(candidate, settings.choice)
     s = candidate.q / v if candidate.q is not None and v is not None else None
-    return Scored(**candidate.model_dump(), v=v, s=s, excluded=excluded(candidate, settings, left))
+    values = candidate.model_dump() | {"kl": distance(candidate, settings.choice)}
+    return Scored(**values, v=v, s=s, excluded=excluded(candidate, settings, left))
 
 
 def excluded(candidate: Candidate, settings: AutoNPO, left: Left) -> str | None:
@@ -101,8 +107,6 @@ def excluded(candidate: Candidate, settings: AutoNPO, left: Left) -> str | None:
         return f"{candidate.prompts} probed failures, probe.min_prompts = {settings.probe.min_prompts}"
     if left.updates is not None and candidate.delta > left.updates:
         return f"the budget has {left.updates} updates left"
-    if variance_cost(candidate, settings.choice) is None:
-        return f"its probe did not record the KL by {settings.choice.kl_estimator}"
     return None
 
 

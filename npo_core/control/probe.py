@@ -24,9 +24,9 @@ class Candidate(Record):
     delta: int = Field(description="optimizer updates from the snapshot to the current policy")
     prompts: int = Field(description="probed prompts that failed after the snapshot")
     q: float | None = Field(description="pass rate of the current policy on them, Q; null where there are none")
-    kl: float | None = Field(description="KL(current || snapshot), k3, nats a token, on the same completions")
+    kl: float | None = Field(description="KL(current || snapshot), k1, nats a token, on the same completions")
+    kl_k3: float | None = Field(description="the same KL by k3, which is never negative")
     length: float | None = Field(description="mean tokens of these completions")
-    kl_k1: float | None = Field(None, description="the same KL by k1, the plain mean of -log r")
 
 
 class ProbeResult(Record):
@@ -117,7 +117,7 @@ def candidate(
 ) -> Candidate:
     """The estimates for one snapshot, from the rollouts of the prompts that failed after it."""
     if not later:
-        return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, length=None)
+        return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, kl_k3=None, length=None)
     chosen = [rollouts[i] for i in later]
     theirs, mine = score(load(), chosen), [own[i] for i in later]
     log_r = np.concatenate(theirs) - np.concatenate(mine)
@@ -128,8 +128,8 @@ def candidate(
         delta=delta,
         prompts=len(later),
         q=pass_rate(chosen),
-        kl=k3(log_r),
-        kl_k1=float(-log_r.mean(dtype=np.float64)),
+        kl=float(-log_r.mean(dtype=np.float64)),
+        kl_k3=k3(log_r),
         length=length,
     )
 

@@ -7,7 +7,7 @@ import pytest
 from npo_core.config import AutoNPO, Choice, Control, Trigger
 from npo_core.config import Probe as ProbeSettings
 from npo_core.control.decide import decide
-from npo_core.control.decision import AUTO_NPO, Left, Place, choose, excluded, variance_cost
+from npo_core.control.decision import AUTO_NPO, Left, Place, choose, variance_cost
 from npo_core.control.probe import Candidate, ProbeResult
 
 SETTINGS = AutoNPO(
@@ -18,7 +18,8 @@ SETTINGS = AutoNPO(
 
 
 def candidate(delta: int, prompts: int = 10, q: float | None = 0.5, kl: float | None = 0.0) -> Candidate:
-    return Candidate(step=100 - delta, snapshot=f"s{delta}", delta=delta, prompts=prompts, q=q, kl=kl, length=5.0)
+    place = {"step": 100 - delta, "snapshot": f"s{delta}", "delta": delta}
+    return Candidate(**place, prompts=prompts, q=q, kl=kl, kl_k3=kl, length=5.0)
 
 
 def probe(*candidates: Candidate, q: float | None = 0.5) -> ProbeResult:
@@ -33,14 +34,16 @@ def test_v_is_the_exponential_of_the_kl_of_a_token_or_of_a_completion():
     assert variance_cost(candidate(10, kl=0.2), Choice()) == pytest.approx(math.exp(0.2))
     assert variance_cost(candidate(10, kl=0.2), Choice(kl_scale=3.0)) == pytest.approx(math.exp(0.6))
     assert variance_cost(candidate(10, kl=0.2), Choice(kl_form="sequence")) == pytest.approx(math.e)
-    both = candidate(10, kl=0.2).model_copy(update={"kl_k1": 0.1})
-    assert variance_cost(both, Choice(kl_estimator="k1")) == pytest.approx(math.exp(0.1))
-    negative = both.model_copy(update={"kl_k1": -0.1})  # k1 may be, a KL is not
-    assert variance_cost(negative, Choice(kl_estimator="k1")) == 1.0
-    unknown = candidate(10, kl=0.2, prompts=64)
-    assert "k1" in excluded(unknown, AutoNPO(choice=Choice(kl_estimator="k1")), Left())
+    assert variance_cost(candidate(10, kl=-0.1), Choice()) == 1.0  # k1 may be negative, a KL is not
     assert variance_cost(candidate(10, kl=None), Choice()) is None
     assert math.isfinite(variance_cost(candidate(10, kl=1e6), Choice()))
+
+
+def test_v_takes_the_estimator_that_is_set():
+    both = candidate(10, kl=0.2).model_copy(update={"kl_k3": 0.1})
+    assert variance_cost(both, Choice(kl_estimator="k3")) == pytest.approx(math.exp(0.1))
+    scored, best, reason = choose(probe(both), changed(kl_estimator="k3"), Left())
+    assert scored[0].kl == best.kl == 0.1 and "KL 0.1000" in reason
 
 
 def test_the_largest_s_wins_and_both_q_and_kl_count():

@@ -78,11 +78,11 @@ def test_every_candidate_gets_the_failures_after_it(rollouts):
     ]
     assert (first.prompts, first.q, first.length) == (3, 0.5, 14 / 6)
     per_token = {r: math.exp(r) - 1 - r for r in (-0.5, 0.25, 0.0, -0.25)}
-    assert first.kl == pytest.approx((4 * per_token[-0.5] + 4 * per_token[0.25] + 6 * per_token[0.0]) / 14)
-    assert first.kl_k1 == pytest.approx((4 * 0.5 - 4 * 0.25) / 14)
+    assert first.kl_k3 == pytest.approx((4 * per_token[-0.5] + 4 * per_token[0.25] + 6 * per_token[0.0]) / 14)
+    assert first.kl == pytest.approx((4 * 0.5 - 4 * 0.25) / 14)
     assert (second.prompts, second.q, second.length) == (1, 0.0, 3.0)
-    assert second.kl == pytest.approx(per_token[-0.25])
-    assert (third.prompts, third.q, third.kl, third.length) == (0, None, None, None)
+    assert (second.kl, second.kl_k3) == pytest.approx((0.25, per_token[-0.25]))
+    assert (third.prompts, third.q, third.kl, third.kl_k3, third.length) == (0, None, None, None, None)
 
 
 def test_nothing_to_ask_gives_no_estimate():

@@ -34,8 +34,8 @@ PROBE = {
     "q": 0.5,
     "tokens": 40,
     "candidates": [
-        {"step": 4, "snapshot": "main4", "delta": 6, "prompts": 4, "q": 0.5, "kl": 0.5, "length": 5.0},
-        {"step": 8, "snapshot": "main8", "delta": 2, "prompts": 2, "q": 0.25, "kl": 0.25, "length": 5.0},
+        {"step": 4, "snapshot": "main4", "delta": 6, "prompts": 4, "q": 0.5, "kl": 0.5, "kl_k3": 0.5, "length": 5.0},
+        {"step": 8, "snapshot": "main8", "delta": 2, "prompts": 2, "q": 0.25, "kl": 0.25, "kl_k3": 0.25, "length": 5.0},
     ],
 }
 

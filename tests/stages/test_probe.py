@@ -110,8 +110,9 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
         log_r = np.concatenate(engine(run, candidate.snapshot).score(texts, tokens)) - np.concatenate(
             policy.score(texts, tokens)
         )
-        assert candidate.kl == pytest.approx((np.exp(log_r) - 1 - log_r).mean(), rel=1e-3, abs=1e-7)
-        assert candidate.kl > 0 and candidate.length == pytest.approx(np.mean([len(t) for t in tokens]))
+        assert candidate.kl == pytest.approx(-log_r.mean(), rel=1e-3, abs=1e-7)
+        assert candidate.kl_k3 == pytest.approx((np.exp(log_r) - 1 - log_r).mean(), rel=1e-3, abs=1e-7)
+        assert candidate.kl_k3 > 0 and candidate.length == pytest.approx(np.mean([len(t) for t in tokens]))
 
 
 def test_a_probe_made_again_is_the_same(run):
