@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import markdown
-from benchmarks.results_report import at, interval
+from benchmarks.results_report import at, interval, signed
 from benchmarks.signal_curves import ESTIMATORS, FAILED, POOL, PROBE, Curve, Point
 from npo_core.config import AutoNPO
 
@@ -163,13 +163,10 @@ def trained_table(curves: Sequence[Curve], runs: Path) -> str:
         those = select(curves, f"ahead of {start}", "none right")
         for delta, arm in arms.items():
             gains = replay_gains(runs, arm, start)
-            complete = gains[~np.isnan(gains).any(1)] if len(gains) else gains
-            cells = ["-"] * len(AFTER)
-            if len(complete) > 1:  # one run has no interval
-                cells = [f"{m:+.3f} ± {h:.3f}" for m, h in map(interval, complete.T)]
+            cells = [signed(column) for column in gains.T] if len(gains) > 1 else ["-"] * len(AFTER)
             number = deltas(those).index(delta)
             s = [show(values(those, lambda p, c=c: signal(p, c))[:, number]) for c in (TOKEN, SEQUENCE)]
-            rows.append([f"to {start}", delta, *s, len(complete), *cells])
+            rows.append([f"to {start}", delta, *s, len(gains), *cells])
     head = ["rolled back", "Delta", "S, token", "S, sequence", "seeds", *(f"gain after {a}" for a in AFTER)]
     return markdown(head, rows)
 

@@ -49,13 +49,14 @@ def auto_npo(config: RunConfig, workspace: str | None = None, baseline: str | No
     with open_run(config, choose_workspace(workspace, config.name)) as run:
         do = Steps(run)
         here = begin(do)
-        decisions = quiet_until = 0
+        decisions = declined = quiet_until = 0  # declined: decisions in a row that did not intervene
         while (here := train_on(do, here, quiet_until)).ended == "warning":
             decisions += 1
             made = approved(run, decide(do, here, decisions))
+            declined = 0 if made.intervene else declined + 1
             if made.intervene:
                 here = intervene(do, here, made)
-            quiet_until = here.step + config.auto.cooldown
+            quiet_until = here.step + config.auto.cooldown * 2**declined
         branches = [branch.name for branch in run.workspace.timeline.branches()]
         do(evaluate, run.evaluate(do.evaluated(*branches)), config.name)
         return do(report, run, baseline)

@@ -82,7 +82,12 @@ class AutoNPO(Closed):
     control: Control = Control()
     probe: Probe = Probe()
     choice: Choice = Choice()
-    cooldown: int = Field(40, ge=0, description="optimizer updates after a decision in which no warning counts")
+    cooldown: int = Field(
+        40,
+        ge=0,
+        description="optimizer updates after a decision in which no warning counts; doubled by every decision in a row "
+        "that did not intervene",
+    )
     max_interventions: int = Field(3, ge=0, description="interventions at most, the bootstrap not counted")
     guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
     fresh_randomness: bool = Field(

@@ -9,6 +9,7 @@ base starts with many groups that are all wrong, and RL has something to find.
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 from npo_core.problems.problem import Outcome, Problem, ProblemSet, problem_id
 
@@ -55,8 +56,11 @@ def make_prompt(rng: random.Random, operands: int, multiplications: int) -> str:
     return "".join(a + b for a, b in zip(digits, [*operators, "="], strict=True))
 
 
-def make_problems(*, seed: int, train: int, held_out: int, operands: int, difficulties: list[int]) -> ProblemSet:
+@lru_cache(maxsize=1)
+def make_problems(*, seed: int, train: int, held_out: int, operands: int, difficulties: tuple[int, ...]) -> ProblemSet:
     """Draw disjoint training and held-out sets; difficulties take turns, so that every batch is graded alike.
+
+    Asked again for the same, it returns the same object: a parent that forks stages draws once for all of them.
 
     Raises:
         ValueError: if so many different prompts do not turn up (too few operands for the sizes asked).

@@ -24,7 +24,7 @@ def load_problems(settings: Problems) -> ProblemSet:
                 train=settings.train,
                 held_out=settings.held_out,
                 operands=settings.operands,
-                difficulties=settings.difficulties,
+                difficulties=tuple(settings.difficulties),
             )
         except ValueError as error:
             raise DataError(f"problems: {error}: ask for fewer, or for more operands.") from None

@@ -14,7 +14,10 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
+
+from npo_core.errors import NPOError
 
 PRELOADED = (
     "npo_core.stages.train",
@@ -62,11 +65,24 @@ def serve() -> None:
 
 def start(request: dict, children: dict[int, int]) -> None:
     """Fork one stage and answer with its process id."""
+    draw_problems(request)
     server, pid = os.getpid(), os.fork()
     if pid == 0:
         run_child(request, server)
     children[pid] = request["id"]
     answer(id=request["id"], pid=pid)
+
+
+def draw_problems(request: dict) -> None:
+    """Draw the problems of the built-in task here, once; every stage inherits them."""
+    from npo_core.config import ChainProblems
+    from npo_core.problems.load import load_problems
+    from npo_core.stages.specs import SPECS
+
+    with suppress(NPOError, OSError, ValueError):  # the stage itself says what is wrong
+        settings = SPECS[request["stage"]].model_validate_json(Path(request["spec"]).read_text()).problems
+        if isinstance(settings, ChainProblems):
+            load_problems(settings)
 
 
 def run_child(request: dict, server: int) -> None:

@@ -61,7 +61,7 @@ def test_it_intervenes_where_the_signals_warn(auto):
         branch = auto.timeline.branch(f"replay-{number}")
         assert (branch.parent, branch.parent_step, branch.guide) == (d.rollback.snapshot, d.rollback.step, [d.snapshot])
         assert d.delta == d.step - d.rollback.step <= AUTO["choice"]["max_delta"]
-        best = max((c for c in d.candidates if c.excluded is None), key=lambda c: c.s)
+        best = max((c for c in d.candidates if c.excluded is None), key=lambda c: (c.s, -c.delta))
         assert best.delta == d.delta and d.signals["reading"]["warning"]
         replay = next(s for s in auto.timeline.segments() if s.branch == branch.name and s.t0 == d.rollback.step)
         assert replay.t1 == d.step and replay.cache == branch.cache is not None
@@ -111,7 +111,7 @@ def test_a_decision_not_to_intervene_changes_nothing(start, grpo, tmp_path):
     """Segments end at warnings and training goes on: the run is plain GRPO's, update by update."""
     workspace = start("auto-npo", tmp_path / "run", {"auto.probe.min_solved": 1.0})
     made = decisions(workspace)
-    assert [d.step for d in made] == [4, 12, 20]  # cooldown 4, so the snapshots at 8 and 16 do not count
+    assert [d.step for d in made] == [4, 16]  # cooldown 4, doubled after one that declined, so 8 and 12 do not count
     assert not any(d.intervene for d in made) and "less than probe.min_solved = 1.0" in made[0].reason
     assert [b.name for b in workspace.timeline.branches()] == ["main"] and not workspace.store.list("guidance")
     assert updates(workspace, "main") == updates(grpo, "main")
