@@ -36,7 +36,7 @@ PLACES = {
         [60, 120, 140, 160, 180, 200, 220, 240, 260, 300, 340],
         [120, 160, 200, 240, 280, 320, 360, 400],
         "results-auto.png",
-        (0.6, 1.0),
+        (0.5, 1.0),
         (-0.12, 0.16),
     ),
 }
@@ -198,6 +198,40 @@ COLOURS = {
 }
 
 
+MAIN = ["GRPO", "NPO early", "NPO late", "NPO early + late", "AutoNPO", "AutoNPO, bootstrap"]  # at an equal total
+
+
+def draw_seeds(arms: dict, places: Places, path: Path) -> None:
+    """Each seed by all updates, one panel a seed, and in the last panel where the arms end."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    seeds = sorted(arms[BASELINE])
+    figure, panels = plt.subplots(2, 3, figsize=(15, 8.5))
+    for panel, seed in zip(panels.flat, seeds, strict=False):
+        for name in MAIN:
+            points = [point for point in arms[name][seed] if point["step"] > 0]
+            x, y = ([point[key] for point in points] for key in ("updates", "pass_rate"))
+            panel.plot(x, y, "--" if name == BASELINE else "-", color=COLOURS[name], label=name, linewidth=1.8)
+        panel.set(title=f"seed {seed}", ylim=places.rates, xlim=(0, None), xlabel="optimizer updates in all")
+        panel.set_ylabel("held-out pass rate")
+    panels.flat[0].legend(loc="lower right", frameon=False)
+    last = panels.flat[-1]
+    for row, name in enumerate(reversed(MAIN)):
+        ends = [arms[name][seed][-1]["pass_rate"] for seed in seeds]
+        last.plot(ends, [row] * len(ends), "o", color=COLOURS[name], alpha=0.7)
+        last.plot([np.mean(ends)] * 2, [row - 0.3, row + 0.3], color=COLOURS[name], linewidth=2.5)
+    last.set_yticks(range(len(MAIN)), list(reversed(MAIN)))
+    last.set(title="at the end: seeds, and their mean as a bar", xlim=places.rates, xlabel="held-out pass rate")
+    for panel in panels.flat:
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+
+
 def draw(arms: dict, places: Places, path: Path) -> None:
     """Mean pass rate by step and by all generated tokens, and between them the paired difference to GRPO by step."""
     import matplotlib
@@ -247,7 +281,7 @@ def grid(seeds: dict, axis: str) -> tuple[np.ndarray, np.ndarray]:
 def write(group: str, results: list[dict], docs: Path) -> None:
     """Replace the generated part of a group in docs/results.md, and its picture."""
     arms, places = by_arm(results), PLACES[group]
-    draw(arms, places, docs / "pictures" / places.picture)
+    (draw_seeds if group == "auto" else draw)(arms, places, docs / "pictures" / places.picture)
     parts = [
         rate_table(arms, "step", places.steps),
         difference_table(arms, "step", places.steps),
