@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 
 from npo_core.config import load_config
 from npo_core.problems.load import load_problems
-from npo_core.training.build import accuracy_reward, grpo_config, training_data
+from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.identity import eos_token_ids
 
 
@@ -24,7 +24,7 @@ def main(config_file: str, model: str, steps: int, output: Path) -> None:
     args.save_strategy = SaveStrategy.NO
     trainer = GRPOTrainer(
         AutoModelForCausalLM.from_pretrained(model),
-        reward_funcs=accuracy_reward(problems, eos_token_ids(Path(model))),
+        reward_funcs=Rewards(problems, eos_token_ids(Path(model))).functions,
         args=args,
         train_dataset=training_data(problems),
         processing_class=AutoTokenizer.from_pretrained(model, padding_side="left"),

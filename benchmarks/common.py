@@ -125,14 +125,14 @@ def trainer_parts(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_utils import SaveStrategy
 
-    from npo_core.training.build import accuracy_reward, grpo_config, training_data
+    from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.identity import eos_token_ids
 
     args = grpo_config(training, seed=seed, output=output, device=device)
     args.save_strategy = SaveStrategy.NO
     return {
         "model": AutoModelForCausalLM.from_pretrained(model),
-        "reward_funcs": accuracy_reward(problems, eos_token_ids(model)),
+        "reward_funcs": Rewards(problems, eos_token_ids(model)).functions,
         "args": args,
         "train_dataset": training_data(problems),
         "processing_class": AutoTokenizer.from_pretrained(model, padding_side="left"),

@@ -113,7 +113,7 @@ class SavedRun:
             self.engine(step),
             prompts,
             self.by_id,
-            self.problems.verify,
+            self.problems.judge,
             samples=SAMPLES,
             max_tokens=self.config.training.max_completion_tokens,
             seed=derive_seed("signal curves", self.seed, step, purpose),

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
 
 from npo_core.config import BuiltInModel, ChainProblems
-from npo_core.problems import Outcome, Problem, ProblemSet
+from npo_core.problems import Completion, Problem, ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.training.base import train_base
 
@@ -134,7 +134,8 @@ def correct(task: Task, problem: Problem, completion: Tokens) -> bool:
     """Whether the completion ended by itself and the verifier calls it correct."""
     text = task.tokenizer.batch_decode([completion], skip_special_tokens=True)[0]
     ended = completion[-1] == task.tokenizer.eos_token_id
-    return ended and task.problems.verify(text, problem.answer) is Outcome.CORRECT
+    [verdict] = task.problems.judge([Completion(problem, text, len(completion), finished=ended)])
+    return verdict.correct
 
 
 def inject(

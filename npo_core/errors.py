@@ -70,6 +70,13 @@ class DeviceError(NPOError):
     exit_code = 74
 
 
+class VerifierError(NPOError):
+    """Too many answers could not be verified: a worker hangs or crashes, or what it asks is not reachable."""
+
+    retryable = True
+    exit_code = 69
+
+
 class StageError(NPOError):
     """A stage's process ended without a result."""
 

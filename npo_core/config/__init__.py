@@ -11,6 +11,7 @@ from npo_core.config.model import BuiltInModel, Model, PretrainedModel
 from npo_core.config.problems import ChainProblems, JsonlProblems, Problems
 from npo_core.config.run import RunConfig
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
     "AutoNPO",
@@ -34,9 +35,11 @@ __all__ = [
     "RunConfig",
     "Training",
     "Trigger",
+    "Verifier",
     "explain",
     "load_config",
     "override",
+    "paper_verifier",
     "parse_config",
     "parse_plateau",
 ]

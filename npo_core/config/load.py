@@ -1,5 +1,6 @@
 """From YAML or plain values to settings, with one sentence for each that is wrong."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -9,15 +10,14 @@ from npo_core.config.control import Plateau
 from npo_core.config.run import RunConfig
 from npo_core.errors import ConfigError
 
-CHOSEN_BY_KIND = {("problems",), ("model",)}  # pydantic names the kind after these, which nobody writes
+CHOSEN_BY_KIND = {"problems", "model", "verifier"}  # pydantic names the kind after these, which nobody writes
 
 
 def explain(error: ValidationError, source: str) -> str:
     """One sentence a problem: field, value, what would be right."""
     lines = []
     for problem in error.errors():
-        parts = problem["loc"][:1] + problem["loc"][2:] if problem["loc"][:1] in CHOSEN_BY_KIND else problem["loc"]
-        field = ".".join(str(part) for part in parts) or "the configuration"
+        field = ".".join(written(problem["loc"])) or "the configuration"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{field}: there is no such field; `npo config` lists them")
         elif problem["type"] == "value_error":
@@ -27,6 +27,17 @@ def explain(error: ValidationError, source: str) -> str:
         else:
             lines.append(f"{field} = {problem['input']!r}: {problem['msg']}")
     return f"{source} is not a valid configuration:\n  " + "\n  ".join(lines)
+
+
+def written(location: tuple[str | int, ...]) -> Iterator[str]:
+    """The parts of a field's name as they are written in a file."""
+    before = None
+    for part in location:
+        if before not in CHOSEN_BY_KIND:
+            yield str(part)
+            before = part
+        else:
+            before = None
 
 
 def parse_config(values: object, source: str = "The given configuration") -> RunConfig:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from npo_core.config.closed import Closed, choices
+from npo_core.config.verifier import ExactVerifier, Verifier
 
 
 class ChainProblems(Closed):
@@ -43,6 +44,7 @@ class JsonlProblems(Closed):
         description="regular expression whose group 1 is the final answer; "
         "the last match counts, in reference and completion alike",
     )
+    verifier: Verifier = ExactVerifier()
     prompt_template: str = Field("{prompt}", description="text given to the model; {prompt} is replaced")
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from npo_core.config.control import AutoNPO
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+from npo_core.config.verifier import LengthVerifier, leaves
 
 
 class RunConfig(Closed):
@@ -80,4 +81,15 @@ class RunConfig(Closed):
                 "model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
                 "model.kind = pretrained with a path"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _penalty_is_in_reach(self) -> Self:
+        most = self.training.max_completion_tokens
+        for leaf in leaves(self.problems.verifier) if hasattr(self.problems, "verifier") else ():
+            if isinstance(leaf, LengthVerifier) and leaf.max_tokens - leaf.buffer >= most:
+                raise ValueError(
+                    f"problems.verifier: a length penalizes from {leaf.max_tokens - leaf.buffer} tokens on, but "
+                    f"training.max_completion_tokens = {most} is no more: lower its max_tokens or raise its buffer"
+                )
         return self

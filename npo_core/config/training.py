@@ -131,5 +131,11 @@ class Execution(Closed):
         description="fork: from one preloaded parent, starts in "
         "well under a second; spawn: a new interpreter; auto: fork on CPU",
     )
+    verifier_workers: int = Field(
+        2, ge=1, description="processes that verify answers, where the verifier may hang or crash"
+    )
+    max_outages: float = Field(
+        0.1, ge=0, lt=1, description="share of a batch's answers that may time out or crash before the stage stops"
+    )
     retries: int = Field(2, ge=0, description="how often an infrastructure failure of a stage is tried again")
     retry_delay: float = Field(5.0, ge=0, description="seconds between tries")

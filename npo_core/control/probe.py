@@ -12,7 +12,7 @@ from pydantic import Field
 
 from npo_core.control.pool import Mistake
 from npo_core.engines import Engine, Generated
-from npo_core.problems import Outcome, Problem, Verifier
+from npo_core.problems import Completion, Judge, Problem
 from npo_core.timeline.records import Record
 
 
@@ -42,12 +42,12 @@ class ProbeResult(Record):
 
 @dataclass(frozen=True)
 class Rollout:
-    """The completions of one failed prompt, and which of them are right now."""
+    """The completions of one failed prompt, and which of them are right now; None where nobody could tell."""
 
     mistake: Mistake
     problem: Problem
     completions: list[Generated]
-    correct: list[bool]
+    correct: list[bool | None]
 
 
 def choose_mistakes(pool: Sequence[Mistake], most: int) -> list[Mistake]:
@@ -61,7 +61,7 @@ def roll_out(
     engine: Engine,
     mistakes: Sequence[Mistake],
     problems: Mapping[str, Problem],
-    verify: Verifier,
+    judge: Judge,
     *,
     samples: int,
     max_tokens: int,
@@ -70,9 +70,12 @@ def roll_out(
     """Ask the current policy about its failures once more."""
     asked = [problems[mistake.prompt_id] for mistake in mistakes]
     answers = engine.generate([p.prompt for p in asked], samples=samples, max_tokens=max_tokens, seed=seed)
+    rows = [(problem, c) for problem, given in zip(asked, answers, strict=True) for c in given]
+    verdicts = judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
+    correct = [verdict.correct for verdict in verdicts]
     return [
-        Rollout(m, p, given, [c.finished and verify(c.text, p.answer) is Outcome.CORRECT for c in given])
-        for m, p, given in zip(mistakes, asked, answers, strict=True)
+        Rollout(mistake, problem, given, correct[i * samples : (i + 1) * samples])
+        for i, (mistake, problem, given) in enumerate(zip(mistakes, asked, answers, strict=True))
     ]
 
 
@@ -141,7 +144,8 @@ def k3(log_r: np.ndarray) -> float:
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float | None:
-    return float(np.mean([r.correct for r in rollouts])) if rollouts else None
+    known = [right for rollout in rollouts for right in rollout.correct if right is not None]
+    return float(np.mean(known)) if known else None
 
 
 def score(engine: Engine, rollouts: Sequence[Rollout]) -> list[np.ndarray]:

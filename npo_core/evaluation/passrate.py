@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 from npo_core.engines import Engine
-from npo_core.problems import Outcome, ProblemSet
+from npo_core.problems import Completion, ProblemSet
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Score:
     samples: int
     tokens: int  # generated
     unfinished: int  # completions that did not end by themselves
+    unverified: int  # completions whose verification timed out or crashed; they count nowhere
 
     def as_dict(self) -> dict:
         record = asdict(self)
@@ -38,24 +39,34 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_tokens: int, seed: int) -> Score:
     """Sample every held-out problem and verify."""
     answers = engine.generate([p.prompt for p in problems.held_out], samples=samples, max_tokens=max_tokens, seed=seed)
-    right = [
-        sum(c.finished and problems.verify(c.text, problem.answer) is Outcome.CORRECT for c in completions)
-        for problem, completions in zip(problems.held_out, answers, strict=True)
+    rows = [(problem, c) for problem, given in zip(problems.held_out, answers, strict=True) for c in given]
+    verdicts = problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
+    known = [
+        [v.correct for v in verdicts[i : i + samples] if v.correct is not None]
+        for i in range(0, len(verdicts), samples)
     ]
-    rates = [count / samples for count in right]
     graded = defaultdict(list)
-    for problem, rate in zip(problems.held_out, rates, strict=True):
-        graded[problem.difficulty].append(rate)
+    for problem, right in zip(problems.held_out, known, strict=True):
+        if right:
+            graded[problem.difficulty].append(sum(right) / len(right))
+    rates = [sum(right) / len(right) for right in known if right]
     return Score(
         pass_rate=mean(rates),
         standard_error=standard_error(rates),
         by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
-        pass_at_k={k: mean([pass_at_k(samples, count, k) for count in right]) for k in range(1, samples + 1)},
+        pass_at_k=estimates(known, samples),
         problems=len(rates),
         samples=samples,
         tokens=sum(len(c.token_ids) for completions in answers for c in completions),
         unfinished=sum(not c.finished for completions in answers for c in completions),
+        unverified=sum(v.correct is None for v in verdicts),
     )
+
+
+def estimates(known: list[list[bool]], samples: int) -> dict[int, float]:
+    """pass@k by k over the problems that have at least k samples with a verdict."""
+    enough = {k: [right for right in known if len(right) >= k] for k in range(1, samples + 1)}
+    return {k: mean([pass_at_k(len(r), sum(r), k) for r in rights]) for k, rights in enough.items() if rights}
 
 
 def mean(values: list[float]) -> float:

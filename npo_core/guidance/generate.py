@@ -5,15 +5,17 @@ order, each only about the prompts that it is later than and that no nearer guid
 Finished chunks of prompts are committed as shards, so that a killed stage goes on with what it had.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from npo_core.engines import Engine, Generated
 from npo_core.guidance.shards import Attempt, done_shards, read_shard_ids, write_shard
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.problems import Outcome, Problem, Verifier
+from npo_core.problems import Completion, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
 
 
@@ -49,17 +51,18 @@ class GuideSource:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A correct completion and which of the prompt's samples it was."""
+    """A correct completion, which of the prompt's samples it was, and its rewards."""
 
     sample: int
     generated: Generated
+    rewards: list[float]
 
 
 def generate_guidance(
     requests: Sequence[Request],
     guides: Sequence[GuideSource],
     sampling: Sampling,
-    verify: Verifier,
+    problems: ProblemSet,
     shards: Store,
     *,
     rollback: Callable[[], Engine],
@@ -84,7 +87,7 @@ def generate_guidance(
             if index not in committed:
                 engine = engine or guide.load()
                 seed = seed_of("guidance", sampling.seed, guide.step, number)
-                trajectories, attempts = ask(engine, guide, chunk, sampling, verify, rollback, seed, seed_of)
+                trajectories, attempts = ask(engine, guide, chunk, sampling, problems, rollback, seed, seed_of)
                 write_shard(shards, index, trajectories, attempts)
             solved.update(read_shard_ids(shards, index))
             index += 1
@@ -100,7 +103,7 @@ def ask(
     guide: GuideSource,
     chunk: Sequence[Request],
     sampling: Sampling,
-    verify: Verifier,
+    problems: ProblemSet,
     rollback: Callable[[], Engine],
     seed: int,
     seed_of: Callable[..., int],
@@ -115,10 +118,12 @@ def ask(
         answers = engine.generate(
             [p.prompt for p in pending], samples=width, max_tokens=sampling.max_tokens, seed=seed_of(seed, start)
         )
-        for problem, completions in zip(pending, answers, strict=True):
+        for problem, completions, right in zip(
+            pending, answers, correct(problems, pending, answers, start), strict=True
+        ):
             drawn[problem.id] += width
             tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-            found[problem.id] += correct(completions, start, problem, verify)
+            found[problem.id] += right
         if sampling.stop_at_first_correct:
             pending = [p for p in pending if not found[p.id]]
         if not pending:
@@ -128,13 +133,20 @@ def ask(
     return record(engine, guide, kept, drawn, seed), attempts
 
 
-def correct(completions: Sequence[Generated], start: int, problem: Problem, verify: Verifier) -> list[Candidate]:
-    """The completions that ended by themselves and that the verifier calls correct."""
-    return [
-        Candidate(start + i, c)
-        for i, c in enumerate(completions)
-        if c.finished and verify(c.text, problem.answer) is Outcome.CORRECT
-    ]
+def correct(
+    problems: ProblemSet, asked: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+) -> Iterator[list[Candidate]]:
+    """Of each prompt, the completions that are verified correct; all are judged at once."""
+    rows = [(problem, c) for problem, completions in zip(asked, answers, strict=True) for c in completions]
+    verdicts = iter(problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows]))
+    for completions in answers:
+        judged = zip(completions, islice(verdicts, len(completions)), strict=True)
+        yield [Candidate(start + i, c, problems.rewards(v)) for i, (c, v) in enumerate(judged) if usable(v)]
+
+
+def usable(verdict: Verdict) -> bool:
+    """Whether a completion can be guidance: right, and with a reward that is known."""
+    return verdict.correct is True and not math.isnan(verdict.reward)
 
 
 def keep_one(
@@ -165,7 +177,7 @@ def record(
             prompt_id=problem.id,
             token_ids=np.array(candidate.generated.token_ids, np.int32),
             logprobs=row,
-            rewards=np.array([1.0], np.float32),
+            rewards=np.array(candidate.rewards, np.float32),
             outcome="correct",
             guide=guide.id,
             guide_step=guide.step,

@@ -8,10 +8,11 @@ base starts with many groups that are all wrong, and RL has something to find.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from npo_core.problems.problem import Outcome, Problem, ProblemSet, problem_id
+from npo_core.problems.problem import Completion, Outcome, Problem, ProblemSet, Verdict, found, problem_id
 
 OPERATORS = "+-*"
 HARD_SHARE = 0.5  # share of digit pairs whose product the demonstrations get wrong most of the time
@@ -48,6 +49,11 @@ def verify(completion: str, answer: str) -> Outcome:
     return Outcome.CORRECT if completion[-1] == answer[-1] else Outcome.WRONG
 
 
+def judge(completions: Sequence[Completion]) -> list[Verdict]:
+    """A verdict a completion; one that was cut off is wrong."""
+    return [found(verify(c.text, c.problem.answer) if c.finished else Outcome.WRONG) for c in completions]
+
+
 def make_prompt(rng: random.Random, operands: int, multiplications: int) -> str:
     """A prompt with exactly so many multiplications at random places."""
     operators = ["*"] * multiplications + rng.choices("+-", k=operands - 1 - multiplications)
@@ -76,7 +82,7 @@ def make_problems(*, seed: int, train: int, held_out: int, operands: int, diffic
         seen.add(prompt)
         answer = solve(prompt)
         problems.append(Problem(problem_id(prompt, answer), prompt, answer, difficulty))
-    return ProblemSet(problems[:train], problems[train:], verify)
+    return ProblemSet(problems[:train], problems[train:], judge)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """The problems of a run from its configuration."""
 
 import json
-import re
-from functools import partial
 from pathlib import Path
 
-from npo_core.config import ChainProblems, JsonlProblems, Problems
+from npo_core.config import ChainProblems, Execution, JsonlProblems, Problems
+from npo_core.config.verifier import WeightedVerifier
 from npo_core.errors import DataError
 from npo_core.problems import chain
-from npo_core.problems.problem import Outcome, Problem, ProblemSet, problem_id
+from npo_core.problems.checks import unusable
+from npo_core.problems.judge import make_judge
+from npo_core.problems.problem import Problem, ProblemSet, problem_id
 
 
-def load_problems(settings: Problems) -> ProblemSet:
-    """Generate or read the problems.
+def load_problems(settings: Problems, execution: Execution | None = None) -> ProblemSet:
+    """Generate or read the problems; `execution` says how many processes verify where the verifier needs some.
 
     Raises:
         DataError: a file cannot be read or a row is wrong; names file, line and field.
@@ -28,14 +29,15 @@ def load_problems(settings: Problems) -> ProblemSet:
             )
         except ValueError as error:
             raise DataError(f"problems: {error}: ask for fewer, or for more operands.") from None
-    verify = partial(same_final_answer, pattern=re.compile(settings.answer_pattern, re.MULTILINE))
     train, held_out = read_jsonl(settings.train_file, settings), read_jsonl(settings.held_out_file, settings)
     if shared := {p.id for p in train} & {p.id for p in held_out}:
         raise DataError(
             f"{len(shared)} problems are in both {settings.train_file} and {settings.held_out_file}: "
             "remove them from one, or the evaluation measures memory."
         )
-    return ProblemSet(train, held_out, verify)
+    judge = make_judge(settings.verifier, settings.answer_pattern, execution or Execution(), train[0])
+    names = ("accuracy", "reward") if isinstance(settings.verifier, WeightedVerifier) else ("accuracy",)
+    return ProblemSet(train, held_out, judge, names)
 
 
 def read_jsonl(path: Path, settings: JsonlProblems) -> list[Problem]:
@@ -64,19 +66,8 @@ def parse_row(line: str, where: str, settings: JsonlProblems) -> Problem:
         raise DataError(f"{where}: not a JSON object ({error}).") from None
     except KeyError as error:
         raise DataError(f"{where}: there is no field {error}; it has {', '.join(row)}.") from None
-    if not re.search(settings.answer_pattern, answer, re.MULTILINE):
-        raise DataError(f"{where}: problems.answer_pattern {settings.answer_pattern!r} finds no final answer in it.")
+    if lacking := unusable(settings.verifier, settings.answer_pattern, answer):
+        raise DataError(f"{where}: problems.answer_pattern {settings.answer_pattern!r} finds no {lacking} in it.")
     prompt = settings.prompt_template.replace("{prompt}", prompt)
-    return Problem(problem_id(prompt, answer), prompt, answer, difficulty=0)
-
-
-def same_final_answer(completion: str, answer: str, *, pattern: re.Pattern) -> Outcome:
-    """Compare the last matches of the pattern, commas and outer blanks ignored."""
-    found = pattern.findall(completion)
-    if not found:
-        return Outcome.UNPARSABLE
-    return Outcome.CORRECT if plain(found[-1]) == plain(pattern.findall(answer)[-1]) else Outcome.WRONG
-
-
-def plain(text: str) -> str:
-    return text.replace(",", "").strip().rstrip(".")
+    others = {name: value for name, value in row.items() if name not in (settings.prompt_field, settings.answer_field)}
+    return Problem(problem_id(prompt, answer), prompt, answer, difficulty=0, row=others)

@@ -1,17 +1,55 @@
-"""What is asked, and whether an answer to it is right."""
+"""What is asked, and what a verifier says of an answer to it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Outcome(StrEnum):
-    """What a verifier found. Only `CORRECT` earns the reward; the others say why not."""
+    """What a verifier found. `TIMEOUT` and `CRASH` say nothing of the answer: the verifier did not get that far."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSABLE = "unparsable"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+
+    @property
+    def is_outage(self) -> bool:
+        return self in (Outcome.TIMEOUT, Outcome.CRASH)
+
+
+class Verdict(NamedTuple):
+    """What became of one completion.
+
+    Pass rates, the gate, guidance, probes and evaluation read `accuracy` alone; training is on `reward`.
+
+    Example:
+        Verdict(Outcome.CORRECT, accuracy=1.0, reward=0.85)  # right, but the format or the length cost it something
+    """
+
+    outcome: Outcome
+    accuracy: float  # in [0, 1]; NaN after an outage of what finds it
+    reward: float  # NaN after any outage
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the accuracy is full; None where an outage left it unknown."""
+        return None if math.isnan(self.accuracy) else self.accuracy == 1.0
+
+
+def graded(value: float) -> Verdict:
+    """The verdict whose accuracy and reward are `value`."""
+    return Verdict(Outcome.CORRECT if value == 1.0 else Outcome.WRONG, value, value)
+
+
+def found(outcome: Outcome) -> Verdict:
+    """The verdict of a verifier that says no more than an outcome."""
+    value = math.nan if outcome.is_outage else float(outcome is Outcome.CORRECT)
+    return Verdict(outcome, value, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +64,30 @@ class Problem:
     prompt: str
     answer: str
     difficulty: int
+    row: Mapping[str, object] = field(default_factory=dict)  # the data's other columns, for a verifier of your own
 
 
-Verifier = Callable[[str, str], Outcome]  # (completion text, answer) -> outcome
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion of a problem, to be judged."""
+
+    problem: Problem
+    text: str  # without the end-of-sequence token
+    tokens: int  # with it
+    finished: bool  # it ended by itself
+
+
+Judge = Callable[[Sequence[Completion]], list[Verdict]]  # a verdict a completion, in order; of none: shows it can start
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """The problems of a run: disjoint training and held-out sets and the verifier that judges both."""
+    """The problems of a run: disjoint training and held-out sets and the judge of both."""
 
     train: Sequence[Problem]
     held_out: Sequence[Problem]
-    verify: Verifier
+    judge: Judge
+    reward_names: tuple[str, ...] = ("accuracy",)  # and `reward`, where training is on more than accuracy
 
     @property
     def fingerprint(self) -> str:
@@ -46,6 +96,10 @@ class ProblemSet:
         for problem in self.train:
             digest.update(problem.id.encode())
         return digest.hexdigest()[:16]
+
+    def rewards(self, verdict: Verdict) -> list[float]:
+        """The verdict's values under `reward_names`."""
+        return [getattr(verdict, name) for name in self.reward_names]
 
 
 def problem_id(prompt: str, answer: str) -> str:

@@ -23,6 +23,7 @@ from npo_core.reporting.tables import (
     plus_minus,
     scores_table,
 )
+from npo_core.reporting.verification import verification_table
 from npo_core.timeline import json_bytes
 
 FOLDER = "report"
@@ -141,6 +142,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *([TRAINING_NOTE] if run.rollbacks else []),
         *(section(groups_table(run)) if run.courses else ["No step has been committed yet."]),
+        *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
         *section(costs_table(run.stages)),

@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from npo_core.config import BuiltInModel, ChainProblems
 from npo_core.errors import DataError
+from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import BaseSpec
 from npo_core.stages.workspace import home
@@ -17,6 +18,10 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
     """Returns the id of the snapshot of step 0 and whether the model had to be made."""
     from npo_core.training import exact, identity
 
+    if not isinstance(
+        spec.problems, ChainProblems
+    ):  # what is wrong with data or verifier shows before the model is made
+        load_problems(spec.problems, spec.execution).judge([])
     folder, made = model_folder(spec, context)
     copy = context.scratch / "model"
     shutil.rmtree(copy, ignore_errors=True)

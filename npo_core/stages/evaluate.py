@@ -1,8 +1,10 @@
 """Stage `evaluate`: pass rate of snapshots on the held-out problems."""
 
 import time
+from functools import cache
 
 from npo_core.evaluation.passrate import Score, score_problems
+from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import EvaluateSpec
@@ -12,10 +14,11 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
     """Returns a list of scores, one a snapshot in the order given; each is kept as soon as it is found."""
     store = context.workspace.store.child(f"evaluations/{spec.protocol}")
     started, scores = time.perf_counter(), []
+    problems = cache(lambda: load_problems(spec.problems, spec.execution))  # only where there is something to ask
     for number, snapshot in enumerate(spec.snapshots, 1):
         record = store.read_json(f"{snapshot}.json", default=None)
         if record is None:
-            record = evaluate(spec, context, snapshot)
+            record = evaluate(spec, context, problems(), snapshot)
             store.write_json(f"{snapshot}.json", record)
         scores.append(record)
         context.progress(number, len(spec.snapshots), step=record["step"], pass_rate=record["pass_rate"])
@@ -23,7 +26,7 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
     return {"scores": scores, "cost": {"tokens_generated": tokens, "seconds": time.perf_counter() - started}}
 
 
-def evaluate(spec: EvaluateSpec, context: StageContext, id_: str) -> dict:
+def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str) -> dict:
     """The score of one snapshot; every snapshot is asked the same problems with the same seed."""
     from npo_core.engines.transformers import TransformersEngine
     from npo_core.training.exact import derive_seed
@@ -33,7 +36,7 @@ def evaluate(spec: EvaluateSpec, context: StageContext, id_: str) -> dict:
     engine = TransformersEngine(folder, device=context.device, batch=spec.evaluation.batch)
     score: Score = score_problems(
         engine,
-        load_problems(spec.problems),
+        problems,
         samples=spec.evaluation.samples,
         max_tokens=spec.max_completion_tokens,
         seed=derive_seed("evaluation"),

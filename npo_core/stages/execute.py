@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import platform
-import signal
 import threading
 import time
 import traceback
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
+from npo_core.process import die_with_parent
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
@@ -106,15 +106,6 @@ def stop_asked(workspace: Workspace) -> bool:
         return workspace.store.exists(STOP)
     except NPOError:
         return False
-
-
-def die_with_parent() -> None:
-    """On Linux, have the kernel kill this process at once when its parent is gone."""
-    if platform.system() == "Linux":
-        import ctypes
-
-        set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(set_pdeathsig, signal.SIGKILL)
 
 
 def as_known(error: BaseException, workspace: Workspace) -> BaseException:

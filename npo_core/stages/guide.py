@@ -21,7 +21,7 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
     from npo_core.training.exact import derive_seed
 
     started = time.perf_counter()
-    workspace, problems = context.workspace, load_problems(spec.problems)
+    workspace, problems = context.workspace, load_problems(spec.problems, spec.execution)
     snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
     requests, skipped = segment_requests(spec, context, problems)
     guides = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
@@ -30,7 +30,7 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         requests,
         guides,
         sampling(spec),
-        problems.verify,
+        problems,
         shards,
         rollback=cache(lambda: load_engine(spec, context, spec.rollback)),
         seed_of=derive_seed,
@@ -41,7 +41,7 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         workspace.store.child("guidance"),
         **{key: snapshots[0].info[key] for key in ("model", "tokenizer")},
         problems=problems.fingerprint,
-        reward_names=["accuracy"],
+        reward_names=list(problems.reward_names),
         eos_token_id=snapshots[0].info["eos_token_ids"],
         sampling=describe_sampling(spec.guidance),
         guides=[{"id": s.id, "step": s.step} for s in snapshots],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from npo_core.config import Execution
-from npo_core.errors import DamagedError, DeviceError, StageError, StorageError
+from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
 from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
 from npo_core.stages.execute import ERROR_FILE, PARENT, RESULT_FILE, SPEC_FILE, STOP, STOPPED
 from npo_core.stages.specs import Spec
@@ -27,7 +27,7 @@ from npo_core.stages.workspace import Workspace
 from npo_core.timeline.failures import as_storage_errors
 
 POLL = 0.05  # seconds
-RETRYABLE = {kind.exit_code: kind.__name__ for kind in (StorageError, DeviceError)}
+RETRYABLE = {kind.exit_code: kind.__name__ for kind in (StorageError, DeviceError, VerifierError)}
 Watcher = Callable[[dict[str, Any]], None]
 
 

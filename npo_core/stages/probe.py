@@ -16,7 +16,7 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
     from npo_core.training.exact import derive_seed
 
     started = time.perf_counter()
-    snapshots, problems = context.workspace.timeline.snapshots, load_problems(spec.problems)
+    snapshots, problems = context.workspace.timeline.snapshots, load_problems(spec.problems, spec.execution)
     current = snapshots.get(spec.snapshot)
     steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
     pool = read_pool(folder(context, spec.snapshot)).since(min(steps, default=current.step))
@@ -25,7 +25,7 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
         policy,
         choose_mistakes(pool, spec.probe.prompts),
         {problem.id: problem for problem in problems.train},
-        problems.verify,
+        problems.judge,
         samples=spec.probe.samples,
         max_tokens=spec.max_completion_tokens,
         seed=derive_seed("probe", spec.seed, current.step),

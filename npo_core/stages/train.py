@@ -76,12 +76,13 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     """Train from the newest mark to the end; the parts made, and the seconds that snapshots took."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-    from npo_core.training.build import accuracy_reward, grpo_config, training_data
+    from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.recorder import SegmentRecorder
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
     workspace = context.workspace
-    problems = load_problems(spec.problems)
+    problems = load_problems(spec.problems, spec.execution)
+    rewards = Rewards(problems, start.info["eos_token_ids"])
     guidance = open_guidance(spec, context, start, problems)
     folder = snapshot_folder(context, marks[-1].snapshot if marks else start.id)
     output = context.scratch / "checkpoints"
@@ -104,8 +105,15 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         model.config.name_or_path = str(snapshot_folder(context, base_snapshot(context)))
     trainer = NPOTrainer(
         model,
-        reward_funcs=accuracy_reward(problems, start.info["eos_token_ids"]),
-        args=grpo_config(spec.training, seed=spec.seed, output=output, device=context.device, until=spec.until),
+        reward_funcs=rewards.functions,
+        args=grpo_config(
+            spec.training,
+            seed=spec.seed,
+            output=output,
+            device=context.device,
+            until=spec.until,
+            reward_weights=rewards.weights,
+        ),
         train_dataset=training_data(problems),
         processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
         callbacks=[recorder],
@@ -155,5 +163,5 @@ def open_guidance(spec: TrainSpec, context: StageContext, start: Snapshot, probl
     if spec.cache is None:
         return None
     expect = {key: start.info[key] for key in ("model", "tokenizer")}
-    expect |= {"problems": problems.fingerprint, "reward_names": ["accuracy"]}
+    expect |= {"problems": problems.fingerprint, "reward_names": list(problems.reward_names)}
     return context.workspace.open_cache(spec.cache, [problem.id for problem in problems.train], expect)

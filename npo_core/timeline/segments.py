@@ -25,6 +25,9 @@ STEP_SCHEMA = pa.schema(
         ("reward", pa.float64()),  # mean over the mixed group, as trained on
         ("reward_std", pa.float64()),
         ("pass_rate", pa.float64()),  # mean on-policy accuracy, before injection
+        ("verified_unparsable", pa.float64()),  # completions of the batch without an answer that can be read
+        ("verified_timeout", pa.float64()),  # whose verification took too long, twice
+        ("verified_crash", pa.float64()),  # whose verification crashed, twice
         ("entropy", pa.float64()),  # nats a token
         ("groups_all_wrong", pa.float64()),  # dead groups before injection
         ("groups_all_right", pa.float64()),
@@ -104,4 +107,5 @@ def read_parts(store: Store, segment: str, name: str, parts: Sequence[int]) -> p
                 f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment} "
                 "and start the same command again."
             ) from error
-    return pa.concat_tables(tables)
+    empty = {"steps": STEP_SCHEMA, "outcomes": OUTCOME_SCHEMA}[name].empty_table()
+    return pa.concat_tables([empty, *tables], promote_options="default")  # null in columns that older parts lack

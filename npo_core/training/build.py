@@ -1,4 +1,4 @@
-"""From a run's configuration to what `NPOTrainer` takes: arguments, data set, reward function."""
+"""From a run's configuration to what `NPOTrainer` takes: arguments, data set, reward functions."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -7,11 +7,20 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from npo_core.config import Training
-from npo_core.problems import Outcome, ProblemSet
+from npo_core.problems import Completion, Outcome, ProblemSet, Verdict
+
+COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
 
 
 def grpo_config(
-    training: Training, *, seed: int, output: Path, device: str, processes: int = 1, until: int = 0
+    training: Training,
+    *,
+    seed: int,
+    output: Path,
+    device: str,
+    processes: int = 1,
+    until: int = 0,
+    reward_weights: list[float] | None = None,
 ) -> GRPOConfig:
     """TRL's arguments for a run; a constant learning rate goes on beyond `training.steps`, up to `until`.
 
@@ -39,6 +48,7 @@ def grpo_config(
         epsilon=training.clip_low,
         epsilon_high=training.clip_high,
         beta=training.kl_coef,
+        reward_weights=reward_weights,
         loss_type=training.loss,
         scale_rewards=training.scale_rewards,
         bf16=training.bf16,
@@ -62,14 +72,47 @@ def training_data(problems: ProblemSet) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def accuracy_reward(problems: ProblemSet, eos_ids: Collection[int]) -> Callable[..., list[float]]:
-    """The reward function that TRL calls: 1 for a completion that ended by itself and is verified correct, else 0."""
+class Rewards:
+    """The reward functions that TRL calls, in the order of `ProblemSet.reward_names`; the first judges the batch.
 
-    def accuracy(completions: list, completion_ids: list[list[int]], answer: list[str], **_: object) -> list[float]:
+    Example:
+        GRPOTrainer(model, reward_funcs=Rewards(problems, {eos}).functions, args=GRPOConfig(...), ...)
+    """
+
+    def __init__(self, problems: ProblemSet, eos_ids: Collection[int], processes: int = 1):
+        self.problems, self.eos_ids, self.processes = problems, eos_ids, processes
+        self.by_id = {problem.id: problem for problem in problems.train}
+        self.verdicts: list[Verdict] = []
+
+    @property
+    def functions(self) -> list[Callable[..., list[float]]]:
+        return [getattr(self, name) for name in self.problems.reward_names]
+
+    @property
+    def weights(self) -> list[float]:
+        """Training is on the last one alone."""
+        return [0.0] * (len(self.problems.reward_names) - 1) + [1.0]
+
+    def accuracy(
+        self,
+        completions: list,
+        completion_ids: list[list[int]],
+        prompt_id: list[str],
+        log_metric: Callable[[str, float], None] = lambda name, value: None,
+        **_: object,
+    ) -> list[float]:
+        """1 for a completion that ended by itself and is verified correct, else 0; NaN where nobody can tell."""
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return [
-            float(ids[-1] in eos_ids and problems.verify(text, right) is Outcome.CORRECT)
-            for ids, text, right in zip(completion_ids, texts, answer, strict=True)
-        ]
+        self.verdicts = self.problems.judge(
+            [
+                Completion(self.by_id[id_], text, len(ids), ids[-1] in self.eos_ids)
+                for id_, text, ids in zip(prompt_id, texts, completion_ids, strict=True)
+            ]
+        )
+        for outcome in COUNTED:  # TRL takes the mean over processes
+            log_metric(f"verified/{outcome}", float(self.processes * sum(v.outcome is outcome for v in self.verdicts)))
+        return [verdict.accuracy for verdict in self.verdicts]
 
-    return accuracy
+    def reward(self, **_: object) -> list[float]:
+        """What the batch that was judged last is trained on."""
+        return [verdict.reward for verdict in self.verdicts]

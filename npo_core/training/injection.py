@@ -6,13 +6,14 @@ Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * 
 from typing import NamedTuple
 
 import torch
+from trl.trainer.utils import nanstd
 
 
 def pass_rates(accuracy_B: torch.Tensor, group_size: int) -> torch.Tensor:
     """On-policy pass rate p_hat of each group, read from all n samples.
 
     Args:
-        accuracy_B: 0/1 accuracy of each completion, NaN where the verifier gave none; groups are contiguous.
+        accuracy_B: accuracy of each completion in [0, 1], NaN where the verifier gave none; groups are contiguous.
 
     Returns:
         [P] mean over the known accuracies of a group; NaN where none is known.
@@ -38,19 +39,25 @@ def on_policy_advantages(
     """Advantages against the mean of the on-policy slots alone; the scale stays that of the mixed group.
 
     Args:
-        rewards_PG: rewards after injection; injected_PG: bool, True in the guide's slot.
+        rewards_PG: rewards after injection, NaN where unknown; injected_PG: bool, True in the guide's slot.
         scale_rewards: TRL's `group`, `batch` or `none`; eps is TRL's.
 
     Returns:
-        [P, G] advantages. Seven wrong and one injected give 0 and +1 without scaling.
+        [P, G] advantages, 0 where the reward is unknown. Seven wrong and one injected give 0 and +1 without scaling.
     """
-    kept_PG = (~injected_PG).to(rewards_PG.dtype)
-    baseline_P1 = (rewards_PG * kept_PG).sum(1, keepdim=True) / kept_PG.sum(1, keepdim=True)
+    kept_PG = (~injected_PG & ~rewards_PG.isnan()).to(rewards_PG.dtype)
+    baseline_P1 = (rewards_PG.nan_to_num() * kept_PG).sum(1, keepdim=True) / kept_PG.sum(1, keepdim=True)
     advantages_PG = rewards_PG - baseline_P1
-    if scale_rewards == "none":
-        return advantages_PG
-    std = rewards_PG.std(dim=1, keepdim=True) if scale_rewards == "group" else rewards_PG.std()
-    return advantages_PG / (std + eps)
+    if scale_rewards != "none":
+        advantages_PG = advantages_PG / (spread(rewards_PG, scale_rewards) + eps)
+    return advantages_PG.nan_to_num()
+
+
+def spread(rewards_PG: torch.Tensor, scale_rewards: str) -> torch.Tensor:
+    """The standard deviation of the known rewards, of each group [P, 1] or of the batch."""
+    over = {"dim": 1, "keepdim": True} if scale_rewards == "group" else {}
+    std = rewards_PG.std(**over)  # NaN where a reward is; only there it is taken over the others
+    return torch.where(std.isnan(), nanstd(rewards_PG, **over), std) if std.isnan().any() else std
 
 
 class GroupCounts(NamedTuple):

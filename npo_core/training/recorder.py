@@ -25,6 +25,7 @@ LOGGED_AS = {
     "completion_length": "completions/mean_length",
     "seconds_generate": "seconds/generate",
     "seconds_verify": "seconds/verify",
+    **{f"verified_{outcome}": f"verified/{outcome}" for outcome in ("unparsable", "timeout", "crash")},
     **{f"groups_{name}": f"groups/{name}" for name in ("all_wrong", "all_right", "injected", "rescued")},
 }
 

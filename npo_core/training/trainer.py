@@ -58,7 +58,8 @@ class NPOTrainer(GRPOTrainer):
             column `prompt_id`.
         injection_settings: gate, importance sampling and baseline.
         sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
-        Everything else is GRPOTrainer's. The first reward function is the accuracy (0 or 1) that the gate reads.
+        Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,
+            or None, where nobody can tell: such a completion counts in no pass rate and is not trained on.
 
     Raises:
         ConfigError: if guidance is combined with tools or a rollout function, or the data set has no `prompt_id`.
@@ -209,7 +210,7 @@ class NPOTrainer(GRPOTrainer):
                 row: self.guidance.get(self._rollout[row]["prompt_id"]) for row in open_B.nonzero()[:, 0].tolist()
             }
             self._guide_rows = {row: trajectory for row, trajectory in candidates.items() if trajectory is not None}
-        self._scored, injected_P = self._replace_rewards(rewards_BF)
+        self._scored, injected_P = self._replace_rewards(self._without_unknown(rewards_BF))
         generated = self._replace_completions(generated)
         self._record_groups(pass_rate_P, injected_P, generated[COMPLETION_IDS])
         return generated
@@ -223,6 +224,11 @@ class NPOTrainer(GRPOTrainer):
             if logprobs is not None:  # the engine's own log-probs do not exist for this row: no correction
                 logprobs[row] = [None] * len(completion_ids[row])
         return generated
+
+    def _without_unknown(self, rewards_BF: torch.Tensor) -> torch.Tensor:
+        """NaN in all of a row whose weighted rewards are: TRL leaves such rows out, others it would take for 0."""
+        weighed_BF = rewards_BF[:, self.reward_weights.to(rewards_BF.device) != 0]
+        return torch.where(weighed_BF.isnan().all(1, keepdim=True), torch.nan, rewards_BF)
 
     def _replace_rewards(self, rewards_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rewards [B, F] of all processes with the guide's in its slots, and [P] which groups took one."""
@@ -256,7 +262,8 @@ class NPOTrainer(GRPOTrainer):
 
     def _on_policy_advantages(self) -> torch.Tensor:
         weights = self.reward_weights.to(self._scored.device)
-        rewards_PG = (self._scored * weights).nansum(dim=1).view(-1, self.num_generations)
+        rewards_B = torch.where(self._scored.isnan().all(1), torch.nan, (self._scored * weights).nansum(dim=1))
+        rewards_PG = rewards_B.view(-1, self.num_generations)
         mine = torch.zeros(len(self._rollout), dtype=torch.bool, device=rewards_PG.device)
         mine[list(self._guide_rows)] = True
         injected_PG = gather(mine).view_as(rewards_PG)

@@ -8,7 +8,8 @@ import pytest
 from npo_core.control.pool import Mistake
 from npo_core.control.probe import choose_mistakes, estimate, k3, roll_out
 from npo_core.engines import Generated
-from npo_core.problems import Outcome, Problem
+from npo_core.problems import Problem
+from npo_core.problems.problem import graded
 
 
 class FakeEngine:
@@ -32,8 +33,8 @@ def problem(name: str) -> Problem:
     return Problem(id=name, prompt=f"{name}=", answer=name, difficulty=1)
 
 
-def verify(text: str, answer: str) -> Outcome:
-    return Outcome.CORRECT if text == answer else Outcome.WRONG
+def judge(completions):
+    return [graded(float(c.finished and c.text == c.problem.answer)) for c in completions]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def rollouts():
     """Three failures at steps 2, 5 and 9: a is solved twice, b once, c never; one completion was cut off."""
     policy = FakeEngine({}, {"a=": ["a", "a"], "b=": ["b", "x"], "c=": ["cut", "x"]})
     mistakes = [Mistake("a", 2, 0.0), Mistake("b", 5, 0.25), Mistake("c", 9, 0.0)]
-    found = roll_out(policy, mistakes, {n: problem(n) for n in "abc"}, verify, samples=2, max_tokens=6, seed=5)
+    found = roll_out(policy, mistakes, {n: problem(n) for n in "abc"}, judge, samples=2, max_tokens=6, seed=5)
     assert policy.asked == [(["a=", "b=", "c="], 2, 6, 5)]  # one rollout, nothing else
     return found
 
@@ -53,7 +54,7 @@ def test_a_completion_counts_only_if_it_ended_and_is_right(rollouts):
 def test_a_cut_off_completion_is_wrong_even_with_the_right_text():
     policy = FakeEngine({}, {"cut=": ["cut"]})
     [found] = roll_out(
-        policy, [Mistake("cut", 1, 0.0)], {"cut": problem("cut")}, verify, samples=1, max_tokens=6, seed=5
+        policy, [Mistake("cut", 1, 0.0)], {"cut": problem("cut")}, judge, samples=1, max_tokens=6, seed=5
     )
     assert found.correct == [False]
 

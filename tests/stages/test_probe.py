@@ -13,6 +13,7 @@ from npo_core.control.controller import read_pool
 from npo_core.control.probe import ProbeResult, choose_mistakes
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import StageError
+from npo_core.problems.chain import verify
 from npo_core.problems.load import load_problems
 from npo_core.stages.launch import run_stage
 from npo_core.stages.specs import BaseSpec, GuideSpec, ProbeSpec, TrainSpec
@@ -93,7 +94,7 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
     answers = policy.generate(prompts, samples=3, max_tokens=3, seed=derive_seed("probe", 1, END))
     right = np.array(
         [
-            [a.finished and problems.verify(a.text, by_id[m.prompt_id].answer) == "correct" for a in given]
+            [a.finished and verify(a.text, by_id[m.prompt_id].answer) == "correct" for a in given]
             for m, given in zip(asked, answers, strict=True)
         ]
     )

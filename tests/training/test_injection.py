@@ -21,7 +21,7 @@ from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import ProblemSet
 from npo_core.problems.chain import solve
-from npo_core.training.build import accuracy_reward, grpo_config, training_data
+from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.exact import derive_seed, seed_step, tensor_digest
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
@@ -73,16 +73,16 @@ def play(model, tokenizer, problem_set, train_settings, tmp_path):
     """
 
     def run(groups, *, cached=None, trajectory=None, settings=None, rewards=None, steps=1, guidance=True, **changes):
-        problems = ProblemSet(problem_set.train[: len(groups)], problem_set.held_out, problem_set.verify)
+        problems = ProblemSet(problem_set.train[: len(groups)], problem_set.held_out, problem_set.judge)
         script = dict(zip([p.prompt for p in problems.train], groups, strict=True))
         cached = range(len(groups)) if cached is None else cached
         cache = {problems.train[i].id: (trajectory or guide)(problems.train[i], tokenizer) for i in cached}
         scored = []
-        accuracy = accuracy_reward(problems, {tokenizer.eos_token_id})
+        accuracy = Rewards(problems, {tokenizer.eos_token_id}).accuracy
 
         def counted(completions, prompt_id, **kwargs):
             scored.extend(zip(prompt_id, completions, strict=True))
-            return accuracy(completions, **kwargs)
+            return accuracy(completions, prompt_id=prompt_id, **kwargs)
 
         config = train_settings(
             **{
@@ -541,7 +541,7 @@ class Ours(NPOTrainer):
 def test_without_guidance_all_is_trls(base_folder, tokenizer, problem_set, train_settings, tmp_path, changes, guidance):
     def run(kind, **extra):
         seen = []
-        accuracy = accuracy_reward(problem_set, {tokenizer.eos_token_id})
+        accuracy = Rewards(problem_set, {tokenizer.eos_token_id}).accuracy
 
         def reward(completion_ids, **kwargs):
             seen.append([list(map(int, ids)) for ids in completion_ids])

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from npo_core.training import exact, trainer
-from npo_core.training.build import accuracy_reward, grpo_config, training_data
+from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.trainer import NPOTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def plain(base_folder, problem_set, train_settings, tmp_path):
         return GRPOTrainer(
             AutoModelForCausalLM.from_pretrained(base_folder),
             processing_class=tokenizer,
-            reward_funcs=accuracy_reward(problem_set, {tokenizer.eos_token_id}),
+            reward_funcs=Rewards(problem_set, {tokenizer.eos_token_id}).functions,
             args=grpo_config(train_settings(**changes), seed=0, output=tmp_path, device="cpu"),
             train_dataset=training_data(problem_set),
         )

@@ -1,0 +1,103 @@
+"""A verifier of the user's own, by import path."""
+
+import asyncio
+import importlib
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from numbers import Real
+from typing import Any
+
+from npo_core.errors import ConfigError
+from npo_core.problems.problem import Completion, Outcome, Verdict, found, graded
+
+GIVEN = ("prompt", "completion", "answer")
+VARIABLE = inspect.Parameter.VAR_KEYWORD
+
+
+@dataclass(frozen=True)
+class OwnFunction:
+    """Calls a function with what it takes of prompt, completion, answer and the other columns of the row."""
+
+    path: str
+    function: Callable[..., Any]
+    takes: frozenset[str] | None  # names of its parameters; None: it takes whatever there is
+    accuracy: bool
+
+    @classmethod
+    def load(cls, path: str, *, accuracy: bool) -> "OwnFunction":
+        """Import it and look at its signature.
+
+        Raises:
+            ConfigError: it is not there, is no function, or does not take prompt, completion and answer by name.
+        """
+        module, _, name = path.partition(":")
+        try:
+            function = reduce(getattr, name.split("."), importlib.import_module(module))
+        except Exception as error:
+            raise ConfigError(
+                f"The verifier's function {path} cannot be imported ({type(error).__name__}: {error}): write "
+                "package.module:name, with the package installed or on PYTHONPATH."
+            ) from error
+        return cls(path, function, parameters(path, function), accuracy)
+
+    def arguments(self, completion: Completion) -> dict[str, object]:
+        """What it is called with. Raises ConfigError where a parameter without a default gets nothing."""
+        problem = completion.problem
+        values = {**problem.row, **dict(zip(GIVEN, (problem.prompt, completion.text, problem.answer), strict=True))}
+        if self.takes is not None:
+            values = {name: value for name, value in values.items() if name in self.takes}
+        try:
+            inspect.signature(self.function).bind(**values)
+        except TypeError as error:
+            raise ConfigError(
+                f"The verifier's function {self.path} cannot be called with the columns of a row ({error}): it gets "
+                f"{', '.join(values)}; give its other parameters a default."
+            ) from None
+        return values
+
+    def __call__(self, completion: Completion) -> Verdict:
+        result = self.function(**self.arguments(completion))
+        return self.verdict(asyncio.run(awaited(result)) if inspect.isawaitable(result) else result)
+
+    def verdict(self, result: object) -> Verdict:
+        """What the function's result means."""
+        result = result.item() if hasattr(result, "item") else result  # of numpy and torch
+        if isinstance(result, bool):
+            result = Outcome.CORRECT if result else Outcome.WRONG
+        if isinstance(result, Outcome):
+            return found(result)
+        if not isinstance(result, Real):
+            raise ConfigError(
+                f"The verifier's function {self.path} returned {result!r}: a float, a bool or an Outcome is needed."
+            )
+        if not math.isfinite(result):
+            raise ValueError(f"it returned {result}")
+        if self.accuracy and not 0 <= result <= 1:
+            raise ConfigError(
+                f"The verifier's function {self.path} returned {result}, but it is the accuracy: a value from 0 to 1 "
+                "is needed; a reward of another range can be another part of a weighted verifier."
+            )
+        return graded(float(result))
+
+
+def parameters(path: str, function: object) -> frozenset[str] | None:
+    """The names that a function takes, None for all; ConfigError where prompt, completion or answer is not taken."""
+    if not callable(function):
+        raise ConfigError(f"The verifier's function {path} is {function!r}, which cannot be called: name a function.")
+    signature = inspect.signature(function)
+    named = {name for name, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_all = any(p.kind == VARIABLE for p in signature.parameters.values())
+    if missing := [] if takes_all else [name for name in GIVEN if name not in named]:
+        raise ConfigError(
+            f"The verifier's function {path}{signature} does not take {', '.join(missing)}: define it as "
+            f"{path.rpartition(':')[2]}(prompt, completion, answer, **row)."
+        )
+    return None if takes_all else frozenset(named)
+
+
+async def awaited(result: Any) -> Any:
+    """An awaitable's result, as the coroutine that asyncio.run wants."""
+    return await result

@@ -1,0 +1,80 @@
+"""Judges: in this process, in workers, or a weighted sum of such; of a batch at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from npo_core.config import Execution
+from npo_core.config.verifier import InWorkers, PartVerifier, Verifier, WeightedVerifier
+from npo_core.problems.checks import Check, make_check
+from npo_core.problems.pool import Pool, stop_outages
+from npo_core.problems.problem import Completion, Judge, Outcome, Problem, Verdict, found
+
+
+def make_judge(verifier: Verifier, answer_pattern: str, execution: Execution, example: Problem | None = None) -> Judge:
+    """The judge of a run; `example` is a row that a function of one's own must be callable with."""
+
+    def part(verifier: PartVerifier, accuracy: bool) -> Judge:
+        if isinstance(verifier, InWorkers):
+            limits = {"workers": execution.verifier_workers, "max_outages": execution.max_outages}
+            return Pool(verifier, answer_pattern, **limits, accuracy=accuracy, example=example)
+        return InProcess(verifier, make_check(verifier, answer_pattern, accuracy=accuracy), execution.max_outages)
+
+    if not isinstance(verifier, WeightedVerifier):
+        return OfFinished(part(verifier, True))
+    return Weighted(
+        OfFinished(part(verifier.accuracy.verifier, True)),
+        verifier.accuracy.weight,
+        [(p.weight, part(p.verifier, False)) for p in verifier.parts if p is not verifier.accuracy],
+    )
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Judges where it is called: for checks that cannot hang or crash."""
+
+    verifier: PartVerifier
+    check: Check
+    max_outages: float
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        verdicts = [self._judge(completion) for completion in completions]
+        if outages := sum(verdict.outcome.is_outage for verdict in verdicts):
+            stop_outages(outages, len(verdicts), self.max_outages, self.verifier, "the pattern takes too long")
+        return verdicts
+
+    def _judge(self, completion: Completion) -> Verdict:
+        try:
+            return self.check(completion)
+        except TimeoutError:  # of a pattern
+            return found(Outcome.TIMEOUT)
+
+
+@dataclass(frozen=True)
+class OfFinished:
+    """Judges what ended by itself; a completion that was cut off is wrong, whatever it says."""
+
+    judge: Judge
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        verdicts = iter(self.judge([completion for completion in completions if completion.finished]))
+        return [next(verdicts) if completion.finished else found(Outcome.WRONG) for completion in completions]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The accuracy of one judge, and as reward the weighted sum over it and all others."""
+
+    accuracy: Judge
+    weight: float
+    others: list[tuple[float, Judge]]
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        right = self.accuracy(completions)
+        parts = [(weight, judge(completions)) for weight, judge in self.others]
+        return [self._sum(verdict, [(w, part[i]) for w, part in parts]) for i, verdict in enumerate(right)]
+
+    def _sum(self, right: Verdict, parts: list[tuple[float, Verdict]]) -> Verdict:
+        reward = self.weight * right.reward + sum(weight * verdict.reward for weight, verdict in parts)
+        outages = (verdict.outcome for _, verdict in parts if verdict.outcome.is_outage)
+        outcome = right.outcome if right.outcome.is_outage else next(outages, right.outcome)
+        return Verdict(outcome, right.accuracy, reward)

@@ -1,0 +1,198 @@
+"""A judge whose answers are verified in worker processes that are killed when they take too long."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+
+from npo_core.config.verifier import FunctionVerifier, InWorkers, PartVerifier
+from npo_core.errors import ConfigError, VerifierError
+from npo_core.problems.problem import Completion, Outcome, Problem, Verdict, found
+from npo_core.problems.worker import OUTAGE, READY, REFUSED, VERDICT
+
+START_SECONDS = 120.0  # for a worker to import what it needs
+TRIES = 2
+FEWEST = 20  # answers that a bound is a share of, at least: one bad answer in a batch of three is no outage
+
+
+class Worker:
+    """One process; `job` is the index of the completion it has, or that it is to be given first."""
+
+    def __init__(self, hello: tuple, job: int | None = None):
+        self.connection, theirs = Pipe()
+        # No accelerator for it, and no descriptor of this process but its own end.
+        environment = os.environ | {
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "npo_core.problems.worker", str(theirs.fileno()), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            start_new_session=True,
+        )
+        theirs.close()
+        with suppress(OSError):
+            self.connection.send(hello)
+        self.ready, self.job = False, job
+        self.deadline = time.monotonic() + START_SECONDS
+
+    def give(self, job: int, completion: Completion, seconds: float) -> None:
+        self.job, self.deadline = job, time.monotonic() + seconds
+        with suppress(OSError):  # it died; its closed connection is found by whoever waits for it
+            self.connection.send(completion)
+
+    def end(self) -> None:
+        """Kill it with whatever it started, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.connection.close()
+
+
+def end_all(workers: list[Worker]) -> None:
+    while workers:
+        workers.pop().end()
+
+
+class Pool:
+    """Judges by `workers` processes, each with one answer at a time.
+
+    A timeout or a crash is tried once more, after the worker's end in a fresh one. Where more than `max_outages` (a
+    share) of a batch remain without a verdict, the batch is given up. Processes start with the first batch and end with
+    this object, and with this process, however that ends.
+
+    Raises, when called:
+        ConfigError: the verifier cannot be made, or gave what no verifier may give.
+        VerifierError: too many outages.
+    """
+
+    def __init__(
+        self,
+        verifier: InWorkers,
+        answer_pattern: str,
+        *,
+        workers: int,
+        max_outages: float,
+        accuracy: bool = True,
+        example: Problem | None = None,
+    ):
+        self.verifier, self.size, self.max_outages = verifier, workers, max_outages
+        self.hello = (verifier, answer_pattern, accuracy, example)
+        self.workers: list[Worker] = []
+        weakref.finalize(self, end_all, self.workers)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        try:
+            return Batch(self, completions).verdicts()
+        except BaseException:
+            end_all(self.workers)  # what they were at is nobody's business any more
+            raise
+
+    def start(self, count: int) -> None:
+        while len(self.workers) < count:
+            self.workers.append(Worker(self.hello))
+
+    def replace(self, worker: Worker, job: int | None) -> None:
+        worker.end()
+        self.workers[self.workers.index(worker)] = Worker(self.hello, job)
+
+
+class Batch:
+    """The completions of one call on their way through the workers."""
+
+    def __init__(self, pool: Pool, completions: Sequence[Completion]):
+        self.pool, self.completions = pool, completions
+        self.found: list[Verdict | None] = [None] * len(completions)
+        self.tries = [0] * len(completions)
+        self.left = deque(range(len(completions)))
+        self.open = len(completions)
+        self.outages = 0
+
+    def verdicts(self) -> list[Verdict]:
+        self.pool.start(min(self.pool.size, len(self.completions)) or 1)
+        while self.open or not any(worker.ready for worker in self.pool.workers):
+            for worker in self.pool.workers:
+                self.feed(worker)
+            self.listen()
+        return self.found
+
+    def feed(self, worker: Worker) -> None:
+        """Give a worker that waits the next completion."""
+        if worker.ready and worker.job is None and self.left:
+            self.hand(worker, self.left.popleft())
+
+    def hand(self, worker: Worker, job: int) -> None:
+        self.tries[job] += 1
+        worker.give(job, self.completions[job], self.pool.verifier.timeout)
+
+    def listen(self) -> None:
+        """Wait for the next message, death or deadline, and act on all there are."""
+        waited = [worker for worker in self.pool.workers if worker.job is not None or not worker.ready]
+        seconds = max(0.0, min(worker.deadline for worker in waited) - time.monotonic())
+        spoke = wait([worker.connection for worker in waited], seconds)
+        for worker in waited:
+            if worker.connection in spoke:
+                self.hear(worker)
+            elif worker.deadline < time.monotonic():
+                self.give_up(worker, Outcome.TIMEOUT, f"no verdict within {self.pool.verifier.timeout:g} s")
+
+    def hear(self, worker: Worker) -> None:
+        try:
+            kind, value = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.wait()
+            return self.give_up(worker, Outcome.CRASH, f"the worker ended with code {worker.process.returncode}")
+        if kind == REFUSED:
+            raise ConfigError(value)
+        job, worker.job = worker.job, None
+        if kind == READY:
+            worker.ready = True
+            if job is not None:
+                self.hand(worker, job)
+        elif kind == VERDICT:
+            self.settle(job, value)
+        elif kind == OUTAGE and not self.settled(job, *value):
+            self.left.appendleft(job)
+
+    def give_up(self, worker: Worker, outcome: Outcome, why: str) -> None:
+        """End a worker, and let a fresh one try its completion once more."""
+        if not worker.ready:
+            kind = VerifierError if any(other.ready for other in self.pool.workers) else ConfigError
+            raise kind(f"The verifier {named(self.pool.verifier)} cannot start ({why}): see the log for what it said.")
+        self.pool.replace(worker, None if self.settled(worker.job, outcome, why) else worker.job)
+
+    def settle(self, job: int, verdict: Verdict) -> None:
+        self.found[job] = verdict
+        self.open -= 1
+
+    def settled(self, job: int, outcome: Outcome, why: str) -> bool:
+        """Whether an outage is final; counts it then. Raises VerifierError where that is one too many."""
+        if self.tries[job] < TRIES:
+            return False
+        self.settle(job, found(outcome))
+        self.outages += 1
+        stop_outages(self.outages, len(self.found), self.pool.max_outages, self.pool.verifier, why)
+        return True
+
+
+def named(verifier: PartVerifier) -> str:
+    return verifier.path if isinstance(verifier, FunctionVerifier) else verifier.kind
+
+
+def stop_outages(outages: int, batch: int, most: float, verifier: PartVerifier, why: str) -> None:
+    """Raises VerifierError where more than the share `most` of a batch timed out or crashed."""
+    if outages > most * max(batch, FEWEST):
+        raise VerifierError(
+            f"{outages} of {batch} answers could not be verified by {named(verifier)} (the last one: {why}), more than "
+            f"execution.max_outages = {most:g} of them: mend the verifier or allow it more time, then start the same "
+            "command again; no answer was counted as wrong."
+        )

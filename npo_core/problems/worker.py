@@ -1,0 +1,65 @@
+"""`python -m npo_core.problems.worker FD PARENT`: a process that verifies one answer after the other and may be killed.
+
+It reads from the connection FD the verifier, then completions, and answers each with a verdict. It ends when the other
+end closes, and on Linux by the kernel's hand as soon as PARENT is gone, also in the middle of an answer.
+"""
+
+import os
+import resource
+import sys
+from multiprocessing.connection import Connection
+
+from npo_core.config.verifier import InWorkers
+from npo_core.errors import ConfigError
+from npo_core.problems.checks import Check, make_check
+from npo_core.problems.functions import OwnFunction
+from npo_core.problems.problem import Completion, Outcome, Problem
+from npo_core.process import die_with_parent
+
+READY, VERDICT, OUTAGE, REFUSED = "ready", "verdict", "outage", "refused"
+
+
+def main(connection: Connection, parent: int) -> None:
+    """Say that it is ready, or why it cannot be, and serve."""
+    die_with_parent()
+    if os.getppid() != parent:  # it was gone before the kernel was asked
+        return
+    try:
+        check = prepared(*connection.recv())
+    except ConfigError as error:
+        connection.send((REFUSED, str(error)))
+        return
+    connection.send((READY, None))
+    while True:
+        try:
+            completion = connection.recv()
+        except EOFError:
+            return
+        connection.send(judged(check, completion))
+
+
+def prepared(verifier: InWorkers, answer_pattern: str, accuracy: bool, example: Problem | None) -> Check:
+    """The check, tried on what the first row looks like. Raises ConfigError."""
+    most = int(verifier.memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    check = make_check(verifier, answer_pattern, accuracy=accuracy)
+    if isinstance(check, OwnFunction) and example is not None:
+        check.arguments(Completion(example, "", 0, True))
+    return check
+
+
+def judged(check: Check, completion: Completion) -> tuple[str, object]:
+    """A message: the verdict, why there is none, or why there never will be."""
+    try:
+        verdict = check(completion)
+    except ConfigError as error:
+        return REFUSED, str(error)
+    except TimeoutError as error:
+        return OUTAGE, (Outcome.TIMEOUT, str(error))
+    except BaseException as error:  # also sys.exit in a user's function
+        return OUTAGE, (Outcome.CRASH, f"{type(error).__name__}: {error}")
+    return (OUTAGE, (verdict.outcome, "it said so")) if verdict.outcome.is_outage else (VERDICT, verdict)
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])), int(sys.argv[2]))
