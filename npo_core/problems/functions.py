@@ -46,15 +46,14 @@ class OwnFunction:
     def arguments(self, completion: Completion) -> dict[str, object]:
         """What it is called with. Raises ConfigError where a parameter without a default gets nothing."""
         problem = completion.problem
-        values = {**problem.row, **dict(zip(GIVEN, (problem.prompt, completion.text, problem.answer), strict=True))}
-        if self.takes is not None:
-            values = {name: value for name, value in values.items() if name in self.takes}
+        there = {**problem.row, **dict(zip(GIVEN, (problem.prompt, completion.text, problem.answer), strict=True))}
+        values = {name: value for name, value in there.items() if self.takes is None or name in self.takes}
         try:
             inspect.signature(self.function).bind(**values)
         except TypeError as error:
             raise ConfigError(
-                f"The verifier's function {self.path} cannot be called with the columns of a row ({error}): it gets "
-                f"{', '.join(values)}; give its other parameters a default."
+                f"The verifier's function {self.path} cannot be called with what a row has ({error}): that is "
+                f"{', '.join(sorted(there))}; give its other parameters a default."
             ) from None
         return values
 
