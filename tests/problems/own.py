@@ -77,4 +77,14 @@ def no_answer(prompt, completion):
     return True
 
 
+def last_digit(prompt, completion, answer, level, **row):
+    """The built-in task's verifier, of a row that also has a level."""
+    assert prompt.endswith("=") and level == "easy"
+    return completion.isdigit() and len(completion) == 2 and completion[-1] == answer[-1]
+
+
+def asleep(completion, **_):
+    time.sleep(3600)
+
+
 NUMBER = 7
