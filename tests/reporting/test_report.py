@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from small_runs import new_workspace
+from small_runs import new_workspace, snapshot, step_row
 
 from npo_core.reporting.curves import fill_curves
 from npo_core.reporting.plots import draw, smooth
@@ -11,6 +11,7 @@ from npo_core.reporting.report import write_report
 from npo_core.reporting.run_data import load
 from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline.segments import Mark, write_part
 
 FILES = ("curves.png", "report.json", "report.md", "training.png")
 
@@ -113,3 +114,17 @@ def test_a_segment_by_itself(bootstrap):
 def test_smoothing_keeps_constants_and_length():
     assert smooth([2.0] * 7, 3) == [2.0] * 7
     assert smooth([0.0, 3.0, 6.0], 1) == [1.5, 3.0, 4.5]
+
+
+def test_answers_without_a_verdict_are_told_where_there_are_any(bootstrap):
+    write_report(bootstrap)
+    assert b"### Verification" not in bootstrap.store.read_bytes("report/report.md")
+    counted = {"verified_unparsable": 3.0, "verified_crash": 1.0}
+    rows = [step_row(step, guided=False) | counted for step in (1, 2)]
+    write_part(bootstrap.store, "scoutfrom0", Mark(2, snapshot("scout", 2), 0.5), rows, [])
+    write_report(bootstrap)
+    text = bootstrap.store.read_bytes("report/report.md").decode()
+    training = text.split("## Training")[1]
+    assert "### Verification" in training
+    assert "| steps | unparsable | timed out | crashed |" in training
+    assert "| scout 0-4 (abandoned) | 6 | 0 | 2 |" in training

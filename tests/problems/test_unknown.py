@@ -1,0 +1,77 @@
+"""What evaluation, probe and guidance make of answers of which nobody knows whether they are right."""
+
+import math
+
+import numpy as np
+import pytest
+
+from npo_core.control.pool import Mistake
+from npo_core.control.probe import pass_rate, roll_out
+from npo_core.engines import Generated
+from npo_core.evaluation.passrate import score_problems
+from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
+from npo_core.guidance.shards import read_shard_ids
+from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
+from npo_core.timeline.store import Store
+
+VERDICTS = {
+    "+": Verdict(Outcome.CORRECT, 1.0, 1.0),
+    "-": Verdict(Outcome.WRONG, 0.0, 0.0),
+    "?": Verdict(Outcome.TIMEOUT, math.nan, math.nan),
+    "~": Verdict(Outcome.CRASH, 1.0, math.nan),  # right, but another part crashed
+    "%": Verdict(Outcome.WRONG, 0.5, 0.5),
+}
+
+
+class Scripted:
+    """An engine whose samples are the letters of the problem's answer."""
+
+    def __init__(self, problems):
+        self.answers = {problem.prompt: problem.answer for problem in problems}
+
+    def generate(self, prompts, *, samples, max_tokens, seed):
+        return [[Generated([1, 2], text, True) for text in self.answers[prompt][:samples]] for prompt in prompts]
+
+    def score(self, prompts, completions):
+        return [np.full(len(tokens), -0.5, np.float32) for tokens in completions]
+
+
+def problems(*answers: str) -> ProblemSet:
+    given = [Problem(f"{i:016x}", f"prompt {i}", answer, difficulty=i % 2) for i, answer in enumerate(answers)]
+    return ProblemSet(given, given, lambda completions: [VERDICTS[c.text] for c in completions])
+
+
+def test_evaluation_leaves_them_out():
+    """1/2 of the first is known and right, 1/1 of the second; of the third nothing is known."""
+    asked = problems("+-", "+?", "??", "--")
+    score = score_problems(Scripted(asked.held_out), asked, samples=2, max_tokens=2, seed=0)
+    assert score.pass_rate == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert (score.problems, score.unverified, score.samples) == (3, 3, 2)
+    assert score.pass_at_k == {1: pytest.approx(0.5), 2: pytest.approx(0.5)}
+    assert score.by_difficulty == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
+
+
+def test_a_probe_leaves_them_out():
+    asked = problems("+-", "+?", "??")
+    mistakes = [Mistake(problem.id, 1, 0.0) for problem in asked.train]
+    by_id = {problem.id: problem for problem in asked.train}
+    found = roll_out(Scripted(asked.train), mistakes, by_id, asked.judge, samples=2, max_tokens=2, seed=0)
+    assert [rollout.correct for rollout in found] == [[True, False], [True, None], [None, None]]
+    assert pass_rate(found) == pytest.approx(2 / 3)
+    assert pass_rate(found[2:]) is None
+
+
+def test_guidance_is_what_is_right_and_has_its_rewards(tmp_path):
+    """Neither the unknown, nor the right with an unknown reward, nor the half right guide; the later right one does."""
+    asked, store = problems("?+", "~-", "%%", "-+"), Store(tmp_path)
+    sampling = Sampling(2, 2, "first", True, chunk_prompts=8, max_tokens=2, seed=0)
+    generate_guidance(
+        [Request(problem, 1) for problem in asked.train],
+        [GuideSource("8f2c", 4, lambda: Scripted(asked.train))],
+        sampling,
+        asked,
+        store,
+        rollback=lambda: pytest.fail("asked without need"),
+        seed_of=lambda *parts: 1,
+    )
+    assert sorted(read_shard_ids(store, 0)) == [asked.train[0].id, asked.train[3].id]
