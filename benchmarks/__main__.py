@@ -32,6 +32,7 @@ TITLES = {
     "snapshots": "A snapshot",
     "guidance": "Guidance",
     "control_cost": "What AutoNPO's control costs",
+    "verifiers": "Verifiers",
 }
 QUICK_CACHE = ["--rows", "4096", "--tokens", "16", "--prompts", "100"]
 

@@ -64,7 +64,7 @@ class Problem:
     prompt: str
     answer: str
     difficulty: int
-    row: Mapping[str, object] = field(default_factory=dict)  # the data's other columns, for a verifier of your own
+    row: Mapping[str, object] = field(default_factory=dict, hash=False)  # the data's other columns
 
 
 @dataclass(frozen=True, slots=True)
