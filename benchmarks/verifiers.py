@@ -2,8 +2,9 @@
 
     python -m benchmarks.verifiers [--rounds 5] [--quick] [--json]
 
-Answers are solutions of about 200 words that end as models end them, every one another, 256 a batch as in a step.
-Half are right. What runs in workers has two of them; their start is measured apart. The step beside it is the demo's.
+Answers are solutions of about 200 words that end as models end them, 256 a batch as in a step, 8 a prompt. Half are
+right, the others differ. What runs in workers has two of them; their start is measured apart. The step beside it is
+the demo's.
 """
 
 import random
@@ -26,7 +27,7 @@ from npo_core.config.verifier import (
 from npo_core.problems import Completion, Problem, chain
 from npo_core.problems.judge import make_judge
 
-BATCH, WORKERS = 256, 2
+BATCH, GROUP, WORKERS = 256, 8, 2
 GSM8K = r"####\s*(.+)$"
 BUILT_IN = "built-in task"
 KINDS: dict[str, Verifier] = {
@@ -56,12 +57,13 @@ def solution(rng: random.Random, end: str) -> str:
 
 
 def answers(kind: str, batch: int, seed: int) -> list[Completion]:
-    """A batch of other texts for every seed, half of them right."""
+    """A batch of other prompts for every seed, half of the answers to each right."""
     rng = random.Random(f"{kind}-{seed}")
     rows = []
     for number in range(batch):
-        value = rng.randrange(10**6)
-        given = value + number % 2
+        if number % GROUP == 0:
+            value = rng.randrange(10**6)
+        given = value + number % 2 * rng.randrange(1, 100)
         if kind == BUILT_IN:
             prompt = chain.make_prompt(rng, 6, 3)
             answer = chain.solve(prompt)

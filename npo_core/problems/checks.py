@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import product
 from operator import eq
 from typing import Any
@@ -124,36 +125,44 @@ class Mathematics:
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own limit is off
 
     def __call__(self, completion: Completion) -> Verdict:
-        reference = self.parse(completion.problem.answer, "${}$")
-        if not reference:
+        reference = self.written(completion.problem.answer, "${}$")
+        if not expressions(reference):
             raise ValueError(f"the reference {completion.problem.answer!r} cannot be read as mathematics")
-        given = self.parse(completion.text, "{}")
-        if not given:
+        given = self.written(completion.text, "{}")
+        if not expressions(given):
             return found(Outcome.UNPARSABLE)
-        right = any(equal(*pair) for pair in product(reference, given))
-        return found(Outcome.CORRECT if right else Outcome.WRONG)
+        return found(Outcome.CORRECT if equal(reference, given) else Outcome.WRONG)
 
-    def parse(self, text: str, unmarked: str) -> list[Any]:
-        """The expressions that a text's answer may be read as; `unmarked` is how a text without a mark is written."""
-        from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-        box = in_box(text)
-        last = by_pattern(text, self.pattern) if box is None else None
-        if box is not None:
-            text = f"\\boxed{{{box}}}"
-        elif last is not None:
-            text = f"${last.strip('$ ')}$"
-        elif not any(mark in text for mark in ("$", "\\(", "\\[")):
-            text = unmarked.format(text.strip())
-        targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-        return guarded(lambda: parse(text, targets, parsing_timeout=None, raise_on_error=True), [])
+    def written(self, text: str, unmarked: str) -> str:
+        """A text's answer as math-verify reads it; `unmarked` is the form of one without a mark."""
+        if (box := in_box(text)) is not None:
+            return f"\\boxed{{{box}}}"
+        if (last := by_pattern(text, self.pattern)) is not None:
+            return f"${last.strip('$ ')}$"
+        return text if any(mark in text for mark in ("$", "\\(", "\\[")) else unmarked.format(text.strip())
 
 
-def equal(reference: Any, given: Any) -> bool:
-    """Whether two expressions are the same, by math-verify."""
+# The completions of a prompt share its reference, and many of them their answer.
+
+
+@lru_cache(maxsize=1024)
+def expressions(text: str) -> list[Any]:
+    """What a text may be read as, by math-verify."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return guarded(lambda: parse(text, targets, parsing_timeout=None, raise_on_error=True), [])
+
+
+@lru_cache(maxsize=1024)
+def equal(reference: str, given: str) -> bool:
+    """Whether two texts may be read as the same mathematics."""
     from math_verify import verify
 
-    return guarded(lambda: verify(reference, given, timeout_seconds=None, raise_on_error=True), False)
+    return any(
+        guarded(lambda a=a, b=b: verify(a, b, timeout_seconds=None, raise_on_error=True), False)
+        for a, b in product(expressions(reference), expressions(given))
+    )
 
 
 def guarded(call: Callable[[], Any], otherwise: Any) -> Any:
