@@ -55,7 +55,7 @@ class InWorkers(Closed):
 
     kind: str
     timeout: float = Field(
-        10.0, gt=0, description="seconds an answer may take; then its worker is killed, and it is tried once more"
+        5.0, gt=0, description="seconds an answer may take; then its worker is killed, and it is tried once more"
     )
     memory: float = Field(8.0, gt=0, description="GiB that a worker may allocate")
 

@@ -37,9 +37,12 @@ class InProcess:
     max_outages: float
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
-        verdicts = [self._judge(completion) for completion in completions]
-        if outages := sum(verdict.outcome.is_outage for verdict in verdicts):
-            stop_outages(outages, len(verdicts), self.max_outages, self.verifier, "the pattern takes too long")
+        verdicts, outages = [], 0
+        for completion in completions:
+            verdicts.append(self._judge(completion))
+            if verdicts[-1].outcome.is_outage:
+                outages += 1
+                stop_outages(outages, len(completions), self.max_outages, self.verifier, "its pattern takes too long")
         return verdicts
 
     def _judge(self, completion: Completion) -> Verdict:

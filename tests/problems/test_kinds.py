@@ -1,6 +1,7 @@
 """Every kind of verifier on answers as models and data sets write them."""
 
 import math
+import time
 from fractions import Fraction
 
 import pytest
@@ -16,6 +17,7 @@ from npo_core.config.verifier import (
     WeightedVerifier,
     paper_verifier,
 )
+from npo_core.errors import VerifierError
 from npo_core.problems import Outcome
 from npo_core.problems.answers import number
 from npo_core.problems.checks import unusable
@@ -178,6 +180,14 @@ def test_the_papers_reward(judge):
 def test_a_completion_that_was_cut_off_is_wrong_whatever_it_says(judge, verifier):
     [verdict] = judge(verifier)([completion("#### 7", "#### 7", finished=False)])
     assert (verdict.outcome, verdict.accuracy) == (WRONG, 0.0)
+
+
+def test_patterns_that_backtrack_without_end_stop_it_soon(judge):
+    """Three are more than 0.1 of 20; the fifteen after them would take a second each."""
+    started = time.monotonic()
+    with pytest.raises(VerifierError, match="3 of 18 answers .* by format .*pattern takes too long"):
+        judge(FormatVerifier(pattern=r"\A(?:a|aa)+\Z"))([completion(LONG)] * 18)
+    assert time.monotonic() - started < 9
 
 
 def test_a_pattern_that_backtracks_without_end_is_a_timeout_and_no_wrong_answer(judge):

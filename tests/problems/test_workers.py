@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from npo_core.config import Execution
 from npo_core.config.verifier import FunctionVerifier, MathVerifier, Part, WeightedVerifier
 from npo_core.errors import ConfigError, VerifierError
 from npo_core.problems import Outcome, Problem
@@ -163,6 +162,12 @@ def test_a_reference_that_is_no_mathematics_is_an_outage_and_no_wrong_answer(jud
     assert [v.outcome for v in verdicts] == [Outcome.CRASH, Outcome.CORRECT]
 
 
+@pytest.mark.parametrize("text", ["\\boxed{9^{9^{9^{9}}}}", "\\boxed{10000000000!}"])
+def test_mathematics_that_takes_forever_is_a_timeout(judge, text):
+    verdicts = judge(MathVerifier(timeout=1.0))([completion(text, "3"), completion("\\boxed{3}", "3")])
+    assert [v.outcome for v in verdicts] == [Outcome.TIMEOUT, Outcome.CORRECT]
+
+
 def test_workers_end_with_their_judge(judge):
     made = judge(own("same"), verifier_workers=3)
     made([completion("right") for _ in range(9)])
@@ -179,7 +184,6 @@ def test_what_a_function_started_ends_with_its_worker(judge, monkeypatch, tmp_pa
 
 
 PARENT = """
-import sys
 from npo_core.config import Execution
 from npo_core.config.verifier import FunctionVerifier
 from npo_core.problems import Completion, Problem
@@ -206,7 +210,3 @@ def test_killing_the_parent_leaves_no_worker():
     assert len(found) == 3
     _, alive = psutil.wait_procs(found, timeout=5)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
-
-
-def test_the_defaults_are_those_of_the_configuration():
-    assert (Execution().verifier_workers, Execution().max_outages, own("same").timeout) == (2, 0.1, 10.0)

@@ -110,6 +110,7 @@ def bounds() -> list[tuple[str, object]]:
         "evaluation.samples",
         "evaluation.batch",
         "execution.threads",
+        "execution.verifier_workers",
     ]
     at_zero = [
         "training.learning_rate",
@@ -124,6 +125,7 @@ def bounds() -> list[tuple[str, object]]:
         "training.kl_coef",
         "injection.tau_gate",
         "execution.retries",
+        "execution.max_outages",
         "execution.retry_delay",
         "seed",
     ]
