@@ -173,9 +173,11 @@ def main() -> None:
         if not options.only_report:
             found = run_all(group, folder / group, options.seeds or SEEDS[group], options.workers)
             data.write_text(json.dumps(found, indent=1))
+        from benchmarks.results_picture import picture
         from benchmarks.results_report import write
 
-        write(group, json.loads(data.read_text()), Path(__file__).parents[1] / "docs")
+        for report in (write, picture):
+            report(group, json.loads(data.read_text()), Path(__file__).parents[1] / "docs")
 
 
 if __name__ == "__main__":
