@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 from npo_core.engines import Engine
+from npo_core.errors import VerifierError
 from npo_core.problems import Completion, ProblemSet
 
 
@@ -37,7 +38,11 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_tokens: int, seed: int) -> Score:
-    """Sample every held-out problem and verify."""
+    """Sample every held-out problem and verify.
+
+    Raises:
+        VerifierError: no answer at all got a verdict.
+    """
     answers = engine.generate([p.prompt for p in problems.held_out], samples=samples, max_tokens=max_tokens, seed=seed)
     rows = [(problem, c) for problem, given in zip(problems.held_out, answers, strict=True) for c in given]
     verdicts = problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
@@ -50,6 +55,10 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
         if right:
             graded[problem.difficulty].append(sum(right) / len(right))
     rates = [sum(right) / len(right) for right in known if right]
+    if not rates:
+        raise VerifierError(
+            f"None of the {len(verdicts)} held-out answers has a verdict: see the log for what the verifier said."
+        )
     return Score(
         pass_rate=mean(rates),
         standard_error=standard_error(rates),

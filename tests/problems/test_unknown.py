@@ -8,6 +8,7 @@ import pytest
 from npo_core.control.pool import Mistake
 from npo_core.control.probe import pass_rate, roll_out
 from npo_core.engines import Generated
+from npo_core.errors import VerifierError
 from npo_core.evaluation.passrate import score_problems
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import read_shard_ids
@@ -49,6 +50,12 @@ def test_evaluation_leaves_them_out():
     assert (score.problems, score.unverified, score.samples) == (3, 3, 2)
     assert score.pass_at_k == {1: pytest.approx(0.5), 2: pytest.approx(0.5)}
     assert score.by_difficulty == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
+
+
+def test_an_evaluation_without_any_verdict_is_no_pass_rate():
+    asked = problems("??", "??")
+    with pytest.raises(VerifierError, match="None of the 4 held-out answers"):
+        score_problems(Scripted(asked.held_out), asked, samples=2, max_tokens=2, seed=0)
 
 
 def test_a_probe_leaves_them_out():
