@@ -17,6 +17,7 @@ class Score:
     standard_error: float  # of that mean, over problems
     by_difficulty: dict[int, float]
     pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
+    pass_at_k_error: dict[int, float]  # standard error of each, over problems
     problems: int
     samples: int
     tokens: int  # generated
@@ -25,7 +26,7 @@ class Score:
 
     def as_dict(self) -> dict:
         record = asdict(self)
-        for name in ("by_difficulty", "pass_at_k"):
+        for name in ("by_difficulty", "pass_at_k", "pass_at_k_error"):
             record[name] = {str(key): value for key, value in record[name].items()}
         return record
 
@@ -55,6 +56,7 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
         if right:
             graded[problem.difficulty].append(sum(right) / len(right))
     rates = [sum(right) / len(right) for right in known if right]
+    at_k = estimates(known, samples)
     if not rates:
         raise VerifierError(
             f"None of the {len(verdicts)} held-out answers has a verdict: see the log for what the verifier said."
@@ -63,7 +65,8 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
         pass_rate=mean(rates),
         standard_error=standard_error(rates),
         by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
-        pass_at_k=estimates(known, samples),
+        pass_at_k={k: mean(values) for k, values in at_k.items()},
+        pass_at_k_error={k: standard_error(values) for k, values in at_k.items()},
         problems=len(rates),
         samples=samples,
         tokens=sum(len(c.token_ids) for completions in answers for c in completions),
@@ -72,10 +75,10 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
     )
 
 
-def estimates(known: list[list[bool]], samples: int) -> dict[int, float]:
-    """pass@k by k over the problems that have at least k samples with a verdict."""
+def estimates(known: list[list[bool]], samples: int) -> dict[int, list[float]]:
+    """pass@k by k, of each problem that has at least k samples with a verdict."""
     enough = {k: [right for right in known if len(right) >= k] for k in range(1, samples + 1)}
-    return {k: mean([pass_at_k(len(r), sum(r), k) for r in rights]) for k, rights in enough.items() if rights}
+    return {k: [pass_at_k(len(r), sum(r), k) for r in rights] for k, rights in enough.items() if rights}
 
 
 def mean(values: list[float]) -> float:

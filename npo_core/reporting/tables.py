@@ -237,13 +237,19 @@ def evaluations_table(run: RunData) -> Table:
             number(point.updates_total),
             number(point.tokens_total),
             plus_minus(point.pass_rate, point.standard_error),
-            number(score.get("pass_at_k", {}).get(str(k)), 3),
+            at_k(score, k),
             *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels),
         ]
         for before, point, score in zip([None, *steps], run.points, run.evaluations, strict=False)
     ]
     note = "Totals include abandoned branches, probes and guidance, as far as they were paid before."
     return Table("Evaluation", header, rows, note if run.spent.tokens else "")
+
+
+def at_k(score: dict[str, Any], k: int) -> str:
+    """pass@k of an evaluation, with its standard error where that was kept."""
+    value, error = (score.get(name, {}).get(str(k)) for name in ("pass_at_k", "pass_at_k_error"))
+    return number(value, 3) if error is None else plus_minus(value, error)
 
 
 def natural(text: str) -> tuple[int, str]:

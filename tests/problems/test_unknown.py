@@ -49,6 +49,7 @@ def test_evaluation_leaves_them_out():
     assert score.pass_rate == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert (score.problems, score.unverified, score.samples) == (3, 3, 2)
     assert score.pass_at_k == {1: pytest.approx(0.5), 2: pytest.approx(0.5)}
+    assert score.pass_at_k_error == {1: pytest.approx(12**-0.5), 2: pytest.approx(0.5)}  # of 1/2, 1, 0 and of 1, 0
     assert score.by_difficulty == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
 
 
