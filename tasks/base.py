@@ -1,10 +1,14 @@
 """Task: make, or take in, the model that the run starts from."""
 
+from typing import Any
+
 from prefect import task
 
+from npo_core.reporting.problems import problems_table
+from npo_core.reporting.tables import markdown
 from npo_core.stages.launch import StageResult
 from npo_core.stages.specs import BaseSpec
-from tasks.artifacts import key_of, publish, table
+from tasks.artifacts import Section, key_of, publish, table
 from tasks.perform import perform, worth_retrying
 
 
@@ -26,5 +30,11 @@ def make_base(spec: BaseSpec, run_name: str) -> StageResult:
         ),
         "### What went in",
         table(spec.model.model_dump(), ("setting", "value")),
+        *describe_problems(result.result.get("problems")),
     )
     return result
+
+
+def describe_problems(problems: dict[str, Any] | None) -> list[Section]:
+    """What became of the rows of problems from data."""
+    return ["### Problems", markdown(problems_table(problems))] if problems else []

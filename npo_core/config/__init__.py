@@ -8,7 +8,7 @@ from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Trigger
 from npo_core.config.load import explain, load_config, override, parse_config, parse_plateau
 from npo_core.config.model import BuiltInModel, Model, PretrainedModel
-from npo_core.config.problems import ChainProblems, JsonlProblems, Problems
+from npo_core.config.problems import ChainProblems, Columns, DataProblems, Problems, Source
 from npo_core.config.run import RunConfig
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import Verifier, paper_verifier
@@ -19,13 +19,14 @@ __all__ = [
     "ChainProblems",
     "Choice",
     "Closed",
+    "Columns",
     "Control",
+    "DataProblems",
     "EarlyBootstrap",
     "Evaluation",
     "Execution",
     "Guidance",
     "Injection",
-    "JsonlProblems",
     "Model",
     "Plateau",
     "Pool",
@@ -33,6 +34,7 @@ __all__ = [
     "Probe",
     "Problems",
     "RunConfig",
+    "Source",
     "Training",
     "Trigger",
     "Verifier",

@@ -1,8 +1,7 @@
 """What is asked."""
 
 import re
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,29 +30,116 @@ class ChainProblems(Closed):
         return self
 
 
-class JsonlProblems(Closed):
-    """Problems from JSON Lines with a final answer that is compared exactly."""
+class Columns(Closed):
+    """Which columns of a source mean what."""
 
-    kind: Literal["jsonl"] = Field(description="problems of your own")
-    train_file: Path = Field(description="JSON Lines file with training problems")
-    held_out_file: Path = Field(description="JSON Lines file with held-out problems")
-    prompt_field: str = Field("question", description="key of the prompt")
-    answer_field: str = Field("answer", description="key of the answer")
+    prompt: str = Field("question", description="column with the question, as text")
+    messages: str | None = Field(
+        None, description="column with a chat, a list of {role, content}, instead of prompt; none: prompt is used"
+    )
+    answer: str = Field("answer", description="column with the right answer")
+    images: tuple[str, ...] = Field(
+        (), description="columns with an image or a list of them each: a path, bytes, or a datasets Image"
+    )
+    difficulty: str | None = Field(None, description="column with a level, by which pass rates are broken down")
+    id: str | None = Field(None, description="column that messages name a row by; what a problem is, its content says")
+    others: tuple[str, ...] = Field(
+        (), description="further columns, for prompt_template and for a verifier's function"
+    )
+
+
+class Source(Closed):
+    """Rows of a data set and how a row becomes a prompt."""
+
+    path: str = Field(min_length=1, description="JSON Lines or Parquet file, folder, or hub id")
+    format: Literal["auto", "jsonl", "parquet", "saved", "hub"] = Field(
+        "auto", description="saved: a folder written by datasets' save_to_disk; auto: told from what path is"
+    )
+    config: str | None = Field(None, description="configuration of a hub data set")
+    split: str | None = Field(None, description="split of a hub data set or a saved folder; none: train, or the only")
+    revision: str | None = Field(None, description="commit or tag of a hub data set")
+    limit: int | None = Field(None, ge=1, description="rows read at most, from the first; none: all")
+    columns: Columns = Field(Columns(), description="what the columns mean")
+    prompt_template: str = Field(
+        "{prompt}", description="text of the question; {prompt} is replaced, and {column} for each of columns.others"
+    )
+
+    @model_validator(mode="after")
+    def _template_asks(self) -> Self:
+        if "{prompt}" not in self.prompt_template and self.columns.messages is None:
+            raise ValueError(
+                f"prompt_template = {self.prompt_template!r} of {self.path} does not contain {{prompt}}, so every "
+                "problem would be the same: put it where the prompt belongs"
+            )
+        if self.prompt_template != "{prompt}" and self.columns.messages is not None:
+            raise ValueError(
+                f"prompt_template of {self.path} is for text, but columns.messages = {self.columns.messages} takes "
+                "whole chats: leave one of them out"
+            )
+        return self
+
+
+class DataProblems(Closed):
+    """Problems from files, folders or a hub."""
+
+    kind: Literal["data"] = Field(description="problems of your own")
+    train: Source = Field(description="training problems")
+    held_out: Source | None = Field(
+        None, description="held-out problems; columns and prompt_template are those of train where left out"
+    )
+    held_out_rows: int | None = Field(
+        None, ge=1, description="instead of held_out: rows of train split off by a hash of their content"
+    )
     answer_pattern: str = Field(
         r"####\s*(.+)$",
         description="regular expression whose group 1 is the final answer; "
         "the last match counts, in reference and completion alike",
     )
     verifier: Verifier = ExactVerifier()
-    prompt_template: str = Field("{prompt}", description="text given to the model; {prompt} is replaced")
+    system_prompt: str = Field("", description="said before every prompt; empty: nothing")
+    chat: Literal["auto", "always", "never"] = Field(
+        "auto", description="render prompts by the model's chat template; auto: where the tokenizer has one"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="what the chat template is told besides, for example enable_thinking: false"
+    )
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="tokens that a rendered prompt may have, those of images not counted; none: any"
+    )
+    on_long: Literal["drop", "error"] = Field("drop", description="what is done with longer prompts; drops are counted")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _held_out_like_train(cls, values: object) -> object:
+        """Columns and template are declared once where both sources have the same."""
+        if not isinstance(values, dict):
+            return values
+        train, held_out = values.get("train"), values.get("held_out")
+        if not isinstance(train, dict) or not isinstance(held_out, dict):
+            return values
+        shared = {name: train[name] for name in ("columns", "prompt_template") if name in train}
+        return values | {"held_out": shared | held_out}
 
     @model_validator(mode="after")
-    def _patterns_work(self) -> Self:
-        if "{prompt}" not in self.prompt_template:
+    def _one_held_out(self) -> Self:
+        if (self.held_out is None) == (self.held_out_rows is None):
             raise ValueError(
-                f"problems.prompt_template = {self.prompt_template!r} does not contain {{prompt}}, so every "
-                "problem would be the same: put it where the prompt belongs"
+                "problems.held_out and problems.held_out_rows: give exactly one of them, a data set of its own or a "
+                "number of rows to split off from problems.train"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_are_asked(self) -> Self:
+        if fixed := {"tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs):
+            raise ValueError(
+                f"problems.chat_template_kwargs has {', '.join(sorted(fixed))}: prompts are always rendered as text "
+                "that asks for an answer; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pattern_works(self) -> Self:
         try:
             groups = re.compile(self.answer_pattern).groups
         except re.error as error:
@@ -69,6 +155,6 @@ class JsonlProblems(Closed):
 
 
 Problems = Annotated[
-    ChainProblems | JsonlProblems,
+    ChainProblems | DataProblems,
     Field(discriminator="kind", description="what is asked", json_schema_extra=choices),
 ]

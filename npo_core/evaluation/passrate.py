@@ -15,7 +15,7 @@ class Score:
 
     pass_rate: float  # mean over problems of the share of correct samples
     standard_error: float  # of that mean, over problems
-    by_difficulty: dict[int, float]
+    by_difficulty: dict[int | str, float]
     pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
     pass_at_k_error: dict[int, float]  # standard error of each, over problems
     problems: int

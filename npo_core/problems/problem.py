@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(StrEnum):
@@ -53,6 +53,23 @@ def found(outcome: Outcome) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where an image is: a file, or a cell of a data set. `npo_core.problems.images.open_image` reads it.
+
+    Example:
+        ImageRef(digest="5f0c...", file="/data/images/12.png")
+        ImageRef(digest="5f0c...", source="train", row=12, column="image_1", place=0)
+    """
+
+    digest: str  # 32 hex digits, a hash of its bytes
+    file: str | None = None
+    source: str | None = None  # `train` or `held_out`: whose rows
+    row: int | None = None  # counted from 0
+    column: str | None = None
+    place: int = 0  # which one, where the cell holds a list
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One prompt with its answer.
 
@@ -60,11 +77,12 @@ class Problem:
         Problem(id="9f2c...", prompt="7*3-2+9*4+1=", answer="3", difficulty=2)
     """
 
-    id: str  # 16 hex digits, a hash of the prompt and the answer
-    prompt: str
+    id: str  # 16 hex digits, a hash of the prompt, the answer and the images
+    prompt: str  # as the model sees it; special tokens that its tokenizer adds by itself are left out
     answer: str
-    difficulty: int
-    row: Mapping[str, object] = field(default_factory=dict, hash=False)  # the data's other columns
+    difficulty: int | str
+    row: Mapping[str, object] = field(default_factory=dict, hash=False)  # the data's further columns
+    images: tuple[ImageRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +106,7 @@ class ProblemSet:
     held_out: Sequence[Problem]
     judge: Judge
     reward_names: tuple[str, ...] = ("accuracy",)  # and `reward`, where training is on more than accuracy
+    report: dict[str, Any] | None = None  # of problems from data: see `npo_core.problems.data.part_report`
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +121,6 @@ class ProblemSet:
         return [getattr(verdict, name) for name in self.reward_names]
 
 
-def problem_id(prompt: str, answer: str) -> str:
+def problem_id(prompt: str, answer: str, images: Sequence[ImageRef] = ()) -> str:
     """The identity of a problem: 16 hex digits of a hash of its content."""
-    return hashlib.sha256(f"{prompt}\x1f{answer}".encode()).hexdigest()[:16]
+    return hashlib.sha256("\x1f".join([prompt, answer, *(i.digest for i in images)]).encode()).hexdigest()[:16]

@@ -38,7 +38,8 @@ def walk(
     """Name, schema and variant of every leaf; a variant is the `kind` that a field belongs to."""
     for name, field in schema["properties"].items():
         kinds = field.get("discriminator", {}).get("mapping")
-        references = list(kinds.items()) if kinds else [("", field["$ref"])] if "$ref" in field else []
+        groups = [choice["$ref"] for choice in [field, *field.get("anyOf", [])] if "$ref" in choice]
+        references = list(kinds.items()) if kinds else [(variant, group) for group in groups]
         for kind, reference in references:
             yield from walk(definitions[reference.rpartition("/")[2]], definitions, f"{prefix}{name}.", kind)
         if not references:
@@ -57,9 +58,10 @@ def bounds(field: Schema) -> str:
 
 def marked(values: dict[str, object], name: str, field: Schema, variant: str) -> str:
     """A value, with an asterisk where it is not the default; nothing for the fields of a kind that is not chosen."""
-    if variant and values.get(f"{name.rpartition('.')[0]}.kind") != variant:
+    if variant and values.get(f"{name.partition('.')[0]}.kind") != variant:
         return ""
-    value = values.get(name)
+    inside = {n.removeprefix(f"{name}."): v for n, v in values.items() if n.startswith(f"{name}.")}
+    value = values.get(name, inside or None)
     return shown(value) + ("" if value == field.get("default", field.get("const")) else " *")
 
 

@@ -7,6 +7,7 @@ from npo_core.reporting.compare import Comparison, compare, first_crossing, flat
 from npo_core.reporting.course import name_of, reproduce, what_ran
 from npo_core.reporting.curves import curves
 from npo_core.reporting.plots import training
+from npo_core.reporting.problems import problems_table
 from npo_core.reporting.records import Workspace
 from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import RunData, load
@@ -30,6 +31,9 @@ FOLDER = "report"
 KEY_SETTINGS = (
     "seed",
     "problems.kind",
+    "problems.train.path",
+    "problems.held_out.path",
+    "problems.held_out_rows",
     "problems.difficulties",
     "model.kind",
     "model.path",
@@ -108,6 +112,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
         "evaluations": run.evaluations,
         "protocol": run.protocol,
         "guidance": run.guidance,
+        "problems": run.problems,
         "decisions": run.decisions,
         "stages": [asdict(stage) for stage in run.stages],
         "versions": run.versions,
@@ -145,6 +150,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
+        *(section(problems_table(run.problems)) if run.problems else []),
         *section(costs_table(run.stages)),
         *(section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline else []),
         *section(settings_table(run)),

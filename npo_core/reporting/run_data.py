@@ -93,6 +93,7 @@ class RunData:
     decisions      the records of decisions, with outcome and approval
     evaluations    the evaluation records behind `points`
     protocol       names how snapshots were evaluated: problems, samples, length
+    problems       of problems from data: rows, problems and what was dropped, of train and held_out
     """
 
     config: RunConfig
@@ -111,6 +112,7 @@ class RunData:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     protocol: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, Any] | None = None
 
     @property
     def steps_done(self) -> int:
@@ -181,6 +183,7 @@ def load(workspace: Workspace) -> RunData:
         evaluations=[score for _, score in way],
         protocol=protocol,
         versions=versions(stages),
+        problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
     )
 
 

@@ -1,27 +1,28 @@
 """Stage `base`: the model that the run starts from, as the snapshot of step 0."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, ChainProblems
-from npo_core.errors import DataError
+from npo_core.config import BuiltInModel, ChainProblems, DataProblems
+from npo_core.errors import ConfigError, DataError
+from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
+from npo_core.stages.problems import keep, kept_folder
 from npo_core.stages.specs import BaseSpec
 from npo_core.stages.workspace import home
 
 
 def run(spec: BaseSpec, context: StageContext) -> dict:
-    """Returns the id of the snapshot of step 0 and whether the model had to be made."""
+    """Returns the id of the snapshot of step 0, whether the model was made, and the report of problems from data."""
     from npo_core.training import exact, identity
 
-    if not isinstance(
-        spec.problems, ChainProblems
-    ):  # what is wrong with data or verifier shows before the model is made
-        load_problems(spec.problems, spec.execution).judge([])
+    problems = read_problems(spec)  # before the model, which takes longer to load
     folder, made = model_folder(spec, context)
     copy = context.scratch / "model"
     shutil.rmtree(copy, ignore_errors=True)
@@ -30,7 +31,47 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
     content = exact.checkpoint_content(copy) | info
     info = {**info, "eos_token_ids": identity.eos_token_ids(copy)}
     snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
-    return {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
+    result = {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
+    if problems is None:
+        return result
+    keep(problems, kept_folder(spec.problems, context.workspace, info["tokenizer"]))
+    return result | {"problems": problems.report}
+
+
+def read_problems(spec: BaseSpec) -> ProblemSet | None:
+    """Problems from data, read and checked; None for the built-in task, which every stage makes anew."""
+    if isinstance(spec.problems, ChainProblems):
+        return None
+    problems = load_problems(spec.problems, spec.execution, tokenizer_for(spec.problems, spec.model.path))
+    problems.judge([])  # shows that it can start
+    print(json.dumps(problems.report, indent=2))  # into the stage's log
+    return problems
+
+
+def tokenizer_for(problems: DataProblems, path: str) -> Any:
+    """The tokenizer of a model for these problems.
+
+    Raises:
+        DataError: there is none.
+        ConfigError: the problems have images and the model takes none.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise no_model(path, error) from None
+    images = [*problems.train.columns.images, *(problems.held_out.columns.images if problems.held_out else ())]
+    if images and not hasattr(config, "vision_config"):
+        raise ConfigError(
+            f"The problems have images (column {', '.join(dict.fromkeys(images))}), but model.path = {path} "
+            f"({config.model_type}) takes text alone: choose a vision-language model, or name no columns.images."
+        )
+    return tokenizer
+
+
+def no_model(path: str, error: Exception) -> DataError:
+    return DataError(f"model.path = {path} is no causal language model with a tokenizer: {error}")
 
 
 def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
@@ -68,7 +109,7 @@ def pretrained(path: str, dtype: str, context: StageContext) -> Path:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"model.path = {path} is no causal language model with a tokenizer: {error}") from None
+        raise no_model(path, error) from None
     folder = context.scratch / "pretrained"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

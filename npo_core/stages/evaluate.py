@@ -5,8 +5,8 @@ from functools import cache
 
 from npo_core.evaluation.passrate import Score, score_problems
 from npo_core.problems import ProblemSet
-from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
+from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import EvaluateSpec
 
 
@@ -14,7 +14,8 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
     """Returns a list of scores, one a snapshot in the order given; each is kept as soon as it is found."""
     store = context.workspace.store.child(f"evaluations/{spec.protocol}")
     started, scores = time.perf_counter(), []
-    problems = cache(lambda: load_problems(spec.problems, spec.execution))  # only where there is something to ask
+    first = context.workspace.timeline.snapshots.get(spec.snapshots[0])
+    problems = cache(lambda: run_problems(spec, context, first))  # only where there is something to ask
     for number, snapshot in enumerate(spec.snapshots, 1):
         record = store.read_json(f"{snapshot}.json", default=None)
         if record is None:

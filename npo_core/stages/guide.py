@@ -10,8 +10,8 @@ from npo_core.engines import Engine
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
 from npo_core.problems import ProblemSet
-from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
+from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline.segments import read_outcomes
 
@@ -21,8 +21,9 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
     from npo_core.training.exact import derive_seed
 
     started = time.perf_counter()
-    workspace, problems = context.workspace, load_problems(spec.problems, spec.execution)
+    workspace = context.workspace
     snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
+    problems = run_problems(spec, context, snapshots[0])
     requests, skipped = segment_requests(spec, context, problems)
     guides = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
     shards = workspace.store.child(spec.folder)

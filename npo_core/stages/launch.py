@@ -72,7 +72,10 @@ def environment(execution: Execution) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
-    return {**os.environ, **fixed}
+    found = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Stages keep the folder of whoever starts them, from which relative paths count; no module is taken from it.
+    paths = {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
+    return {**os.environ, **fixed, **paths}
 
 
 class ForkServer:
@@ -85,7 +88,6 @@ class ForkServer:
             stdout=subprocess.PIPE,
             env=environment(execution),
             start_new_session=True,
-            cwd=Path(__file__).parents[2],
         )
         self.answers: dict[int, dict[str, int]] = {}
         self.lock = threading.Lock()
@@ -168,7 +170,6 @@ def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
             stderr=log,
             env={**environment(spec.execution), PARENT: str(os.getpid())},
             start_new_session=True,
-            cwd=Path(__file__).parents[2],
         )
 
 

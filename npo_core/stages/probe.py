@@ -6,8 +6,8 @@ from pathlib import Path
 from npo_core.control.controller import read_pool
 from npo_core.control.probe import choose_mistakes, estimate, roll_out
 from npo_core.engines import Engine
-from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
+from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import ProbeSpec
 
 
@@ -16,8 +16,9 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
     from npo_core.training.exact import derive_seed
 
     started = time.perf_counter()
-    snapshots, problems = context.workspace.timeline.snapshots, load_problems(spec.problems, spec.execution)
+    snapshots = context.workspace.timeline.snapshots
     current = snapshots.get(spec.snapshot)
+    problems = run_problems(spec, context, current)
     steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
     pool = read_pool(folder(context, spec.snapshot)).since(min(steps, default=current.step))
     policy = load_engine(spec, context, spec.snapshot)

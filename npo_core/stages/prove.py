@@ -15,6 +15,7 @@ import pyarrow as pa
 from npo_core.errors import DataError
 from npo_core.stages.execute import RESULT_FILE, SPEC_FILE
 from npo_core.stages.launch import Watcher, run_stage
+from npo_core.stages.problems import copy_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch, Segment
@@ -90,6 +91,7 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     start = workspace.timeline.snapshots.get(original.start)
     folder = workspace.timeline.snapshots.folder(start.id, workspace.scratch / "snapshots")
     shutil.copytree(folder, copy.store.local(f"snapshots/{start.id}"))
+    copy_problems(workspace, copy)
     copy.timeline.add_branch(Branch(name=original.branch, parent=start.id, parent_step=start.step, reason="proof"))
     return spec
 

@@ -7,11 +7,12 @@ import math
 import shutil
 from pathlib import Path
 
+from npo_core.config import Training
 from npo_core.control.controller import Controller
-from npo_core.errors import DamagedError, StageError
+from npo_core.errors import DamagedError, DataError, StageError
 from npo_core.problems import ProblemSet
-from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
+from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
 from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
@@ -81,7 +82,8 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
     workspace = context.workspace
-    problems = load_problems(spec.problems, spec.execution)
+    problems = run_problems(spec, context, start)
+    check_number(problems, spec.training)
     rewards = Rewards(problems, start.info["eos_token_ids"])
     guidance = open_guidance(spec, context, start, problems)
     folder = snapshot_folder(context, marks[-1].snapshot if marks else start.id)
@@ -125,6 +127,15 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
     trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
     return recorder.marks, recorder.snapshot_seconds
+
+
+def check_number(problems: ProblemSet, training: Training) -> None:
+    """Raises DataError if an epoch has no batch."""
+    if len(problems.train) < training.prompts_per_step:
+        raise DataError(
+            f"There are {len(problems.train)} training problems, less than training.prompts_per_step = "
+            f"{training.prompts_per_step}: an epoch would have no batch. Lower it, or give more problems."
+        )
 
 
 def watching(spec: TrainSpec, folder: Path) -> Controller | None:

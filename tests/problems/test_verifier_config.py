@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from npo_core.config import RunConfig, load_config, paper_verifier, parse_config
+from npo_core.config import RunConfig, Source, load_config, paper_verifier, parse_config
 from npo_core.config.verifier import ExactVerifier
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems.load import load_problems
 
 CONFIGS = Path(__file__).parents[2] / "deployments/configs"
-DATA = {"kind": "jsonl", "train_file": "train.jsonl", "held_out_file": "held_out.jsonl"}
+DATA = {"kind": "data", "train": {"path": "train.jsonl"}, "held_out": {"path": "held_out.jsonl"}, "chat": "never"}
 EXACT = {"name": "accuracy", "weight": 1, "verifier": {"kind": "exact"}}
 
 
@@ -80,16 +80,16 @@ def test_a_sum_survives_a_file(tmp_path):
     assert load_config(file) == resolved
 
 
-def test_a_reference_that_cannot_be_compared_is_named_by_line(tmp_path):
+def test_a_reference_that_cannot_be_compared_is_named_by_row(tmp_path):
     rows = ['{"question": "How many?", "answer": "12"}', '{"question": "How much?", "answer": "a lot"}']
     for name in ("train", "held_out"):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows if name == "train" else rows[:1]))
-    files = {f"{name}_file": tmp_path / f"{name}.jsonl" for name in ("train", "held_out")}
+    files = {name: Source(path=str(tmp_path / f"{name}.jsonl")) for name in ("train", "held_out")}
     settings = config({"kind": "numeric"}).problems.model_copy(update=files)
-    with pytest.raises(DataError, match="train.jsonl, line 2: .*finds no number in it"):
+    with pytest.raises(DataError, match="(?s)train.jsonl.*finds no number .column answer.: row 2"):
         load_problems(settings)
 
 
 def test_forms_offer_the_kinds_as_tabs():
-    field = RunConfig.model_json_schema()["$defs"]["JsonlProblems"]["properties"]["verifier"]
+    field = RunConfig.model_json_schema()["$defs"]["DataProblems"]["properties"]["verifier"]
     assert len(field["anyOf"]) == 7 and "oneOf" not in field

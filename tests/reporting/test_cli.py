@@ -127,7 +127,7 @@ def test_damage_has_its_exit_code(bootstrap):
 def test_config_explains_every_field():
     wide = {"COLUMNS": "200"}
     text = runner.invoke(app, ["config"], env=wide).stdout
-    for said in ("training.learning_rate", "problems.train_file", "multiple of 8", "off | guide", "jsonl"):
+    for said in ("training.learning_rate", "problems.train.columns.prompt", "multiple of 8", "off | guide", "jsonl"):
         assert said in text
     assert "steps" in ask("config")["$defs"]["Training"]["properties"]
     result = runner.invoke(app, ["config", "--preset", "no-such"])

@@ -12,6 +12,7 @@ from npo_core.reporting.run_data import load
 from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import Mark, write_part
+from tasks.base import describe_problems
 
 FILES = ("curves.png", "report.json", "report.md", "training.png")
 
@@ -128,3 +129,19 @@ def test_answers_without_a_verdict_are_told_where_there_are_any(bootstrap):
     assert "### Verification" in training
     assert "| steps | unparsable | timed out | crashed |" in training
     assert "| scout 0-4 (abandoned) | 6 | 0 | 2 |" in training
+
+
+def test_problems_from_data_are_counted(bootstrap):
+    (name,) = [name for name in bootstrap.store.list("stages") if name.startswith("base-")]
+    record = bootstrap.store.read_json(f"stages/{name}/result.json")
+    part = {"source": "a.jsonl", "rows": 1200, "problems": 1193, "images": 0, "dropped": [], "prompt_tokens": None}
+    long = {"why": "the prompt is too long", "count": 7, "rows": ["3", "9", "12", "40", "41"]}
+    lengths = {"min": 5, "median": 280, "max": 1512}
+    record["result"]["problems"] = {"train": part | {"dropped": [long], "prompt_tokens": lengths}, "held_out": part}
+    bootstrap.store.write_json(f"stages/{name}/result.json", record)
+    assert write_report(bootstrap)["problems"]["train"]["problems"] == 1193
+    text = bootstrap.store.read_bytes("report/report.md").decode()
+    assert "| training | a.jsonl | 1,200 | 1,193 | 7 | 5 / 280 / 1,512 | 0 |" in text
+    assert "Dropped from training: the prompt is too long: rows 3, 9, 12, 40, 41, ... (7 in all)." in text
+    (section,) = [part for part in describe_problems(record["result"]["problems"]) if "|" in part]
+    assert section in text

@@ -77,7 +77,7 @@ CROSS = {
         ["problems.train = 8", "training.prompts_per_step = 16", "no batch"],
     ),
     "the built-in model on other problems": (
-        {"problems": {"kind": "jsonl", "train_file": "a", "held_out_file": "b"}},
+        {"problems": {"kind": "data", "train": {"path": "a"}, "held_out": {"path": "b"}}},
         ["model.kind = built-in", "set problems.kind = chain", "model.kind = pretrained"],
     ),
 }

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from npo_core.config import Control, Guidance, Pool, PretrainedModel, Probe
-from npo_core.config.problems import JsonlProblems
+from npo_core.config.problems import DataProblems
 from npo_core.config.verifier import (
     ExactVerifier,
     FormatVerifier,
@@ -48,8 +48,8 @@ def ground(home, config, tmp_path_factory) -> SimpleNamespace:
     files = {}
     for name in ("train", "held_out"):
         rows = [{"question": p.prompt, "answer": p.answer, "level": "easy"} for p in getattr(problems, name)]
-        files[f"{name}_file"] = folder / f"{name}.jsonl"
-        files[f"{name}_file"].write_text("\n".join(map(json.dumps, rows)))
+        files[name] = {"path": str(folder / f"{name}.jsonl"), "columns": {"others": ["level"]}}
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     workspace = Workspace(folder / "made")
     spec = BaseSpec(workspace=workspace.uri, execution=config.execution, problems=config.problems, model=config.model)
     made = run_stage(spec).result["snapshot"]
@@ -62,7 +62,7 @@ class Stages:
 
     def __init__(self, folder, config, ground, verifier, **execution):
         self.workspace, self.config, self.model = Workspace(folder), config, ground.model
-        problems = JsonlProblems(kind="jsonl", **ground.files, answer_pattern=r"^\d(\d)$", verifier=verifier)
+        problems = DataProblems(kind="data", **ground.files, answer_pattern=r"^\d(\d)$", verifier=verifier)
         execution = config.execution.model_copy(update=execution)
         self.common = {"workspace": self.workspace.uri, "execution": execution, "problems": problems}
 

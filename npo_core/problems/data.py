@@ -1,0 +1,140 @@
+"""Problems from data: rows are read, split, rendered, measured, and checked before anything is trained."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from npo_core.config import DataProblems
+from npo_core.errors import ConfigError, DataError
+from npo_core.problems.faults import SHOWN, Faults
+from npo_core.problems.problem import Problem, problem_id
+from npo_core.problems.render import Renderer
+from npo_core.problems.rows import Row, Unusable, read_rows, split_off
+from npo_core.problems.sources import open_source
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows that are to become training or held-out problems."""
+
+    source: str
+    rows: list[Row]
+
+
+def load_data(settings: DataProblems, tokenizer: Any) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
+    """Problems and report of `train` and of `held_out`.
+
+    `tokenizer` renders and measures prompts; None only where neither is asked.
+
+    Raises:
+        DataError: a source cannot be read, a row cannot be used, or nothing is left; names source and rows.
+        ConfigError: the tokenizer does not fit the settings.
+    """
+    if tokenizer is None and (settings.chat != "never" or settings.max_prompt_tokens is not None):
+        raise ConfigError(
+            "Rendering and measuring prompts needs the model's tokenizer: give it, or set problems.chat = never and no "
+            "problems.max_prompt_tokens."
+        )
+    render = Renderer(settings, tokenizer)
+    found = {name: part_problems(part, settings, render) for name, part in read_parts(settings).items()}
+    (train, train_report), (held_out, held_out_report) = found["train"], found["held_out"]
+    if shared := len({p.id for p in train} & {p.id for p in held_out}):
+        raise DataError(
+            f"{shared} problems are in both {train_report['source']} and {held_out_report['source']}: remove them from "
+            "one, or the evaluation measures memory."
+        )
+    return found
+
+
+def read_parts(settings: DataProblems) -> dict[str, Part]:
+    """The rows of both parts, from two sources or split from one."""
+    table = open_source(settings.train)
+    train = Part(table.name, read_rows(table, "train", settings.train, settings))
+    if settings.held_out is not None:
+        table = open_source(settings.held_out)
+        return {"train": train, "held_out": Part(table.name, read_rows(table, "held_out", settings.held_out, settings))}
+    if settings.held_out_rows >= len(train.rows):
+        raise DataError(
+            f"problems.held_out_rows = {settings.held_out_rows} leaves no training problem of the {len(train.rows)} "
+            f"rows of {train.source}: split off fewer."
+        )
+    marks = list(split_off(train.rows, settings.held_out_rows))
+    parts = {
+        "train": [row for row, chosen in zip(train.rows, marks, strict=True) if not chosen],
+        "held_out": [row for row, chosen in zip(train.rows, marks, strict=True) if chosen],
+    }
+    return {
+        "train": Part(train.source, parts["train"]),
+        "held_out": Part(f"{train.source} (split off)", parts["held_out"]),
+    }
+
+
+def part_problems(part: Part, settings: DataProblems, render: Renderer) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of a part and its report: duplicates refused, long prompts dropped or refused."""
+    problems = rendered(part, render)
+    lengths = list(token_lengths([p.prompt for p in problems], render.tokenizer)) if render.tokenizer else []
+    limit = settings.max_prompt_tokens
+    long = {i for i, length in enumerate(lengths) if limit is not None and length > limit}
+    why = f"the prompt has more than problems.max_prompt_tokens = {limit} tokens"
+    if settings.on_long == "error":
+        faults = Faults(part.source)
+        for index in sorted(long):
+            faults.add(why, part.rows[index].name)
+        faults.check()
+    kept = [problem for i, problem in enumerate(problems) if i not in long]
+    if not kept:
+        raise DataError(f"{part.source}: no problem is left, {why} in every row: allow more.")
+    dropped = {"why": why, "count": len(long), "rows": [part.rows[i].name for i in sorted(long)[:SHOWN]]}
+    tokens = [length for i, length in enumerate(lengths) if i not in long]
+    return kept, part_report(part.source, len(part.rows), kept, [dropped] if long else [], tokens)
+
+
+def part_report(
+    source: str, rows: int, kept: Sequence[Problem], dropped: list[dict[str, Any]], tokens: Sequence[int]
+) -> dict[str, Any]:
+    """Counts of a part.
+
+    Returns:
+        source; rows; problems; images; dropped: a list of {why, count, rows: the first}; prompt_tokens: {min, median,
+        max} of what is kept, None without a tokenizer.
+    """
+    return {
+        "source": source,
+        "rows": rows,
+        "problems": len(kept),
+        "images": sum(len(problem.images) for problem in kept),
+        "dropped": dropped,
+        "prompt_tokens": {"min": min(tokens), "median": int(median(tokens)), "max": max(tokens)} if tokens else None,
+    }
+
+
+def rendered(part: Part, render: Renderer) -> list[Problem]:
+    """The problem of every row. Raises DataError naming rows that the template refuses, or that say the same."""
+    faults, seen, problems = Faults(part.source), {}, []
+    for row in part.rows:
+        try:
+            prompt = render(row.messages)
+        except Unusable as error:
+            faults.add(str(error), row.name)
+            continue
+        id_ = problem_id(prompt, row.answer, row.images)
+        first = seen.setdefault(id_, row.name)
+        if first != row.name:
+            faults.add("the same problem as an earlier row", f"{row.name} as {first}")
+        problems.append(Problem(id_, prompt, row.answer, row.difficulty, row.others, row.images))
+    faults.check()
+    return problems
+
+
+def token_lengths(prompts: Sequence[str], tokenizer: Any, batch: int = 1000) -> Iterator[int]:
+    """Tokens of each prompt, special ones included."""
+    rest = iter(prompts)
+    while texts := list(islice(rest, batch)):
+        yield from map(len, tokenizer(texts)["input_ids"])
+
+
+def without_template(settings: DataProblems) -> DataProblems:
+    """The same problems as text, for a look at them where there is no tokenizer."""
+    return settings.model_copy(update={"chat": "never", "max_prompt_tokens": None})

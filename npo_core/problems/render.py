@@ -1,0 +1,86 @@
+"""From a chat to the text that the model is given.
+
+Everything downstream (TRL, engines) tokenizes a prompt as text, with the special tokens that the tokenizer adds by
+itself. A chat template writes those tokens too, so they are taken off its text: there is one BOS, and the token ids are
+those that `apply_chat_template(..., tokenize=True)` gives.
+"""
+
+from typing import Any
+
+from npo_core.config import DataProblems
+from npo_core.errors import ConfigError
+from npo_core.problems.rows import Message, Unusable
+
+
+class Renderer:
+    """Renders chats by the tokenizer's template, or as plain text where there is none or none is wanted.
+
+    Raises:
+        ConfigError: a template is needed and there is none, or tokenizer and template do not fit together.
+    """
+
+    def __init__(self, settings: DataProblems, tokenizer: Any):
+        self.settings, self.tokenizer = settings, tokenizer
+        self.templated = settings.chat != "never" and bool(tokenizer and tokenizer.chat_template)
+        if settings.chat == "always" and not self.templated:
+            raise ConfigError(
+                "problems.chat = always, but the model's tokenizer has no chat template: take an instruction-tuned "
+                "model, or set problems.chat to auto or never."
+            )
+        self.prefix = added_prefix(tokenizer) if tokenizer else []
+        self.checked = False
+
+    def __call__(self, messages: list[Message]) -> str:
+        """The prompt. Raises Unusable where the template refuses the chat."""
+        if self.settings.system_prompt:
+            if messages[0]["role"] == "system":
+                raise Unusable("the chat has a system message, and problems.system_prompt would be another")
+            messages = [{"role": "system", "content": self.settings.system_prompt}, *messages]
+        return self.by_template(messages) if self.templated else "\n\n".join(plain(m["content"]) for m in messages)
+
+    def by_template(self, messages: list[Message]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.settings.chat_template_kwargs
+            )
+        except (TemplateError, TypeError) as error:  # TypeError: a template for text is given parts
+            raise Unusable(f"the chat template refuses it ({error})") from None
+        text = rendered.removeprefix("".join(self.tokenizer.convert_ids_to_tokens(self.prefix)))
+        if not self.checked or (self.prefix and text == rendered):
+            self.check(text, rendered)
+        return text
+
+    def check(self, text: str, rendered: str) -> None:
+        """That text, tokenized with special tokens, gives what the template means."""
+        meant = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        if self.tokenizer(text)["input_ids"] != meant:
+            added = ", ".join(self.tokenizer.convert_ids_to_tokens(self.prefix)) or "nothing"
+            raise ConfigError(
+                f"The tokenizer puts {added} before a text and its chat template does not, so the model would see "
+                "another prompt than its template means: set add_bos_token to false in its tokenizer_config.json, or "
+                "problems.chat = never."
+            )
+        self.checked = True
+
+
+def added_prefix(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before every text.
+
+    Raises:
+        ConfigError: it also puts some after.
+    """
+    bare, whole = tokenizer("x", add_special_tokens=False)["input_ids"], tokenizer("x")["input_ids"]
+    start = len(whole) - len(bare)
+    if whole[start:] != bare:
+        raise ConfigError(
+            f"The tokenizer ends every text with {tokenizer.convert_ids_to_tokens(whole[-1:])[0]}, so nothing would "
+            "follow a prompt: set add_eos_token to false in its tokenizer_config.json."
+        )
+    return whole[:start]
+
+
+def plain(content: str | list[Message]) -> str:
+    """The text of a message, with a mark for each image."""
+    return content if isinstance(content, str) else "".join(part.get("text", "<image>") for part in content)

@@ -1,0 +1,69 @@
+"""The problems of a run as all its stages see them.
+
+Problems from data are read, rendered and checked once, by the first stage that needs them, and kept in the workspace
+under a key of settings and tokenizer: later stages get the same prompts in seconds, whatever became of the files since.
+"""
+
+import hashlib
+from typing import Any
+
+import pyarrow as pa
+
+from npo_core.config import ChainProblems, Problems
+from npo_core.errors import DamagedError
+from npo_core.problems import ProblemSet
+from npo_core.problems.kept import from_parquet, to_parquet
+from npo_core.problems.load import load_problems, problem_set
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import Spec
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline import Snapshot, Store
+
+FOLDER, RECORD, TRAIN, HELD_OUT = "problems", "problems.json", "train.parquet", "held_out.parquet"
+
+
+def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> ProblemSet:
+    """The problems of a stage that has some, rendered for the tokenizer of a snapshot."""
+    settings = spec.problems
+    if isinstance(settings, ChainProblems):
+        return load_problems(settings)
+    store = kept_folder(settings, context.workspace, snapshot.info["tokenizer"])
+    record = store.read_json(RECORD, default=None)
+    if record is None:
+        from transformers import AutoTokenizer
+
+        folder = context.workspace.timeline.snapshots.folder(snapshot.id, context.workspace.scratch / "snapshots")
+        problems = load_problems(settings, spec.execution, AutoTokenizer.from_pretrained(folder))
+        keep(problems, store)
+        return problems
+    return problem_set(settings, spec.execution, read(store, TRAIN), read(store, HELD_OUT), record)
+
+
+def kept_folder(settings: Problems, workspace: Workspace, tokenizer: str) -> Store:
+    """Where problems rendered for a tokenizer (by its fingerprint) are kept."""
+    key = hashlib.sha256(f"{settings.model_dump_json()}{tokenizer}".encode()).hexdigest()[:16]
+    return workspace.store.child(f"{FOLDER}/{key}")
+
+
+def copy_problems(workspace: Workspace, copy: Workspace) -> None:
+    """Take what a workspace keeps over to another."""
+    for key in workspace.store.list(FOLDER):
+        for name in (TRAIN, HELD_OUT, RECORD):
+            if workspace.store.exists(rel := f"{FOLDER}/{key}/{name}"):
+                copy.store.write_bytes(rel, workspace.store.read_bytes(rel))
+
+
+def keep(problems: ProblemSet, store: Store) -> None:
+    """Write the problems; their report comes last, and without it they are not there."""
+    store.write_bytes(TRAIN, to_parquet(problems.train))
+    store.write_bytes(HELD_OUT, to_parquet(problems.held_out))
+    store.write_json(RECORD, problems.report)
+
+
+def read(store: Store, name: str) -> list[Any]:
+    try:
+        return from_parquet(store.read_bytes(name))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(
+            f"{store.uri}/{name} is damaged ({error}): delete its folder and start the same command again."
+        ) from None

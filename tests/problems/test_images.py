@@ -1,0 +1,131 @@
+"""Images of problems: from files, bytes and datasets; checked once, part of what a problem is, never kept in memory."""
+
+import io
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as Picture
+from small_data import data, problems_of, write_jsonl
+
+from npo_core.errors import DataError
+from npo_core.problems.images import open_image
+from npo_core.problems.kept import from_parquet, to_parquet
+
+COLOURS = ["red", "green", "blue", "white"]
+
+
+def png(colour: str) -> bytes:
+    sink = io.BytesIO()
+    Picture.new("RGB", (4, 3), colour).save(sink, "PNG")
+    return sink.getvalue()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for colour in COLOURS:
+        (tmp_path / "pictures" / f"{colour}.png").write_bytes(png(colour))
+    return tmp_path
+
+
+def rows(cell) -> list[dict]:
+    """Two images in the first row, one in the others."""
+    return [
+        {"question": f"Which colour, {i}?", "answer": f"#### {i}", "image": [cell(c) for c in colours]}
+        for i, colours in enumerate([COLOURS[:2], COLOURS[2:3], COLOURS[3:]])
+    ]
+
+
+def settings(path, **fields):
+    columns = {"images": ["image"], **fields.pop("columns", {})}
+    return data(train={"path": str(path), "columns": columns, **fields}, held_out_rows=1)
+
+
+def from_files(folder):
+    return write_jsonl(folder / "rows.jsonl", rows(lambda colour: f"pictures/{colour}.png"))
+
+
+def from_bytes(folder):
+    Dataset.from_list(rows(png)).to_parquet(folder / "bytes.parquet")
+    return folder / "bytes.parquet"
+
+
+def from_images(folder):
+    kind = Features({"question": Value("string"), "answer": Value("string"), "image": List(Image())})
+    Dataset.from_list(rows(lambda c: {"bytes": png(c), "path": None}), features=kind).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def everything(problems):
+    return sorted([*problems.train, *problems.held_out], key=lambda p: p.answer)
+
+
+def colour_of(ref, chosen) -> tuple:
+    with open_image(ref, chosen) as image:
+        return image.convert("RGB").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("made", [from_files, from_bytes, from_images])
+def test_images_are_referred_to_and_opened_later(pictures, tokenizer, made):
+    chosen = settings(made(pictures))
+    problems = problems_of(chosen, tokenizer)
+    first, second, third = everything(problems)
+    assert [len(p.images) for p in (first, second, third)] == [2, 1, 1]
+    assert first.prompt == "<|user|><|picture|><|picture|>Which colour, 0?<|end|><|assistant|>"
+    found = [colour_of(ref, chosen) for p in (first, second, third) for ref in p.images]
+    assert found == [(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
+    assert problems.report["train"]["images"] + problems.report["held_out"]["images"] == 4
+    assert from_parquet(to_parquet([first, second])) == [first, second]
+
+
+def test_the_same_images_make_the_same_problems_however_they_are_stored(pictures, tokenizer):
+    sets = [problems_of(settings(made(pictures)), tokenizer) for made in (from_files, from_bytes, from_images)]
+    assert len({tuple(p.id for p in problems.train) for problems in sets}) == 1
+
+
+def test_another_image_makes_another_problem(pictures, tokenizer):
+    path = from_files(pictures)
+    before = {p.id for p in everything(problems_of(settings(path), tokenizer))}
+    (pictures / "pictures" / "white.png").write_bytes(png("black"))
+    assert len(before & {p.id for p in everything(problems_of(settings(path), tokenizer))}) == 2
+
+
+def test_an_image_that_changed_or_went_after_it_was_checked(pictures, tokenizer):
+    chosen = settings(from_files(pictures))
+    ref = everything(problems_of(chosen, tokenizer))[2].images[0]
+    (pictures / "pictures" / "white.png").write_bytes(png("black"))
+    with pytest.raises(DataError, match="white.png has changed"):
+        open_image(ref, chosen)
+    (pictures / "pictures" / "white.png").unlink()
+    with pytest.raises(DataError, match="white.png is gone"):
+        open_image(ref, chosen)
+
+
+def test_images_where_the_text_marks_them_and_in_several_columns(pictures, tokenizer):
+    base = {"question": "From <image> to <image>?", "answer": "#### 1", "a": "pictures/red.png"}
+    others = [base | {"b": "pictures/blue.png"}, base | {"b": "pictures/green.png"}]
+    path = write_jsonl(pictures / "rows.jsonl", [*others, base | {"question": "<image>?", "b": None}])
+    problems = everything(problems_of(settings(path, columns={"images": ["a", "b"]}), tokenizer))
+    prompts = {p.prompt: len(p.images) for p in problems}
+    assert prompts == {
+        "<|user|>From <|picture|> to <|picture|>?<|end|><|assistant|>": 2,
+        "<|user|><|picture|>?<|end|><|assistant|>": 1,
+    }
+    assert len({p.id for p in problems}) == 3
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("pictures/none.png", "cannot be read .No such file"),
+        ("rows.jsonl", "cannot be opened .UnidentifiedImageError"),
+        ("pictures/cut.png", "cannot be opened"),
+        (7, "is a int, not a path, bytes or an Image"),
+    ],
+)
+def test_broken_images_are_named_by_row(pictures, tokenizer, cell, words):
+    (pictures / "pictures" / "cut.png").write_bytes(png("red")[:45])
+    good = rows(lambda colour: f"pictures/{colour}.png")
+    path = write_jsonl(pictures / "rows.jsonl", [good[0], good[1] | {"image": cell}, good[2]])
+    with pytest.raises(DataError, match=f"an image .column image. {words}.*: row 2$"):
+        problems_of(settings(path), tokenizer)
