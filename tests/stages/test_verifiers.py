@@ -62,7 +62,9 @@ class Stages:
 
     def __init__(self, folder, config, ground, verifier, **execution):
         self.workspace, self.config, self.model = Workspace(folder), config, ground.model
-        problems = DataProblems(kind="data", **ground.files, answer_pattern=r"^\d(\d)$", verifier=verifier)
+        problems = DataProblems(
+            kind="data", **ground.files, chat="never", answer_pattern=r"^\d(\d)$", verifier=verifier
+        )
         execution = config.execution.model_copy(update=execution)
         self.common = {"workspace": self.workspace.uri, "execution": execution, "problems": problems}
 
