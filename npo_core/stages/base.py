@@ -42,7 +42,13 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     """Problems from data, read and checked; None for the built-in task, which every stage makes anew."""
     if isinstance(spec.problems, ChainProblems):
         return None
-    problems = load_problems(spec.problems, spec.execution, tokenizer_for(spec.problems, spec.model.path))
+    tokenizer = tokenizer_for(spec.problems, spec.model.path)
+    if images := image_columns(spec.problems):
+        raise ConfigError(
+            f"The problems have images (column {', '.join(images)}), and training does not take images yet: name no "
+            "columns.images. `npo problems` reads, checks and shows them."
+        )
+    problems = load_problems(spec.problems, spec.execution, tokenizer)
     problems.judge([])  # shows that it can start
     print(json.dumps(problems.report, indent=2))  # into the stage's log
     return problems
@@ -61,13 +67,18 @@ def tokenizer_for(problems: DataProblems, path: str) -> Any:
         config, tokenizer = AutoConfig.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise no_model(path, error) from None
-    images = [*problems.train.columns.images, *(problems.held_out.columns.images if problems.held_out else ())]
-    if images and not hasattr(config, "vision_config"):
+    if (images := image_columns(problems)) and not hasattr(config, "vision_config"):
         raise ConfigError(
-            f"The problems have images (column {', '.join(dict.fromkeys(images))}), but model.path = {path} "
-            f"({config.model_type}) takes text alone: choose a vision-language model, or name no columns.images."
+            f"The problems have images (column {', '.join(images)}), but model.path = {path} ({config.model_type}) "
+            "takes text alone: choose a vision-language model, or name no columns.images."
         )
     return tokenizer
+
+
+def image_columns(problems: DataProblems) -> list[str]:
+    """The columns with images, of training and held-out problems."""
+    sources = (problems.train, problems.held_out or problems.train)
+    return list(dict.fromkeys(name for source in sources for name in source.columns.images))
 
 
 def no_model(path: str, error: Exception) -> DataError:
