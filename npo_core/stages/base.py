@@ -43,11 +43,7 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     if isinstance(spec.problems, ChainProblems):
         return None
     tokenizer = tokenizer_for(spec.problems, spec.model.path)
-    if images := image_columns(spec.problems):
-        raise ConfigError(
-            f"The problems have images (column {', '.join(images)}), and training does not take images yet: name no "
-            "columns.images. `npo problems` reads, checks and shows them."
-        )
+    refuse_images(spec.problems)
     problems = load_problems(spec.problems, spec.execution, tokenizer)
     problems.judge([])  # shows that it can start
     print(json.dumps(problems.report, indent=2))  # into the stage's log
@@ -73,6 +69,15 @@ def tokenizer_for(problems: DataProblems, path: str) -> Any:
             "takes text alone: choose a vision-language model, or name no columns.images."
         )
     return tokenizer
+
+
+def refuse_images(problems: DataProblems) -> None:
+    """Raises ConfigError where problems have images, for they would be left out."""
+    if images := image_columns(problems):
+        raise ConfigError(
+            f"The problems have images (column {', '.join(images)}), and neither training nor generation takes images "
+            "yet: name no columns.images. `npo problems` reads, checks and shows them."
+        )
 
 
 def image_columns(problems: DataProblems) -> list[str]:

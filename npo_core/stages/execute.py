@@ -11,6 +11,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from npo_core.config import Execution
 from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.process import die_with_parent
 from npo_core.stages.context import StageContext, scratch_folder
@@ -52,7 +53,7 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
 def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     """Run the stage's function and commit what it returns."""
     started = time.time()
-    context = StageContext(workspace, scratch, prepare_device(spec))
+    context = StageContext(workspace, scratch, prepare_device(spec.execution))
     result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
     record = {
         "stage": spec.stage,
@@ -65,13 +66,13 @@ def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     workspace.store.write_json(f"{spec.folder}/{RESULT_FILE}", record)
 
 
-def prepare_device(spec: Spec) -> str:
+def prepare_device(execution: Execution) -> str:
     """Pick the device and set what holds for the whole process."""
     import torch
 
-    torch.set_num_threads(spec.execution.threads)
-    if spec.execution.device != "auto":
-        return spec.execution.device
+    torch.set_num_threads(execution.threads)
+    if execution.device != "auto":
+        return execution.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

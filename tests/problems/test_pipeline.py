@@ -205,7 +205,7 @@ def test_images_are_never_left_out_of_training_silently(run, tmp_path, model):
     (seeing / "config.json").write_text(json.dumps(config | {"vision_config": {}}))
     run.model = PretrainedModel(kind="pretrained", path=str(seeing))
     run.common["problems"] = data(train={"path": run.source, "columns": {"images": ["image"]}}, held_out_rows=4)
-    with pytest.raises(ConfigError, match="training does not take images yet"):
+    with pytest.raises(ConfigError, match="neither training nor generation takes images"):
         run.base()
 
 

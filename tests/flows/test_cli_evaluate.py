@@ -1,0 +1,25 @@
+"""`npo evaluate`, as a person calls it."""
+
+import json
+from pathlib import Path
+
+from tests.flows.conftest import finish, npo
+
+
+def test_a_snapshot_gets_the_scores_that_its_run_gave_it(auto, config, environment):
+    file = max(Path(auto.uri).glob("evaluations/*/*.json"))
+    snapshot = Path(auto.uri) / "snapshots" / file.stem
+    done = finish(npo("evaluate", snapshot, "--data", config, "--json"), environment)
+    assert done.returncode == 0, done.stderr
+    found, recorded = json.loads(done.stdout), json.loads(file.read_text())
+    assert recorded.pop("snapshot") == file.stem and recorded.pop("step") > 0
+    assert recorded.items() <= found.items() and found["model"] == str(snapshot)
+    assert f"{recorded['problems']} problems, {recorded['samples']} times each" in done.stderr
+
+    shown = finish(npo("evaluate", snapshot, "--data", config, "--set", "evaluation.samples=3"), environment).stdout
+    assert "pass@3" in shown and "±" in shown and "Held-out problems of" in shown
+
+
+def test_what_is_no_model_is_refused(config, environment, tmp_path):
+    done = finish(npo("evaluate", tmp_path / "none", "--data", config), environment)
+    assert done.returncode == 65 and "is no causal language model" in done.stderr
