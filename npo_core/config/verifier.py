@@ -129,7 +129,7 @@ class Part(Closed):
     """One summand of the reward."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description=f"{ACCURACY} for the one that pass rates read")
-    weight: float = Field(description="what it counts in the reward")
+    weight: float = Field(ge=-100, le=100, description="what it counts in the reward")
     verifier: PartVerifier
 
 
