@@ -14,8 +14,8 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
     """Returns a list of scores, one a snapshot in the order given; each is kept as soon as it is found."""
     store = context.workspace.store.child(f"evaluations/{spec.protocol}")
     started, scores = time.perf_counter(), []
-    first = context.workspace.timeline.snapshots.get(spec.snapshots[0])
-    problems = cache(lambda: run_problems(spec, context, first))  # only where there is something to ask
+    snapshots = context.workspace.timeline.snapshots
+    problems = cache(lambda: run_problems(spec, context, snapshots.get(spec.snapshots[0])))  # read where one is left
     for number, snapshot in enumerate(spec.snapshots, 1):
         record = store.read_json(f"{snapshot}.json", default=None)
         if record is None:

@@ -198,6 +198,7 @@ def test_no_snapshot_is_evaluated_twice(reference, fresh, own_forks):
     result = run_stage(run.evaluate()).result
     assert {name: (records / name).stat().st_mtime_ns for name in there} == there
     assert run.outcome(run.evaluate(), result) == reference.left["evaluate"]
+    assert run_stage(run.evaluate(snapshots=[])).result["scores"] == []
 
 
 # --- parents and clients -------------------------------------------------------------------------------------------
