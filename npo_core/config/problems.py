@@ -1,12 +1,11 @@
 """What is asked."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from npo_core.config.closed import Closed, choices
-from npo_core.config.verifier import ExactVerifier, Verifier
+from npo_core.config.verifier import ExactVerifier, Verifier, one_group
 
 
 class ChainProblems(Closed):
@@ -140,17 +139,7 @@ class DataProblems(Closed):
 
     @model_validator(mode="after")
     def _pattern_works(self) -> Self:
-        try:
-            groups = re.compile(self.answer_pattern).groups
-        except re.error as error:
-            raise ValueError(
-                f"problems.answer_pattern = {self.answer_pattern!r} is no regular expression: {error}"
-            ) from None
-        if groups != 1:
-            raise ValueError(
-                f"problems.answer_pattern = {self.answer_pattern!r} has {groups} groups: exactly one, the final "
-                "answer, is needed; write other parentheses as (?:...)"
-            )
+        one_group(self.answer_pattern, "problems.answer_pattern")
         return self
 
 
