@@ -11,7 +11,7 @@ from flows.show import Data, render
 
 if TYPE_CHECKING:
     from npo_core.config import RunConfig
-    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.engines import Engine
     from npo_core.problems import ProblemSet
 
 
@@ -36,15 +36,15 @@ def evaluate_data(config: "RunConfig") -> Data:
     return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **score.as_dict()}
 
 
-def load_engine(config: "RunConfig") -> "TransformersEngine":
+def load_engine(config: "RunConfig") -> "Engine":
     """Raises DataError where the model is none."""
-    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.engines.open import open_engine
     from npo_core.stages.base import no_model
     from npo_core.stages.execute import prepare_device
 
     device = prepare_device(config.execution)
     try:
-        return TransformersEngine(config.model.path, device=device, batch=config.evaluation.batch)
+        return open_engine(config.model.path, device=device, batch=config.evaluation.batch)
     except (OSError, ValueError) as error:
         raise no_model(config.model.path, error) from None
 

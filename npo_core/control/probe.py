@@ -69,7 +69,7 @@ def roll_out(
 ) -> list[Rollout]:
     """Ask the current policy about its failures once more."""
     asked = [problems[mistake.prompt_id] for mistake in mistakes]
-    answers = engine.generate([p.prompt for p in asked], samples=samples, max_tokens=max_tokens, seed=seed)
+    answers = engine.generate(asked, samples=samples, max_tokens=max_tokens, seed=seed)
     rows = [(problem, c) for problem, given in zip(asked, answers, strict=True) for c in given]
     verdicts = judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
     correct = [verdict.correct for verdict in verdicts]
@@ -150,8 +150,9 @@ def pass_rate(rollouts: Sequence[Rollout]) -> float | None:
 
 def score(engine: Engine, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
     """Log-probabilities of all tokens of each prompt's completions; what was written more than once is scored once."""
-    written = [[(r.problem.prompt, tuple(c.token_ids)) for c in r.completions] for r in rollouts]
+    written = [[(r.problem.id, tuple(c.token_ids)) for c in r.completions] for r in rollouts]
     once = list(dict.fromkeys(pair for pairs in written for pair in pairs))
-    scores = engine.score([prompt for prompt, _ in once], [tokens for _, tokens in once]) if once else []
+    asked = {r.problem.id: r.problem for r in rollouts}
+    scores = engine.score([asked[id_] for id_, _ in once], [tokens for _, tokens in once]) if once else []
     known = dict(zip(once, scores, strict=True))
     return [np.concatenate([known[pair] for pair in pairs]) for pairs in written]

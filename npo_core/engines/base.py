@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from npo_core.problems import Problem
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
@@ -19,10 +21,12 @@ class Generated:
 class Engine(Protocol):
     """Samples at temperature 1, top_p 1, no top_k: other settings would change the stored log-probabilities."""
 
-    def generate(self, prompts: Sequence[str], *, samples: int, max_tokens: int, seed: int) -> list[list[Generated]]:
-        """`samples` completions of each prompt; the same seed and prompts give the same completions."""
+    def generate(
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
+    ) -> list[list[Generated]]:
+        """`samples` completions of each problem; the same seed and problems give the same completions."""
         ...
 
-    def score(self, prompts: Sequence[str], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Log-probabilities (float32, nats) of each completion's token ids after its prompt."""
+    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities (float32, nats) of each completion's token ids after its problem's prompt."""
         ...

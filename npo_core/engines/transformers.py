@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+from transformers import GenerationConfig, set_seed
 
 from npo_core.engines.base import Generated
+from npo_core.models.load import load_model, load_processor
+from npo_core.problems import Problem
 
 
 class TransformersEngine:
@@ -20,8 +22,8 @@ class TransformersEngine:
     """
 
     def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 2048):
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+        self.tokenizer = load_processor(folder)
+        self.model = load_model(folder).to(device).eval()
         self.device, self.batch = device, batch
 
     @property
@@ -31,7 +33,9 @@ class TransformersEngine:
         ids = eos if isinstance(eos, list) else [eos]
         return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
 
-    def generate(self, prompts: Sequence[str], *, samples: int, max_tokens: int, seed: int) -> list[list[Generated]]:
+    def generate(
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
+    ) -> list[list[Generated]]:
         set_seed(seed)
         config = GenerationConfig(
             do_sample=True,
@@ -42,13 +46,15 @@ class TransformersEngine:
             eos_token_id=self.eos_ids,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        rows = [prompt for prompt in prompts for _ in range(samples)]
+        rows = [problem for problem in problems for _ in range(samples)]
         flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     @torch.inference_mode()
-    def _sample(self, prompts: Sequence[str], config: GenerationConfig) -> list[Generated]:
-        inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(self.device)
+    def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
+        inputs = self.tokenizer([problem.prompt for problem in problems], return_tensors="pt", padding=True).to(
+            self.device
+        )
         output = self.model.generate(
             input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
         )
@@ -61,12 +67,12 @@ class TransformersEngine:
         return [Generated(tokens, text, done) for (tokens, done), text in zip(rows, texts, strict=True)]
 
     @torch.inference_mode()
-    def score(self, prompts: Sequence[str], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        pairs = list(zip(prompts, completions, strict=True))
+    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        pairs = list(zip(problems, completions, strict=True))
         return [logps for part in self._parts(pairs) for logps in self._score(part)]
 
-    def _score(self, pairs: Sequence[tuple[str, Sequence[int]]]) -> list[np.ndarray]:
-        prompt_ids = self.tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]]) -> list[np.ndarray]:
+        prompt_ids = self.tokenizer([problem.prompt for problem, _ in pairs])["input_ids"]
         rows = [torch.tensor([*p, *c]) for p, (_, c) in zip(prompt_ids, pairs, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)

@@ -44,7 +44,7 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
     Raises:
         VerifierError: no answer at all got a verdict.
     """
-    answers = engine.generate([p.prompt for p in problems.held_out], samples=samples, max_tokens=max_tokens, seed=seed)
+    answers = engine.generate(problems.held_out, samples=samples, max_tokens=max_tokens, seed=seed)
     rows = [(problem, c) for problem, given in zip(problems.held_out, answers, strict=True) for c in given]
     verdicts = problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
     known = [

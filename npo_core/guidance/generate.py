@@ -115,9 +115,7 @@ def ask(
     pending = [r.problem for r in chunk]
     for start in range(0, sampling.samples, sampling.samples_per_round):
         width = min(sampling.samples_per_round, sampling.samples - start)
-        answers = engine.generate(
-            [p.prompt for p in pending], samples=width, max_tokens=sampling.max_tokens, seed=seed_of(seed, start)
-        )
+        answers = engine.generate(pending, samples=width, max_tokens=sampling.max_tokens, seed=seed_of(seed, start))
         for problem, completions, right in zip(
             pending, answers, correct(problems, pending, answers, start), strict=True
         ):
@@ -159,7 +157,7 @@ def keep_one(
     if keep == "shortest":
         return [(p, min(candidates, key=lambda c: (len(c.generated.token_ids), c.sample))) for p, candidates in solved]
     pairs = [(problem, candidate) for problem, candidates in solved for candidate in candidates]
-    logps = rollback().score([p.prompt for p, _ in pairs], [c.generated.token_ids for _, c in pairs]) if pairs else []
+    logps = rollback().score([p for p, _ in pairs], [c.generated.token_ids for _, c in pairs]) if pairs else []
     best: dict[str, tuple[float, Problem, Candidate]] = {}
     for (problem, candidate), row in zip(pairs, logps, strict=True):
         if problem.id not in best or row.mean() > best[problem.id][0]:
@@ -171,7 +169,7 @@ def record(
     engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], drawn: dict[str, int], seed: int
 ) -> list[Trajectory]:
     """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
-    logps = engine.score([p.prompt for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
+    logps = engine.score([p for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
     return [
         Trajectory(
             prompt_id=problem.id,

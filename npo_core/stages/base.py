@@ -119,14 +119,15 @@ def model_key(model: BuiltInModel, problems: ChainProblems) -> str:
 
 def pretrained(path: str, dtype: str, context: StageContext) -> Path:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from npo_core.models.load import load_model, load_processor
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = load_model(path, getattr(torch, dtype))
+        processor = load_processor(path)
     except (OSError, ValueError) as error:
         raise no_model(path, error) from None
     folder = context.scratch / "pretrained"
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder

@@ -29,12 +29,12 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
 
 def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str) -> dict:
     """The score of one snapshot; every snapshot is asked the same problems with the same seed."""
-    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.engines.open import open_engine
     from npo_core.training.exact import derive_seed
 
     snapshot = context.workspace.timeline.snapshots.get(id_)
     folder = context.workspace.timeline.snapshots.folder(id_, context.workspace.scratch / "snapshots")
-    engine = TransformersEngine(folder, device=context.device, batch=spec.evaluation.batch)
+    engine = open_engine(folder, device=context.device, batch=spec.evaluation.batch)
     score: Score = score_problems(
         engine,
         problems,

@@ -115,8 +115,8 @@ def describe_sampling(guidance: Guidance) -> dict:
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
-    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.engines.open import open_engine
 
     folder: Path = context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
-    return TransformersEngine(folder, device=context.device, batch=batch)
+    return open_engine(folder, device=context.device, batch=batch)

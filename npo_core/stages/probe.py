@@ -48,7 +48,7 @@ def folder(context: StageContext, snapshot: str) -> Path:
 
 
 def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:
-    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.engines.open import open_engine
 
     batch = spec.probe.prompts * spec.probe.samples
-    return TransformersEngine(folder(context, snapshot), device=context.device, batch=batch)
+    return open_engine(folder(context, snapshot), device=context.device, batch=batch)

@@ -75,8 +75,9 @@ def describe(
 
 def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[Mark]) -> tuple[list[Mark], float]:
     """Train from the newest mark to the end; the parts made, and the seconds that snapshots took."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from transformers import PrinterCallback
 
+    from npo_core.models.load import load_model, load_processor
     from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.recorder import SegmentRecorder
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
@@ -102,7 +103,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         watching(spec, folder),
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = load_model(folder)
     if spec.training.kl_coef:  # TRL loads its reference model from here
         model.config.name_or_path = str(snapshot_folder(context, base_snapshot(context)))
     trainer = NPOTrainer(
@@ -117,7 +118,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             reward_weights=rewards.weights,
         ),
         train_dataset=training_data(problems),
-        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
+        processing_class=load_processor(folder),
         callbacks=[recorder],
         guidance=guidance,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),

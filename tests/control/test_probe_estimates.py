@@ -18,15 +18,18 @@ class FakeEngine:
     def __init__(self, scores: dict[str, float], answers: dict[str, list[str]] | None = None):
         self.scores, self.answers, self.asked = scores, answers, []
 
-    def generate(self, prompts, *, samples, max_tokens, seed):
-        self.asked.append((list(prompts), samples, max_tokens, seed))
+    def generate(self, problems, *, samples, max_tokens, seed):
+        self.asked.append(([p.prompt for p in problems], samples, max_tokens, seed))
         return [
-            [Generated([7] * (len(text) + 1), text, finished=text != "cut") for text in self.answers[prompt][:samples]]
-            for prompt in prompts
+            [
+                Generated([7] * (len(text) + 1), text, finished=text != "cut")
+                for text in self.answers[p.prompt][:samples]
+            ]
+            for p in problems
         ]
 
-    def score(self, prompts, completions):
-        return [np.full(len(c), self.scores[p], np.float32) for p, c in zip(prompts, completions, strict=True)]
+    def score(self, problems, completions):
+        return [np.full(len(c), self.scores[p.prompt], np.float32) for p, c in zip(problems, completions, strict=True)]
 
 
 def problem(name: str) -> Problem:

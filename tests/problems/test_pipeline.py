@@ -113,9 +113,9 @@ def test_early_bootstrapping_on_data(run, monkeypatch):
         given["trainer"] += generated[0]
         return generated
 
-    def by_engine(self, prompts, config):
-        given["engine"] += self.tokenizer(list(prompts))["input_ids"]
-        return sample(self, prompts, config)
+    def by_engine(self, problems, config):
+        given["engine"] += self.tokenizer([p.prompt for p in problems])["input_ids"]
+        return sample(self, problems, config)
 
     monkeypatch.setattr(NPOTrainer, "_generate", by_trainer)
     monkeypatch.setattr(TransformersEngine, "_sample", by_engine)

@@ -30,10 +30,10 @@ class Scripted:
     def __init__(self, problems):
         self.answers = {problem.prompt: problem.answer for problem in problems}
 
-    def generate(self, prompts, *, samples, max_tokens, seed):
-        return [[Generated([1, 2], text, True) for text in self.answers[prompt][:samples]] for prompt in prompts]
+    def generate(self, problems, *, samples, max_tokens, seed):
+        return [[Generated([1, 2], text, True) for text in self.answers[p.prompt][:samples]] for p in problems]
 
-    def score(self, prompts, completions):
+    def score(self, problems, completions):
         return [np.full(len(tokens), -0.5, np.float32) for tokens in completions]
 
 

@@ -89,9 +89,9 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
     by_id = {problem.id: problem for problem in problems.train}
     pool = read_pool(folder(run, spec.snapshot)).since(0)
     asked = choose_mistakes(pool, 6)
-    prompts = [by_id[mistake.prompt_id].prompt for mistake in asked]
+    failed = [by_id[mistake.prompt_id] for mistake in asked]
     policy = engine(run, spec.snapshot)
-    answers = policy.generate(prompts, samples=3, max_tokens=3, seed=derive_seed("probe", 1, END))
+    answers = policy.generate(failed, samples=3, max_tokens=3, seed=derive_seed("probe", 1, END))
     right = np.array(
         [
             [a.finished and verify(a.text, by_id[m.prompt_id].answer) == "correct" for a in given]
@@ -106,10 +106,10 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
     for candidate in found.candidates:
         later = [i for i, mistake in enumerate(asked) if mistake.step > candidate.step]
         assert candidate.prompts == len(later) and candidate.q == pytest.approx(right[later].mean())
-        texts = [prompts[i] for i in later for _ in range(3)]
+        problems = [failed[i] for i in later for _ in range(3)]
         tokens = [a.token_ids for i in later for a in answers[i]]
-        log_r = np.concatenate(engine(run, candidate.snapshot).score(texts, tokens)) - np.concatenate(
-            policy.score(texts, tokens)
+        log_r = np.concatenate(engine(run, candidate.snapshot).score(problems, tokens)) - np.concatenate(
+            policy.score(problems, tokens)
         )
         assert candidate.kl == pytest.approx(-log_r.mean(), rel=1e-3, abs=1e-7)
         assert candidate.kl_k3 == pytest.approx((np.exp(log_r) - 1 - log_r).mean(), rel=1e-3, abs=1e-7)

@@ -1,0 +1,1 @@
+"""Policies: how a model folder becomes a model and its processor."""
