@@ -18,7 +18,7 @@ def evaluate(
 
     MODEL need not come from a run. A snapshot of a run gets the scores that the run's own evaluation gave it.
 
-    Example: [cyan]npo evaluate Qwen/Qwen3-0.6B --data deployments/configs/gsm8k.yaml --set evaluation.samples=8[/]
+    Example: [cyan]npo evaluate Qwen/Qwen3-0.6B --data gsm8k.yaml --set evaluation.samples=8[/]
     """
     from flows import show_evaluate
     from npo_core.config import load_config

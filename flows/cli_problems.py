@@ -17,7 +17,7 @@ def problems(
 
     Reads and checks every row, images too, and renders prompts by the model's chat template. Nothing is written.
 
-    Example: [cyan]npo problems deployments/configs/gsm8k.yaml --set model.path=models/Qwen3-0.6B[/]
+    Example: [cyan]npo problems gsm8k.yaml --set model.path=models/Qwen3-0.6B[/]
     """
     from flows import show_problems
     from npo_core.config import load_config

@@ -9,6 +9,8 @@ FOLDER = CHECKOUT / "deployments" / "configs"
 
 
 def read() -> dict[str, object]:
-    """A build step of prefect.yaml: every preset by name with all its fields, and the folder of the checkout."""
-    presets = {path.stem: load_config(path).model_dump(mode="json") for path in sorted(FOLDER.glob("*.yaml"))}
+    """A build step of prefect.yaml: all presets by name (dots as dashes) with all fields, and the checkout."""
+    presets = {
+        path.stem.replace(".", "-"): load_config(path).model_dump(mode="json") for path in sorted(FOLDER.glob("*.yaml"))
+    }
     return {**presets, "checkout": str(CHECKOUT)}

@@ -24,16 +24,17 @@ def evaluate_data(config: "RunConfig") -> Data:
     from npo_core.stages.launch import environment
 
     os.environ |= environment(config.execution)
-    from npo_core.evaluation.passrate import score_problems
+    from npo_core.evaluation import passrate
     from npo_core.training.exact import derive_seed
 
     problems, path = read_problems(config), config.model.path
     engine = load_engine(config)
-    samples, asked, limit = config.evaluation.samples, len(problems.held_out), config.training.max_completion_tokens
+    samples, limit = config.evaluation.samples, config.training.max_completion_tokens
+    asked = sum(map(len, [problems.held_out, *problems.benchmarks.values()]))
     print(f"Asking {path} {asked:,} problems, {samples} times each, on {engine.device}.", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    score = score_problems(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
-    return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **score.as_dict()}
+    scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
+    return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **scores}
 
 
 def load_engine(config: "RunConfig") -> "Engine":
@@ -63,19 +64,8 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
 
 
 def evaluate(data: Data, console: Console) -> None:
-    from npo_core.reporting.tables import Table, number, plus_minus
+    from npo_core.reporting.evaluation import data_sets_table, score_table
 
-    rows = [["pass@1", plus_minus(data["pass_rate"], 1.96 * data["standard_error"])]]
-    for k, value in data["pass_at_k"].items():
-        if k != "1":
-            rows.append([f"pass@{k}", plus_minus(value, 1.96 * data["pass_at_k_error"][k])])
-    if len(data["by_difficulty"]) > 1:
-        rows += [[f"pass@1, difficulty {level}", number(rate, 3)] for level, rate in data["by_difficulty"].items()]
-    counts = [("problems", "problems"), ("samples a problem", "samples"), ("generated tokens", "tokens")]
-    counts += [("answers cut off", "unfinished"), ("answers without a verdict", "unverified"), ("seconds", "seconds")]
-    rows += [[words, number(data[name])] for words, name in counts]
-    note = (
-        "± is 1.96 standard errors over problems. pass@1 is the mean over all samples (avg@k); pass@k is the unbiased "
-        "estimate from them. Sampled at temperature 1."
-    )
-    render(Table(f"Held-out problems of {data['name']}", ["", "value"], rows, note), console)
+    render(score_table(f"Held-out problems of {data['name']}", data), console)
+    if (further := data_sets_table(data)) is not None:
+        render(further, console)

@@ -13,22 +13,28 @@ def evaluate(spec: EvaluateSpec, run_name: str) -> StageResult:
     """Every snapshot is asked the same held-out problems with the same seed."""
     result = perform(spec, "evaluate", run_name)
     scores = result.result["scores"]
-    levels = list(scores[0]["by_difficulty"])
-    lines = [
-        f"| step | pass rate | ± 1.96 s.e. | {' | '.join(f'difficulty {level}' for level in levels)} |",
-        "|---" * (3 + len(levels)) + "|",
-    ]
-    for s in scores:
-        graded = " | ".join(f"{s['by_difficulty'][level]:.3f}" for level in levels)
-        lines.append(f"| {s['step']} | {s['pass_rate']:.3f} | {1.96 * s['standard_error']:.3f} | {graded} |")
+    further = [score for score in scores if "benchmarks" in score]
     publish(
         key_of(run_name, "evaluation"),
         "Pass rate on held-out problems",
         "## Evaluation",
-        "\n".join(lines),
+        lines(scores, "by_difficulty"),
+        *(["### Benchmarks", lines(further, "benchmarks")] if further else []),
         "### Cost",
         table(result.cost),
         "### Settings",
         table(spec.evaluation.model_dump(), ("setting", "value")),
     )
     return result
+
+
+def lines(scores: list[dict], parts: str) -> str:
+    """Pass rates by step, and by the keys of `parts`: `by_difficulty` or `benchmarks`."""
+    names = list(scores[0][parts])
+    head = [f"difficulty {name}" if parts == "by_difficulty" else name for name in names]
+    table = [["step", "pass rate", "± 1.96 s.e.", *head], ["---"] * (3 + len(names))]
+    for score in scores:
+        found = [part if isinstance(part := score[parts][name], float) else part["pass_rate"] for name in names]
+        table.append([str(score["step"]), f"{score['pass_rate']:.3f}", f"{1.96 * score['standard_error']:.3f}"])
+        table[-1] += [f"{rate:.3f}" for rate in found]
+    return "\n".join("| " + " | ".join(row) + " |" for row in table)

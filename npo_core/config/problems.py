@@ -40,6 +40,9 @@ class Columns(Closed):
     images: tuple[str, ...] = Field(
         (), description="columns with an image or a list of them each: a path, bytes, or a datasets Image"
     )
+    verifier: str | None = Field(
+        None, description="column that names one of problems.verifiers; where it is empty, that of the source"
+    )
     difficulty: str | None = Field(None, description="column with a level, by which pass rates are broken down")
     id: str | None = Field(None, description="column that messages name a row by; what a problem is, its content says")
     others: tuple[str, ...] = Field(
@@ -59,6 +62,7 @@ class Source(Closed):
     revision: str | None = Field(None, description="commit or tag of a hub data set")
     limit: int | None = Field(None, ge=1, description="rows read at most, from the first; none: all")
     columns: Columns = Field(Columns(), description="what the columns mean")
+    verifier: str = Field("", description="name of one of problems.verifiers; empty: problems.verifier")
     prompt_template: str = Field(
         "{prompt}", description="text of the question; {prompt} is replaced, and {column} for each of columns.others"
     )
@@ -89,12 +93,18 @@ class DataProblems(Closed):
     held_out_rows: int | None = Field(
         None, ge=1, description="instead of held_out: rows of train split off by a hash of their content"
     )
+    benchmarks: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = Field(
+        {}, description="further held-out data sets by name, each scored on its own"
+    )
     answer_pattern: str = Field(
         r"####\s*(.+)$",
         description="regular expression whose group 1 is the final answer; "
         "the last match counts, in reference and completion alike",
     )
     verifier: Verifier = ExactVerifier()
+    verifiers: dict[str, Verifier] = Field(
+        {}, description="other verifiers by name, for sources (verifier) and rows (columns.verifier) that need one"
+    )
     system_prompt: str = Field("", description="said before every prompt; empty: nothing")
     chat: Literal["auto", "always", "never"] = Field(
         "auto", description="render prompts by the model's chat template; auto: where the tokenizer has one"
@@ -110,13 +120,13 @@ class DataProblems(Closed):
     @model_validator(mode="before")
     @classmethod
     def _held_out_like_train(cls, values: object) -> object:
-        """Columns and template are declared once where both sources have the same."""
+        """Columns, template and verifier are declared once where both sources have the same."""
         if not isinstance(values, dict):
             return values
         train, held_out = values.get("train"), values.get("held_out")
         if not isinstance(train, dict) or not isinstance(held_out, dict):
             return values
-        shared = {name: train[name] for name in ("columns", "prompt_template") if name in train}
+        shared = {name: train[name] for name in ("columns", "prompt_template", "verifier") if name in train}
         return values | {"held_out": shared | held_out}
 
     @model_validator(mode="after")
@@ -126,6 +136,26 @@ class DataProblems(Closed):
                 "problems.held_out and problems.held_out_rows: give exactly one of them, a data set of its own or a "
                 "number of rows to split off from problems.train"
             )
+        return self
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """All sources by the names of their parts: train, held_out, and benchmarks.NAME for each benchmark."""
+        held_out = {} if self.held_out is None else {"held_out": self.held_out}
+        return {"train": self.train, **held_out} | {f"benchmarks.{name}": s for name, s in self.benchmarks.items()}
+
+    def verifier_named(self, name: str) -> Verifier:
+        """One of `verifiers`, or `verifier` for an empty name. Raises KeyError if there is none."""
+        return self.verifiers[name] if name else self.verifier
+
+    @model_validator(mode="after")
+    def _verifiers_are_there(self) -> Self:
+        for part, source in self.sources.items():
+            if source.verifier and source.verifier not in self.verifiers:
+                raise ValueError(
+                    f"problems.{part}.verifier = {source.verifier} is none of problems.verifiers "
+                    f"({', '.join(self.verifiers) or 'there are none'}): name one of these, or declare it there"
+                )
         return self
 
     @model_validator(mode="after")

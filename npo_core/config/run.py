@@ -15,7 +15,7 @@ from npo_core.config.verifier import LengthVerifier, leaves
 class RunConfig(Closed):
     """Everything that decides a run. `seed` alone makes another replicate of it."""
 
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and dashes")
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9.-]*$", description="lower-case letters, digits, dots, dashes")
     seed: int = Field(0, ge=0, description="data order and sampling")
     problems: Problems = ChainProblems()
     model: Model = BuiltInModel()
@@ -86,7 +86,9 @@ class RunConfig(Closed):
     @model_validator(mode="after")
     def _penalty_is_in_reach(self) -> Self:
         most = self.training.max_completion_tokens
-        for leaf in leaves(self.problems.verifier) if hasattr(self.problems, "verifier") else ():
+        if isinstance(self.problems, ChainProblems):
+            return self
+        for leaf in (leaf for v in [self.problems.verifier, *self.problems.verifiers.values()] for leaf in leaves(v)):
             if isinstance(leaf, LengthVerifier) and leaf.max_tokens - leaf.buffer >= most:
                 raise ValueError(
                     f"problems.verifier: a length penalizes from {leaf.max_tokens - leaf.buffer} tokens on, but "

@@ -118,6 +118,9 @@ class Evaluation(Closed):
     every: int = Field(20, ge=1, description="optimizer updates between evaluated snapshots")
     samples: int = Field(4, ge=1, description="samples a problem at temperature 1")
     batch: int = Field(2048, ge=1, description="completions generated at once")
+    benchmarks: Literal["last", "all"] = Field(
+        "last", description="which evaluated snapshots are asked problems.benchmarks as well"
+    )
     target: float = Field(0.8, gt=0, lt=1, description="pass rate whose first crossing the report compares")
 
 

@@ -2,20 +2,23 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from npo_core.engines import Engine
 from npo_core.errors import VerifierError
-from npo_core.problems import Completion, ProblemSet
+from npo_core.problems import Completion, Judge, Problem, ProblemSet
 
 
 @dataclass(frozen=True)
 class Score:
-    """pass@1 at temperature 1, estimated from several samples a problem."""
+    """pass@1 at temperature 1, estimated from several samples a problem (also called avg@k), of one data set."""
 
     pass_rate: float  # mean over problems of the share of correct samples
     standard_error: float  # of that mean, over problems
     by_difficulty: dict[int | str, float]
+    by_difficulty_error: dict[int | str, float]  # standard error of each, over problems
     pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
     pass_at_k_error: dict[int, float]  # standard error of each, over problems
     problems: int
@@ -24,9 +27,9 @@ class Score:
     unfinished: int  # completions that did not end by themselves
     unverified: int  # completions whose verification timed out or crashed; they count nowhere
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         record = asdict(self)
-        for name in ("by_difficulty", "pass_at_k", "pass_at_k_error"):
+        for name in ("by_difficulty", "by_difficulty_error", "pass_at_k", "pass_at_k_error"):
             record[name] = {str(key): value for key, value in record[name].items()}
         return record
 
@@ -38,21 +41,35 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_tokens: int, seed: int) -> Score:
-    """Sample every held-out problem and verify.
+def evaluate(engine: Engine, problems: ProblemSet, *, benchmarks: bool = True, **sampling: int) -> dict[str, Any]:
+    """The score on the held-out problems and, under `benchmarks`, on each further data set; `sampling`: as of `score`.
+
+    Every data set is sampled on its own, so that its score does not depend on which others are asked.
+    """
+    further = problems.benchmarks if benchmarks else {}
+    held_out, *others = (
+        score(engine, asked, problems.judge, **sampling).as_dict() for asked in [problems.held_out, *further.values()]
+    )
+    return held_out | ({"benchmarks": dict(zip(further, others, strict=True))} if further else {})
+
+
+def score(
+    engine: Engine, problems: Sequence[Problem], judge: Judge, *, samples: int, max_tokens: int, seed: int
+) -> Score:
+    """Sample every problem of a data set and verify.
 
     Raises:
         VerifierError: no answer at all got a verdict.
     """
-    answers = engine.generate(problems.held_out, samples=samples, max_tokens=max_tokens, seed=seed)
-    rows = [(problem, c) for problem, given in zip(problems.held_out, answers, strict=True) for c in given]
-    verdicts = problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
+    answers = engine.generate(problems, samples=samples, max_tokens=max_tokens, seed=seed)
+    rows = [(problem, c) for problem, given in zip(problems, answers, strict=True) for c in given]
+    verdicts = judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
     known = [
         [v.correct for v in verdicts[i : i + samples] if v.correct is not None]
         for i in range(0, len(verdicts), samples)
     ]
     graded = defaultdict(list)
-    for problem, right in zip(problems.held_out, known, strict=True):
+    for problem, right in zip(problems, known, strict=True):
         if right:
             graded[problem.difficulty].append(sum(right) / len(right))
     rates = [sum(right) / len(right) for right in known if right]
@@ -65,6 +82,7 @@ def score_problems(engine: Engine, problems: ProblemSet, *, samples: int, max_to
         pass_rate=mean(rates),
         standard_error=standard_error(rates),
         by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
+        by_difficulty_error={level: standard_error(values) for level, values in sorted(graded.items())},
         pass_at_k={k: mean(values) for k, values in at_k.items()},
         pass_at_k_error={k: standard_error(values) for k, values in at_k.items()},
         problems=len(rates),

@@ -24,7 +24,7 @@ class Part:
 
 
 def load_data(settings: DataProblems, tokenizer: Any) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
-    """Problems and report of `train` and of `held_out`.
+    """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
     `tokenizer` renders and measures prompts; None only where neither is asked.
 
@@ -39,22 +39,28 @@ def load_data(settings: DataProblems, tokenizer: Any) -> dict[str, tuple[list[Pr
         )
     render = Renderer(settings, tokenizer)
     found = {name: part_problems(part, settings, render) for name, part in read_parts(settings).items()}
-    (train, train_report), (held_out, held_out_report) = found["train"], found["held_out"]
-    if shared := len({p.id for p in train} & {p.id for p in held_out}):
-        raise DataError(
-            f"{shared} problems are in both {train_report['source']} and {held_out_report['source']}: remove them from "
-            "one, or the evaluation measures memory."
-        )
+    train, train_report = found["train"]
+    trained = {problem.id for problem in train}
+    for held_out, report in (found[name] for name in found if name != "train"):
+        if shared := len(trained & {p.id for p in held_out}):
+            raise DataError(
+                f"{shared} problems are in both {train_report['source']} and {report['source']}: remove them from one, "
+                "or the evaluation measures memory."
+            )
     return found
 
 
 def read_parts(settings: DataProblems) -> dict[str, Part]:
-    """The rows of both parts, from two sources or split from one."""
-    table = open_source(settings.train)
-    train = Part(table.name, read_rows(table, "train", settings.train, settings))
-    if settings.held_out is not None:
-        table = open_source(settings.held_out)
-        return {"train": train, "held_out": Part(table.name, read_rows(table, "held_out", settings.held_out, settings))}
+    """The rows of all parts, each from its source; held-out ones may be split off from those of training."""
+    parts = {}
+    for name, source in settings.sources.items():
+        table = open_source(source)
+        parts[name] = Part(table.name, read_rows(table, name, source, settings))
+    return parts if settings.held_out is not None else split_rows(parts.pop("train"), settings) | parts
+
+
+def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
+    """The rows of training and those that are split off."""
     if settings.held_out_rows >= len(train.rows):
         raise DataError(
             f"problems.held_out_rows = {settings.held_out_rows} leaves no training problem of the {len(train.rows)} "
@@ -123,7 +129,7 @@ def rendered(part: Part, render: Renderer) -> list[Problem]:
         first = seen.setdefault(id_, row.name)
         if first != row.name:
             faults.add("the same problem as an earlier row", f"{row.name} as {first}")
-        problems.append(Problem(id_, prompt, row.answer, row.difficulty, row.others, row.images))
+        problems.append(Problem(id_, prompt, row.answer, row.difficulty, row.others, row.images, row.verifier))
     faults.check()
     return problems
 

@@ -70,7 +70,7 @@ def open_image(ref: ImageRef, settings: DataProblems) -> Any:
 
     place = ref.file or f"{ref.source} row {ref.row + 1}, column {ref.column}"
     try:
-        cell = ref.file if ref.file else opened(getattr(settings, ref.source)).cell(ref.row, ref.column)
+        cell = ref.file if ref.file else opened(settings.sources[ref.source]).cell(ref.row, ref.column)
         content, _ = image_bytes(cell[ref.place] if isinstance(cell, list) else cell, Path(), ref.column or "")
     except (BrokenImage, IndexError, KeyError) as error:
         raise DataError(f"The image {place} is gone ({error}): put it back where it was.") from None
@@ -79,6 +79,6 @@ def open_image(ref: ImageRef, settings: DataProblems) -> Any:
     return Image.open(BytesIO(content))
 
 
-@lru_cache(maxsize=2)  # train and held_out
+@lru_cache(maxsize=16)  # training, held-out, benchmarks
 def opened(source: Source) -> SourceRows:
     return open_source(source)

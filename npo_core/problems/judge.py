@@ -53,6 +53,19 @@ class InProcess:
 
 
 @dataclass(frozen=True)
+class ByName:
+    """Gives every completion to the judge that its problem names."""
+
+    judges: dict[str, Judge]
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        mine = {name: [c for c in completions if c.problem.verifier == name] for name in self.judges}
+        asked = {name: judge for name, judge in self.judges.items() if mine[name] or not completions}
+        verdicts = {name: iter(judge(mine[name])) for name, judge in asked.items()}
+        return [next(verdicts[completion.problem.verifier]) for completion in completions]
+
+
+@dataclass(frozen=True)
 class OfFinished:
     """Judges what ended by itself; a completion that was cut off is wrong, whatever it says."""
 

@@ -31,6 +31,7 @@ def to_parquet(problems: Sequence[Problem]) -> bytes:
         "difficulty": pa.array([p.difficulty for p in problems]),  # whole numbers or text
         "row": pa.array([json.dumps(dict(p.row)) for p in problems], pa.large_string()),
         "images": pa.array([list(map(asdict, p.images)) for p in problems], pa.list_(IMAGE)),
+        "verifier": pa.array([p.verifier for p in problems], pa.string()),
     }
     sink = BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd")
@@ -42,4 +43,5 @@ def from_parquet(content: bytes) -> list[Problem]:
     columns = pq.read_table(BytesIO(content)).to_pydict()
     rows = map(json.loads, columns.pop("row"))
     images = (tuple(ImageRef(**ref) for ref in refs) for refs in columns.pop("images"))
-    return [Problem(*values) for values in zip(*columns.values(), rows, images, strict=True)]
+    verifiers = columns.pop("verifier")
+    return [Problem(*values) for values in zip(*columns.values(), rows, images, verifiers, strict=True)]

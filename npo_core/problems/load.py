@@ -7,8 +7,10 @@ from npo_core.config.verifier import WeightedVerifier
 from npo_core.errors import DataError
 from npo_core.problems import chain
 from npo_core.problems.data import load_data
-from npo_core.problems.judge import make_judge
+from npo_core.problems.judge import ByName, make_judge
 from npo_core.problems.problem import Problem, ProblemSet
+
+BENCHMARK = "benchmarks."  # what the name of a benchmark's part begins with
 
 
 def load_problems(settings: Problems, execution: Execution | None = None, tokenizer: Any = None) -> ProblemSet:
@@ -23,10 +25,9 @@ def load_problems(settings: Problems, execution: Execution | None = None, tokeni
         ConfigError: the tokenizer does not fit the settings.
     """
     if isinstance(settings, DataProblems):
-        parts = load_data(settings, tokenizer)
-        return problem_set(
-            settings, execution, parts["train"][0], parts["held_out"][0], {n: p[1] for n, p in parts.items()}
-        )
+        found = load_data(settings, tokenizer)
+        parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
+        return problem_set(settings, execution, parts, report)
     try:
         return chain.make_problems(
             seed=settings.seed,
@@ -40,13 +41,21 @@ def load_problems(settings: Problems, execution: Execution | None = None, tokeni
 
 
 def problem_set(
-    settings: DataProblems,
-    execution: Execution | None,
-    train: list[Problem],
-    held_out: list[Problem],
-    report: dict[str, Any],
+    settings: DataProblems, execution: Execution | None, parts: dict[str, list[Problem]], report: dict[str, Any]
 ) -> ProblemSet:
-    """Problems from data with the judge of their verifier."""
-    judge = make_judge(settings.verifier, settings.answer_pattern, execution or Execution(), train[0])
-    names = ("accuracy", "reward") if isinstance(settings.verifier, WeightedVerifier) else ("accuracy",)
-    return ProblemSet(train, held_out, judge, names, report)
+    """Problems from data, by part, with the judges of their verifiers."""
+    examples = {problem.verifier: problem for part in parts.values() for problem in part}  # one for each verifier
+    judges = {
+        name: make_judge(settings.verifier_named(name), settings.answer_pattern, execution or Execution(), example)
+        for name, example in examples.items()
+    }
+    weighted = any(isinstance(settings.verifier_named(name), WeightedVerifier) for name in judges)
+    benchmarks = {name.removeprefix(BENCHMARK): part for name, part in parts.items() if name.startswith(BENCHMARK)}
+    return ProblemSet(
+        parts["train"],
+        parts["held_out"],
+        judges[""] if [*judges] == [""] else ByName(judges),
+        benchmarks,
+        ("accuracy", "reward") if weighted else ("accuracy",),
+        report,
+    )

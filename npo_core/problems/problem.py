@@ -63,7 +63,7 @@ class ImageRef:
 
     digest: str  # 32 hex digits, a hash of its bytes
     file: str | None = None
-    source: str | None = None  # `train` or `held_out`: whose rows
+    source: str | None = None  # `train`, `held_out` or `benchmarks.NAME`: whose rows
     row: int | None = None  # counted from 0
     column: str | None = None
     place: int = 0  # which one, where the cell holds a list
@@ -83,6 +83,7 @@ class Problem:
     difficulty: int | str
     row: Mapping[str, object] = field(default_factory=dict, hash=False)  # the data's further columns
     images: tuple[ImageRef, ...] = ()
+    verifier: str = ""  # one of `problems.verifiers` by its name; empty: `problems.verifier`
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ class ProblemSet:
     train: Sequence[Problem]
     held_out: Sequence[Problem]
     judge: Judge
+    benchmarks: Mapping[str, Sequence[Problem]] = field(default_factory=dict)  # further held-out sets by name
     reward_names: tuple[str, ...] = ("accuracy",)  # and `reward`, where training is on more than accuracy
     report: dict[str, Any] | None = None  # of problems from data: see `npo_core.problems.data.part_report`
 

@@ -31,6 +31,7 @@ class Row:
     difficulty: int | str
     others: dict[str, Any]
     images: tuple[ImageRef, ...]
+    verifier: str
 
     @property
     def content(self) -> str:
@@ -44,7 +45,7 @@ class Unusable(Exception):
 
 
 def read_rows(table: SourceRows, part: str, source: Source, settings: DataProblems) -> list[Row]:
-    """The rows of the source of `train` or `held_out`.
+    """The rows of the source of a part: `train`, `held_out`, `benchmarks.NAME`.
 
     Raises:
         DataError: a column is missing, or rows cannot be used; names all of them.
@@ -56,7 +57,9 @@ def read_rows(table: SourceRows, part: str, source: Source, settings: DataProble
         name = row_name(index, values, source.columns)
         try:
             row = read_row(table, part, source, index, values, name)
-            if lacking := unusable(settings.verifier, settings.answer_pattern, row.answer):
+            if row.verifier not in ["", *settings.verifiers]:
+                raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")
+            if lacking := unusable(settings.verifier_named(row.verifier), settings.answer_pattern, row.answer):
                 what = f"problems.answer_pattern {settings.answer_pattern!r} finds no {lacking}"
                 raise Unusable(f"{what} (column {source.columns.answer})")
             rows.append(row)
@@ -74,7 +77,7 @@ def read_rows(table: SourceRows, part: str, source: Source, settings: DataProble
 def check_columns(table: SourceRows, columns: Columns) -> set[str]:
     """The columns that are declared. Raises DataError if the source lacks one."""
     lists = {"images": columns.images, "others": columns.others}
-    single = {name: getattr(columns, name) for name in ("answer", "difficulty", "id")}
+    single = {name: getattr(columns, name) for name in ("answer", "verifier", "difficulty", "id")}
     single |= {"prompt": columns.prompt} if columns.messages is None else {"messages": columns.messages}
     declared = [(f, c) for f, c in single.items() if c] + [(f, c) for f, many in lists.items() for c in many]
     missing = [f"{column!r} (columns.{field})" for field, column in declared if column not in table.columns]
@@ -104,7 +107,8 @@ def read_row(table: SourceRows, part: str, source: Source, index: int, values: d
         raise Unusable(f"{places} places for images, but another number of images")
     answer = text_of(values.get(columns.answer), "answer", columns.answer, numbers=True)
     level = difficulty(values.get(columns.difficulty), columns.difficulty) if columns.difficulty else 0
-    return Row(name, messages, answer, level, further(values, columns.others), images)
+    verifier = (values.get(columns.verifier) if columns.verifier else None) or source.verifier
+    return Row(name, messages, answer, level, further(values, columns.others), images, str(verifier))
 
 
 def further(values: dict, columns: Sequence[str]) -> dict[str, Any]:

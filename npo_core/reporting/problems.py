@@ -9,6 +9,7 @@ from npo_core.reporting.tables import NONE, Table, number
 def problems_table(problems: dict[str, dict[str, Any]]) -> Table:
     """Rows read, used and dropped, and why, from the report of problems from data."""
     names = {"train": "training", "held_out": "held-out"}
+    names |= {part: part.removeprefix("benchmarks.") for part in sorted(problems) if part not in names}
     parts = [(part, problems[part]) for part in names]  # records keep no order of their own
     rows = [
         [

@@ -6,6 +6,7 @@ from typing import Any
 from npo_core.reporting.compare import Comparison, compare, first_crossing, flatten
 from npo_core.reporting.course import name_of, reproduce, what_ran
 from npo_core.reporting.curves import curves
+from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
 from npo_core.reporting.plots import training
 from npo_core.reporting.problems import problems_table
 from npo_core.reporting.records import Workspace
@@ -15,7 +16,6 @@ from npo_core.reporting.tables import (
     Table,
     costs_table,
     decisions_table,
-    evaluations_table,
     groups_table,
     guidance_table,
     levels_table,
@@ -150,6 +150,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
+        *(section(further) if (further := benchmarks_table(run)) else []),
         *(section(problems_table(run.problems)) if run.problems else []),
         *section(costs_table(run.stages)),
         *(section(costs_table(baseline.stages, "Cost of each stage of the baseline")) if baseline else []),

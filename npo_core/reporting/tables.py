@@ -217,46 +217,6 @@ def divided(t0: int, t1: int, most: int) -> list[tuple[int, int]]:
     return list(zip(edges, edges[1:], strict=False))
 
 
-def evaluations_table(run: RunData) -> Table:
-    """Held-out scores by step: pass rate, pass@k, and pass rate by difficulty."""
-    levels = sorted({level for score in run.evaluations for level in score.get("by_difficulty", {})}, key=natural)
-    ks = [max((int(k) for k in score.get("pass_at_k", {})), default=1) for score in run.evaluations]
-    k = max(ks, default=1)
-    header = [
-        "step",
-        "all updates",
-        "all generated tokens",
-        "pass rate",
-        f"pass@{k}",
-        *(f"difficulty {level}" for level in levels),
-    ]
-    steps = [point.step for point in run.points]
-    rows = [
-        [
-            number(point.step) + (", after the rollback" if point.step == before else ""),
-            number(point.updates_total),
-            number(point.tokens_total),
-            plus_minus(point.pass_rate, point.standard_error),
-            at_k(score, k),
-            *(number(score.get("by_difficulty", {}).get(level), 3) for level in levels),
-        ]
-        for before, point, score in zip([None, *steps], run.points, run.evaluations, strict=False)
-    ]
-    note = "Totals include abandoned branches, probes and guidance, as far as they were paid before."
-    return Table("Evaluation", header, rows, note if run.spent.tokens else "")
-
-
-def at_k(score: dict[str, Any], k: int) -> str:
-    """pass@k of an evaluation, with its standard error where that was kept."""
-    value, error = (score.get(name, {}).get(str(k)) for name in ("pass_at_k", "pass_at_k_error"))
-    return number(value, 3) if error is None else plus_minus(value, error)
-
-
-def natural(text: str) -> tuple[int, str]:
-    """Numbers by value, then other names."""
-    return (int(text), "") if text.isdigit() else (10**9, text)
-
-
 def report_tables(figures: dict[str, Any]) -> list[Table]:
     """The tables of a report that a terminal shows, from the content of report.json."""
     tables = [result_table(figures)]

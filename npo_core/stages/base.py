@@ -81,9 +81,8 @@ def refuse_images(problems: DataProblems) -> None:
 
 
 def image_columns(problems: DataProblems) -> list[str]:
-    """The columns with images, of training and held-out problems."""
-    sources = (problems.train, problems.held_out or problems.train)
-    return list(dict.fromkeys(name for source in sources for name in source.columns.images))
+    """The columns with images, of all sources."""
+    return list(dict.fromkeys(name for source in problems.sources.values() for name in source.columns.images))
 
 
 def no_model(path: str, error: Exception) -> DataError:

@@ -3,7 +3,8 @@
 import time
 from functools import cache
 
-from npo_core.evaluation.passrate import Score, score_problems
+from npo_core.config import DataProblems
+from npo_core.evaluation import passrate
 from npo_core.problems import ProblemSet
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
@@ -18,16 +19,23 @@ def run(spec: EvaluateSpec, context: StageContext) -> dict:
     problems = cache(lambda: run_problems(spec, context, snapshots.get(spec.snapshots[0])))  # read where one is left
     for number, snapshot in enumerate(spec.snapshots, 1):
         record = store.read_json(f"{snapshot}.json", default=None)
-        if record is None:
-            record = evaluate(spec, context, problems(), snapshot)
+        benchmarks = asks_benchmarks(spec, snapshot)
+        if record is None or (benchmarks and "benchmarks" not in record):
+            record = evaluate(spec, context, problems(), snapshot, benchmarks)
             store.write_json(f"{snapshot}.json", record)
         scores.append(record)
         context.progress(number, len(spec.snapshots), step=record["step"], pass_rate=record["pass_rate"])
-    tokens = float(sum(score["tokens"] for score in scores))
+    tokens = float(sum(part["tokens"] for score in scores for part in [score, *score.get("benchmarks", {}).values()]))
     return {"scores": scores, "cost": {"tokens_generated": tokens, "seconds": time.perf_counter() - started}}
 
 
-def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str) -> dict:
+def asks_benchmarks(spec: EvaluateSpec, snapshot: str) -> bool:
+    """Whether a snapshot is asked the further data sets too."""
+    chosen = spec.evaluation.benchmarks == "all" or snapshot == spec.snapshots[-1]
+    return chosen and isinstance(spec.problems, DataProblems) and bool(spec.problems.benchmarks)
+
+
+def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str, benchmarks: bool) -> dict:
     """The score of one snapshot; every snapshot is asked the same problems with the same seed."""
     from npo_core.engines.open import open_engine
     from npo_core.training.exact import derive_seed
@@ -35,11 +43,12 @@ def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id
     snapshot = context.workspace.timeline.snapshots.get(id_)
     folder = context.workspace.timeline.snapshots.folder(id_, context.workspace.scratch / "snapshots")
     engine = open_engine(folder, device=context.device, batch=spec.evaluation.batch)
-    score: Score = score_problems(
+    scores = passrate.evaluate(
         engine,
         problems,
+        benchmarks=benchmarks,
         samples=spec.evaluation.samples,
         max_tokens=spec.max_completion_tokens,
         seed=derive_seed("evaluation"),
     )
-    return {"snapshot": id_, "step": snapshot.step, **score.as_dict()}
+    return {"snapshot": id_, "step": snapshot.step, **scores}

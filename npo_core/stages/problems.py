@@ -13,13 +13,13 @@ from npo_core.config import ChainProblems, Problems
 from npo_core.errors import DamagedError
 from npo_core.problems import ProblemSet
 from npo_core.problems.kept import from_parquet, to_parquet
-from npo_core.problems.load import load_problems, problem_set
+from npo_core.problems.load import BENCHMARK, load_problems, problem_set
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Snapshot, Store
 
-FOLDER, RECORD, TRAIN, HELD_OUT = "problems", "problems.json", "train.parquet", "held_out.parquet"
+FOLDER, RECORD = "problems", "problems.json"
 
 
 def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> ProblemSet:
@@ -36,7 +36,7 @@ def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> Probl
         problems = load_problems(settings, spec.execution, AutoTokenizer.from_pretrained(folder))
         keep(problems, store)
         return problems
-    return problem_set(settings, spec.execution, read(store, TRAIN), read(store, HELD_OUT), record)
+    return problem_set(settings, spec.execution, {part: read(store, part) for part in record}, record)
 
 
 def kept_folder(settings: Problems, workspace: Workspace, tokenizer: str) -> Store:
@@ -48,21 +48,24 @@ def kept_folder(settings: Problems, workspace: Workspace, tokenizer: str) -> Sto
 def copy_problems(workspace: Workspace, copy: Workspace) -> None:
     """Take what a workspace keeps over to another."""
     for key in workspace.store.list(FOLDER):
-        for name in (TRAIN, HELD_OUT, RECORD):
-            if workspace.store.exists(rel := f"{FOLDER}/{key}/{name}"):
-                copy.store.write_bytes(rel, workspace.store.read_bytes(rel))
+        for name in sorted(
+            workspace.store.list(f"{FOLDER}/{key}"), key=lambda name: name == RECORD
+        ):  # which comes last
+            rel = f"{FOLDER}/{key}/{name}"
+            copy.store.write_bytes(rel, workspace.store.read_bytes(rel))
 
 
 def keep(problems: ProblemSet, store: Store) -> None:
     """Write the problems; their report comes last, and without it they are not there."""
-    store.write_bytes(TRAIN, to_parquet(problems.train))
-    store.write_bytes(HELD_OUT, to_parquet(problems.held_out))
+    benchmarks = {f"{BENCHMARK}{name}": asked for name, asked in problems.benchmarks.items()}
+    for part, asked in {"train": problems.train, "held_out": problems.held_out, **benchmarks}.items():
+        store.write_bytes(f"{part}.parquet", to_parquet(asked))
     store.write_json(RECORD, problems.report)
 
 
-def read(store: Store, name: str) -> list[Any]:
+def read(store: Store, part: str) -> list[Any]:
     try:
-        return from_parquet(store.read_bytes(name))
+        return from_parquet(store.read_bytes(name := f"{part}.parquet"))
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
             f"{store.uri}/{name} is damaged ({error}): delete its folder and start the same command again."

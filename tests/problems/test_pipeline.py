@@ -22,6 +22,7 @@ from npo_core.timeline import Branch
 EXECUTION = Execution(device="cpu", threads=1)
 TRAINING = Training(steps=4, prompts_per_step=4, group_size=4, max_completion_tokens=8, snapshot_every=2)
 ANY_END = {"answer_pattern": "^()"}  # every completion that ends by itself is right: a random model has some
+ANY_END_TOO = {"any": {"kind": "format", "pattern": "^"}}
 
 
 @pytest.fixture(scope="session")
@@ -222,3 +223,20 @@ def test_relative_paths_start_where_the_command_was_started(run, tmp_path, model
     run.common["problems"] = data(train={"path": "rows.jsonl"}, held_out_rows=4, **ANY_END)
     result = run_stage(BaseSpec(model=run.model, **run.common))
     assert result.result["problems"]["train"]["problems"] == 8
+
+
+def test_benchmarks_are_kept_and_scored(tmp_path, model):
+    further = write_jsonl(tmp_path / "further.jsonl", [{"question": f"{n}!", "answer": "#"} for n in range(3)])
+    run = Run(tmp_path, model, benchmarks={"further": {"path": further, "verifier": "any"}}, verifiers=ANY_END_TOO)
+    base = run.base()["snapshot"]
+    Path(further).unlink()
+    kept = run.seen(base).benchmarks["further"]
+    assert len(kept) == 3 and {p.verifier for p in kept} == {"any"} and kept[0].prompt.count("0!") == 1
+    snapshots = [base, run(run.train("main", base))["end"]]
+    for asked, at in (("last", [False, True]), ("all", [True, True])):
+        evaluation = Evaluation(samples=2, benchmarks=asked)
+        result = run(EvaluateSpec(evaluation=evaluation, max_completion_tokens=8, snapshots=snapshots, **run.common))
+        assert ["benchmarks" in score for score in result["scores"]] == at
+        parts = [part for s in result["scores"] for part in [s, *s.get("benchmarks", {}).values()]]
+        assert {part["problems"] for part in parts} == {3, 4}
+        assert result["cost"]["tokens_generated"] == sum(part["tokens"] for part in parts)

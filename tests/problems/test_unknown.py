@@ -1,6 +1,7 @@
 """What evaluation, probe and guidance make of answers of which nobody knows whether they are right."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from npo_core.control.pool import Mistake
 from npo_core.control.probe import pass_rate, roll_out
 from npo_core.engines import Generated
 from npo_core.errors import VerifierError
-from npo_core.evaluation.passrate import score_problems
+from npo_core.evaluation.passrate import evaluate, score
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import read_shard_ids
 from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
@@ -27,11 +28,8 @@ VERDICTS = {
 class Scripted:
     """An engine whose samples are the letters of the problem's answer."""
 
-    def __init__(self, problems):
-        self.answers = {problem.prompt: problem.answer for problem in problems}
-
     def generate(self, problems, *, samples, max_tokens, seed):
-        return [[Generated([1, 2], text, True) for text in self.answers[p.prompt][:samples]] for p in problems]
+        return [[Generated([1, 2], text, True) for text in p.answer[:samples]] for p in problems]
 
     def score(self, problems, completions):
         return [np.full(len(tokens), -0.5, np.float32) for tokens in completions]
@@ -45,25 +43,43 @@ def problems(*answers: str) -> ProblemSet:
 def test_evaluation_leaves_them_out():
     """1/2 of the first is known and right, 1/1 of the second; of the third nothing is known."""
     asked = problems("+-", "+?", "??", "--")
-    score = score_problems(Scripted(asked.held_out), asked, samples=2, max_tokens=2, seed=0)
-    assert score.pass_rate == pytest.approx((0.5 + 1.0 + 0.0) / 3)
-    assert (score.problems, score.unverified, score.samples) == (3, 3, 2)
-    assert score.pass_at_k == {1: pytest.approx(0.5), 2: pytest.approx(0.5)}
-    assert score.pass_at_k_error == {1: pytest.approx(12**-0.5), 2: pytest.approx(0.5)}  # of 1/2, 1, 0 and of 1, 0
-    assert score.by_difficulty == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
+    found = score(Scripted(), asked.held_out, asked.judge, samples=2, max_tokens=2, seed=0)
+    assert found.pass_rate == pytest.approx((0.5 + 1.0 + 0.0) / 3)
+    assert (found.problems, found.unverified, found.samples) == (3, 3, 2)
+    assert found.pass_at_k == {1: pytest.approx(0.5), 2: pytest.approx(0.5)}
+    assert found.pass_at_k_error == {1: pytest.approx(12**-0.5), 2: pytest.approx(0.5)}  # of 1/2, 1, 0 and of 1, 0
+    assert found.by_difficulty == {0: pytest.approx(0.5), 1: pytest.approx(0.5)}
+
+
+def test_every_data_set_has_a_score_of_its_own():
+    others = {"hard": problems("--", "+-", "--").train, "easy": problems("++").train}
+    asked = replace(problems("++", "+-"), benchmarks=others)
+    found = evaluate(Scripted(), asked, samples=2, max_tokens=2, seed=0)
+    assert found["pass_rate"] == pytest.approx(0.75) and found["problems"] == 2
+    assert {name: part["pass_rate"] for name, part in found["benchmarks"].items()} == {
+        "hard": pytest.approx(1 / 6),
+        "easy": 1.0,
+    }
+    hard = found["benchmarks"]["hard"]
+    assert hard["by_difficulty"] == {"0": 0.0, "1": 0.5} and hard["by_difficulty_error"] == {"0": 0.0, "1": 0.0}
+    assert hard["standard_error"] == pytest.approx(1 / 6) and hard["pass_at_k"]["2"] == pytest.approx(1 / 3)
+    assert hard["tokens"] == 12
+    assert found == evaluate(Scripted(), replace(asked, benchmarks={}), samples=2, max_tokens=2, seed=0) | {
+        "benchmarks": found["benchmarks"]
+    }
 
 
 def test_an_evaluation_without_any_verdict_is_no_pass_rate():
     asked = problems("??", "??")
     with pytest.raises(VerifierError, match="None of the 4 held-out answers"):
-        score_problems(Scripted(asked.held_out), asked, samples=2, max_tokens=2, seed=0)
+        score(Scripted(), asked.held_out, asked.judge, samples=2, max_tokens=2, seed=0)
 
 
 def test_a_probe_leaves_them_out():
     asked = problems("+-", "+?", "??")
     mistakes = [Mistake(problem.id, 1, 0.0) for problem in asked.train]
     by_id = {problem.id: problem for problem in asked.train}
-    found = roll_out(Scripted(asked.train), mistakes, by_id, asked.judge, samples=2, max_tokens=2, seed=0)
+    found = roll_out(Scripted(), mistakes, by_id, asked.judge, samples=2, max_tokens=2, seed=0)
     assert [rollout.correct for rollout in found] == [[True, False], [True, None], [None, None]]
     assert pass_rate(found) == pytest.approx(2 / 3)
     assert pass_rate(found[2:]) is None
@@ -75,7 +91,7 @@ def test_guidance_is_what_is_right_and_has_its_rewards(tmp_path):
     sampling = Sampling(2, 2, "first", True, chunk_prompts=8, max_tokens=2, seed=0)
     generate_guidance(
         [Request(problem, 1) for problem in asked.train],
-        [GuideSource("8f2c", 4, lambda: Scripted(asked.train))],
+        [GuideSource("8f2c", 4, lambda: Scripted())],
         sampling,
         asked,
         store,

@@ -70,7 +70,7 @@ def test_bad_settings_are_refused_by_field(verifier, words):
 
 
 def test_the_shipped_paper_configuration_has_the_papers_reward():
-    assert load_config(CONFIGS / "qwen3-8b-paper.yaml").problems.verifier == paper_verifier(4096, 1024)
+    assert load_config(CONFIGS / "qwen3-vl-8b-paper.yaml").problems.verifier == paper_verifier(4096, 1024)
 
 
 def test_a_sum_survives_a_file(tmp_path):

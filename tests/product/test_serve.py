@@ -18,8 +18,9 @@ from npo_core.timeline import workspace_lock
 from tests.product.conftest import ROOT, Served, start, stop
 
 PRESET = {"grpo": "demo", "early-bootstrap": "demo", "auto-npo": "demo", "smoke": "smoke"} | {
-    f"{flow}-qwen3-8b": "qwen3-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")
+    f"{flow}-qwen3-vl-8b": "qwen3-vl-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")
 }
+PRESET["early-bootstrap-gsm8k"] = "qwen3-0.6b-gsm8k-1gpu"
 
 
 @dataclass

@@ -15,10 +15,11 @@ from small_runs import (
 
 from npo_core.reporting.compare import compare, first_crossing
 from npo_core.reporting.course import name_of, reproduce, what_ran
+from npo_core.reporting.evaluation import evaluations_table
 from npo_core.reporting.report import text
 from npo_core.reporting.run_data import Rollback, Spent, load
 from npo_core.reporting.spending import Ledger, Totals
-from npo_core.reporting.tables import decisions_table, evaluations_table, guidance_table
+from npo_core.reporting.tables import decisions_table, guidance_table
 from npo_core.timeline import Branch
 
 
