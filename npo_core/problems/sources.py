@@ -1,5 +1,6 @@
 """Open a source: JSON Lines, Parquet, a folder of `save_to_disk`, or a data set of a hub."""
 
+import errno
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.config import Source
-from npo_core.errors import ConfigError, DataError
+from npo_core.errors import ConfigError, DataError, StorageError
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BATCH = 256  # rows in memory at once while a data set is read
@@ -110,7 +111,7 @@ def parquet(source: Source) -> SourceRows:
     try:
         rows = Dataset.from_parquet(files, batch_size=BATCH, fragment_scan_options=frugal)
     except Exception as error:  # datasets wraps what pyarrow and the file system raise in kinds of its own
-        raise DataError(f"{source.path} cannot be read as Parquet ({reason(error)}): check the path.") from None
+        raise unreadable(error, f"{source.path} cannot be read as Parquet ({reason(error)}): check the path.") from None
     return of_dataset(source, source.path, folder, rows)
 
 
@@ -120,9 +121,8 @@ def saved(source: Source) -> SourceRows:
     try:
         found = load_from_disk(source.path)
     except Exception as error:
-        raise DataError(
-            f"{source.path} cannot be read as a folder of save_to_disk ({reason(error)}): check the path."
-        ) from None
+        what = f"{source.path} cannot be read as a folder of save_to_disk ({reason(error)}): check the path."
+        raise unreadable(error, what) from None
     if source.split is not None and not isinstance(found, dict):
         raise ConfigError(f"{source.path} holds one data set without splits: leave split = {source.split} out.")
     return of_dataset(source, source.path, Path(source.path).absolute(), found)
@@ -134,10 +134,11 @@ def hub(source: Source) -> SourceRows:
     try:
         found = load_dataset(source.path, source.config, split=source.split, revision=source.revision)
     except Exception as error:
-        raise DataError(
+        raise unreadable(
+            error,
             f"There is no file or folder {source.path}, and as a data set of a hub it cannot be loaded "
             f"({reason(error)}): check its id, config, split and revision, and whether this machine has a network. "
-            "Without one, load it elsewhere, `save_to_disk` it, and name that folder."
+            "Without one, load it elsewhere, `save_to_disk` it, and name that folder.",
         ) from None
     return of_dataset(source, f"{source.path} (hub)", None, found)
 
@@ -155,8 +156,23 @@ def of_dataset(source: Source, name: str, folder: Path | None, found: Any) -> So
     return SourceRows(name, folder, rows.column_names, rows.with_format("arrow"))  # which decodes no image
 
 
-def reason(error: Exception) -> str:
-    """The first line of what lies behind an error."""
+def root(error: BaseException) -> BaseException:
+    """What lies behind an error."""
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def unreadable(error: Exception, sentence: str) -> DataError | StorageError:
+    """The error of a source; where the disk that data sets are converted on is full, that is what is said."""
+    if isinstance(cause := root(error), OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        from datasets.config import HF_DATASETS_CACHE
+
+        return StorageError(f"{HF_DATASETS_CACHE}, where data sets are converted, is full: make room, or set HF_HOME.")
+    return DataError(sentence)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what lies behind an error."""
+    error = root(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no more is said'}"

@@ -1,11 +1,14 @@
 """Every kind of source gives the same problems, and what is wrong with one is said with its rows."""
 
+import errno
+import os
+
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 from small_data import data, gsm8k, problems_of, write_jsonl
 
-from npo_core.errors import ConfigError, DataError
+from npo_core.errors import ConfigError, DataError, StorageError
 
 ONE_HELD_OUT = {"held_out_rows": 1, "chat": "never"}
 
@@ -185,3 +188,16 @@ def test_held_out_rows_stay_when_rows_are_added(tmp_path):
     assert len(before - held_out([*more, *rows])) <= 5
     with pytest.raises(DataError, match="held_out_rows = 20 leaves no training problem of the 20 rows"):
         held_out(rows[:20])
+
+
+def test_a_full_disk_is_no_fault_of_the_data(sources, monkeypatch):
+    """Parquet is converted in a folder of `datasets`, which wraps what the disk says."""
+    import pyarrow as pa
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pa.RecordBatchStreamWriter, "__init__", full)
+    with pytest.raises(StorageError, match="where data sets are converted, is full: make room") as caught:
+        problems_of(data(train=sources["parquet"], **ONE_HELD_OUT))
+    assert caught.value.retryable
