@@ -45,7 +45,8 @@ def load_engine(config: "RunConfig") -> "Engine":
 
     device = prepare_device(config.execution)
     try:
-        return open_engine(config.model.path, device=device, batch=config.evaluation.batch)
+        batch, attention = config.evaluation.batch, config.model.attention
+        return open_engine(config.model.path, device=device, batch=batch, attention=attention)
     except (OSError, ValueError) as error:
         raise no_model(config.model.path, error) from None
 
@@ -54,13 +55,12 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
     """The problems, rendered for the model."""
     from npo_core.config import ChainProblems
     from npo_core.problems.load import load_problems
-    from npo_core.stages.base import refuse_images, tokenizer_for
+    from npo_core.stages.base import processor_for
 
     if isinstance(config.problems, ChainProblems):
         return load_problems(config.problems)
-    tokenizer = tokenizer_for(config.problems, config.model.path)
-    refuse_images(config.problems)
-    return load_problems(config.problems, config.execution, tokenizer)
+    processor = processor_for(config.problems, config.model.path)
+    return load_problems(config.problems, config.execution, processor)
 
 
 def evaluate(data: Data, console: Console) -> None:

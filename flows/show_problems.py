@@ -42,17 +42,17 @@ def read(config: "RunConfig") -> tuple["ProblemSet", str]:
     from npo_core.problems.data import without_template
     from npo_core.problems.load import load_problems
     from npo_core.problems.tokenizer import make_tokenizer
-    from npo_core.stages.base import tokenizer_for
+    from npo_core.stages.base import processor_for
 
     if isinstance(config.problems, ChainProblems):
         problems = load_problems(config.problems)
         return with_report(problems, config.problems, make_tokenizer()), ""
     try:
-        tokenizer = tokenizer_for(config.problems, config.model.path)
+        processor = processor_for(config.problems, config.model.path)
     except DataError as error:
         note = f"Shown as plain text, without chat template and lengths, for there is no tokenizer. {error}"
         return load_problems(without_template(config.problems), config.execution), note
-    return load_problems(config.problems, config.execution, tokenizer), ""
+    return load_problems(config.problems, config.execution, processor), ""
 
 
 def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) -> "ProblemSet":

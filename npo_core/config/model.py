@@ -30,11 +30,18 @@ class BuiltInModel(Closed):
 
 
 class PretrainedModel(Closed):
-    """A causal LM in the Hugging Face layout: a folder, or a hub id where the machine reaches a hub."""
+    """A language or vision-language model in the Hugging Face layout: a folder, or a hub id where a hub is reached."""
 
     kind: Literal["pretrained"] = Field(description="a model of your own")
     path: str = Field(description="folder or hub id")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number format of the weights")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16",
+        description="number format of the weights, which are stored and trained in it; with float32, training.bf16 "
+        "computes in bfloat16 and small updates are not rounded away",
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="implementation of attention in training and generation; auto: the model's own choice"
+    )
 
 
 Model = Annotated[

@@ -113,7 +113,7 @@ class DataProblems(Closed):
         {}, description="what the chat template is told besides, for example enable_thinking: false"
     )
     max_prompt_tokens: int | None = Field(
-        None, ge=1, description="tokens that a rendered prompt may have, those of images not counted; none: any"
+        None, ge=1, description="tokens that a rendered prompt may have, those of its images counted; none: any"
     )
     on_long: Literal["drop", "error"] = Field("drop", description="what is done with longer prompts; drops are counted")
 

@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from npo_core.engines.base import Generated
-from npo_core.models.load import load_model, load_processor
+from npo_core.models.inputs import beside_ids, left_padded, read_prompts
+from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.problems import Problem
 
 
@@ -16,14 +17,16 @@ class TransformersEngine:
     """Loads a model folder and samples from it.
 
     Args:
-        folder: Hugging Face layout with tokenizer.
+        folder: Hugging Face layout with tokenizer, or processor.
         device: `cpu` or `cuda`.
         batch: completions generated, or scored, at once. Part of what makes two runs equal bit for bit.
+        attention: see `npo_core.models.load.load_model`.
     """
 
-    def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 2048):
-        self.tokenizer = load_processor(folder)
-        self.model = load_model(folder).to(device).eval()
+    def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 2048, attention: str = "auto"):
+        self.processor = load_processor(folder)
+        self.tokenizer = tokenizer_of(self.processor)
+        self.model = load_model(folder, attention=attention).to(device).eval()
         self.device, self.batch = device, batch
 
     @property
@@ -32,6 +35,12 @@ class TransformersEngine:
         eos = self.model.generation_config.eos_token_id
         ids = eos if isinstance(eos, list) else [eos]
         return sorted({i for i in [*ids, self.tokenizer.eos_token_id] if i is not None})
+
+    @property
+    def never_sampled(self) -> list[int] | None:
+        """The placeholder of images, which would have none; training never samples it either."""
+        image = getattr(self.model.config, "image_token_id", None)
+        return None if image is None else [image]
 
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
@@ -45,6 +54,7 @@ class TransformersEngine:
             max_new_tokens=max_tokens,
             eos_token_id=self.eos_ids,
             pad_token_id=self.tokenizer.pad_token_id,
+            suppress_tokens=self.never_sampled,
         )
         rows = [problem for problem in problems for _ in range(samples)]
         flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
@@ -52,15 +62,11 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
-        inputs = self.tokenizer([problem.prompt for problem in problems], return_tensors="pt", padding=True).to(
-            self.device
-        )
-        output = self.model.generate(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
-        )
+        inputs = self._on_device(left_padded(read_prompts(self.processor, problems), self.tokenizer.pad_token_id))
+        output = self.model.generate(**inputs, generation_config=config)
         ended = set(self.eos_ids)
         rows = []
-        for tokens in output[:, inputs.input_ids.shape[1] :].tolist():
+        for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
             end = next((i for i, token in enumerate(tokens) if token in ended), None)
             rows.append((tokens if end is None else tokens[: end + 1], end is not None))
         texts = self.tokenizer.batch_decode([tokens for tokens, _ in rows], skip_special_tokens=True)
@@ -72,19 +78,22 @@ class TransformersEngine:
         return [logps for part in self._parts(pairs) for logps in self._score(part)]
 
     def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]]) -> list[np.ndarray]:
-        prompt_ids = self.tokenizer([problem.prompt for problem, _ in pairs])["input_ids"]
-        rows = [torch.tensor([*p, *c]) for p, (_, c) in zip(prompt_ids, pairs, strict=True)]
+        prompts = read_prompts(self.processor, [problem for problem, _ in pairs])
+        rows = [torch.tensor([*p.ids, *c]) for p, (_, c) in zip(prompts, pairs, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        shortest_prompt = min(map(len, prompt_ids))
+        shortest_prompt = min(len(p.ids) for p in prompts)
         keep = ids.shape[1] - shortest_prompt + 1
-        logits = self.model(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), logits_to_keep=keep
-        ).logits.float()
+        beside = beside_ids(prompts, [0] * len(prompts), ids.shape[1])
+        inputs = self._on_device({"input_ids": ids, "attention_mask": mask, **beside})
+        logits = self.model(**inputs, logits_to_keep=keep).logits.float()
         logps = torch.log_softmax(logits[:, :-1], dim=-1)
         taken = logps.gather(2, ids[:, shortest_prompt:, None].to(self.device))[:, :, 0].cpu().numpy()
-        starts = [len(p) - shortest_prompt for p in prompt_ids]
+        starts = [len(p.ids) - shortest_prompt for p in prompts]
         return [row[s : s + len(c)].copy() for row, s, (_, c) in zip(taken, starts, pairs, strict=True)]
+
+    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _parts(self, rows: Sequence) -> Iterator[Sequence]:
         return (rows[i : i + self.batch] for i in range(0, len(rows), self.batch))

@@ -9,7 +9,7 @@ from typing import Any
 from npo_core.config import DataProblems
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems.faults import SHOWN, Faults
-from npo_core.problems.problem import Problem, problem_id
+from npo_core.problems.problem import ImageRef, Problem, problem_id
 from npo_core.problems.render import Renderer
 from npo_core.problems.rows import Row, Unusable, read_rows, split_off
 from npo_core.problems.sources import open_source
@@ -23,21 +23,22 @@ class Part:
     rows: list[Row]
 
 
-def load_data(settings: DataProblems, tokenizer: Any) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
+def load_data(settings: DataProblems, processor: Any) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
     """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
-    `tokenizer` renders and measures prompts; None only where neither is asked.
+    `processor` (a tokenizer, where the model takes text alone) renders and measures prompts; None only where neither
+    is asked.
 
     Raises:
         DataError: a source cannot be read, a row cannot be used, or nothing is left; names source and rows.
         ConfigError: the tokenizer does not fit the settings.
     """
-    if tokenizer is None and (settings.chat != "never" or settings.max_prompt_tokens is not None):
+    if processor is None and (settings.chat != "never" or settings.max_prompt_tokens is not None):
         raise ConfigError(
-            "Rendering and measuring prompts needs the model's tokenizer: give it, or set problems.chat = never and no "
-            "problems.max_prompt_tokens."
+            "Rendering and measuring prompts needs the model's tokenizer or processor: give it, or set problems.chat = "
+            "never and no problems.max_prompt_tokens."
         )
-    render = Renderer(settings, tokenizer)
+    render = Renderer(settings, processor)
     found = {name: part_problems(part, settings, render) for name, part in read_parts(settings).items()}
     train, train_report = found["train"]
     trained = {problem.id for problem in train}
@@ -55,7 +56,7 @@ def read_parts(settings: DataProblems) -> dict[str, Part]:
     parts = {}
     for name, source in settings.sources.items():
         table = open_source(source)
-        parts[name] = Part(table.name, read_rows(table, name, source, settings))
+        parts[name] = Part(table.name, read_rows(table, source, settings))
     return parts if settings.held_out is not None else split_rows(parts.pop("train"), settings) | parts
 
 
@@ -80,7 +81,7 @@ def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
 def part_problems(part: Part, settings: DataProblems, render: Renderer) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of a part and its report: duplicates refused, long prompts dropped or refused."""
     problems = rendered(part, render)
-    lengths = list(token_lengths([p.prompt for p in problems], render.tokenizer)) if render.tokenizer else []
+    lengths = prompt_lengths(problems, render.processor) if render.processor else []
     limit = settings.max_prompt_tokens
     long = {i for i, length in enumerate(lengths) if limit is not None and length > limit}
     why = f"the prompt has more than problems.max_prompt_tokens = {limit} tokens"
@@ -121,7 +122,8 @@ def rendered(part: Part, render: Renderer) -> list[Problem]:
     faults, seen, problems = Faults(part.source), {}, []
     for row in part.rows:
         try:
-            prompt = render(row.messages)
+            prompt = render(row.messages, len(row.images))
+            image_tokens(row.images, render.processor)
         except Unusable as error:
             faults.add(str(error), row.name)
             continue
@@ -134,8 +136,29 @@ def rendered(part: Part, render: Renderer) -> list[Problem]:
     return problems
 
 
+def prompt_lengths(problems: Sequence[Problem], processor: Any) -> list[int]:
+    """Tokens of each prompt, special ones and those of its images included."""
+    text = token_lengths([p.prompt for p in problems], getattr(processor, "tokenizer", processor))
+    return [tokens + image_tokens(p.images, processor) for tokens, p in zip(text, problems, strict=True)]
+
+
+def image_tokens(images: Sequence[ImageRef], processor: Any) -> int:
+    """Tokens that images take beyond their places in the text, where the processor tells.
+
+    Raises:
+        Unusable: an image has a shape that the processor does not take.
+    """
+    if not images or not hasattr(processor, "_get_num_multimodal_tokens"):
+        return 0
+    try:
+        counted = processor._get_num_multimodal_tokens(image_sizes=[(image.height, image.width) for image in images])
+    except ValueError as error:
+        raise Unusable(f"the model's processor refuses an image ({error})") from None
+    return sum(counted.num_image_tokens) - len(images)
+
+
 def token_lengths(prompts: Sequence[str], tokenizer: Any, batch: int = 1000) -> Iterator[int]:
-    """Tokens of each prompt, special ones included."""
+    """Tokens of each text, special ones included."""
     rest = iter(prompts)
     while texts := list(islice(rest, batch)):
         yield from map(len, tokenizer(texts)["input_ids"])

@@ -1,36 +1,43 @@
-"""Images of problems: hashed and checked once, and afterwards only referred to."""
+"""Images of problems: hashed and decoded once, and afterwards only referred to."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import DataProblems, Source
+from npo_core.config import Source
 from npo_core.errors import DataError
-from npo_core.problems.problem import ImageRef
+from npo_core.problems.problem import ImageRef, Problem
 from npo_core.problems.sources import SourceRows, open_source
+
+PLACE = {"path", "format", "config", "split", "revision", "limit"}  # fields of a source that say where its rows are
+NAMED = 5  # images that one error names
 
 
 class BrokenImage(Exception):
     """Says what is wrong with an image, to go before a row's number."""
 
 
-def refer(table: SourceRows, source: str, row: int, column: str, cell: Any) -> list[ImageRef]:
+def refer(table: SourceRows, source: Source, row: int, column: str, cell: Any) -> list[ImageRef]:
     """References to the images of one cell: an image or a list of them; none for an empty cell.
 
     Raises:
-        BrokenImage: one of them cannot be opened, or is no image.
+        BrokenImage: one of them cannot be read whole, or is no image.
     """
     cells = cell if isinstance(cell, list) else [] if cell is None else [cell]
     found = []
     for place, value in enumerate(cells):
         content, file = image_bytes(value, table.folder, column)
-        check(content, file, column)
-        digest = hashlib.sha256(content).hexdigest()[:32]
-        inside = {} if file else {"source": source, "row": row, "column": column, "place": place}
-        found.append(ImageRef(digest, file, **inside))
+        width, height = decoded_size(content, column)
+        inside = {} if file else {"source": place_of(source), "row": row, "column": column, "place": place}
+        found.append(ImageRef(digest(content), len(content), height, width, file, **inside))
     return found
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def image_bytes(value: Any, folder: Path | None, column: str) -> tuple[bytes, str | None]:
@@ -50,35 +57,72 @@ def image_bytes(value: Any, folder: Path | None, column: str) -> tuple[bytes, st
         raise BrokenImage(f"an image (column {column}) cannot be read ({error.strerror})") from None
 
 
-def check(content: bytes, file: str | None, column: str) -> None:
+def decoded_size(content: bytes, column: str) -> tuple[int, int]:
+    """Width and height in pixels of an image that can be decoded whole. Raises BrokenImage."""
     from PIL import Image
 
     try:
         with Image.open(BytesIO(content)) as image:
-            image.verify()
+            image.load()  # headers of a file that was cut off are fine
+            return image.size
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise BrokenImage(f"an image (column {column}) cannot be opened ({type(error).__name__})") from None
+        raise BrokenImage(f"an image (column {column}) cannot be decoded ({type(error).__name__})") from None
 
 
-def open_image(ref: ImageRef, settings: DataProblems) -> Any:
-    """The image (a PIL.Image) that a reference of these problems names.
+def open_image(ref: ImageRef) -> Any:
+    """The image (a PIL.Image, RGB) that a reference names.
 
     Raises:
         DataError: it is gone, or not the one that was checked.
     """
     from PIL import Image
 
-    place = ref.file or f"{ref.source} row {ref.row + 1}, column {ref.column}"
     try:
-        cell = ref.file if ref.file else opened(settings.sources[ref.source]).cell(ref.row, ref.column)
+        cell = ref.file if ref.file else opened(ref.source).cell(ref.row, ref.column)
         content, _ = image_bytes(cell[ref.place] if isinstance(cell, list) else cell, Path(), ref.column or "")
     except (BrokenImage, IndexError, KeyError) as error:
-        raise DataError(f"The image {place} is gone ({error}): put it back where it was.") from None
-    if hashlib.sha256(content).hexdigest()[:32] != ref.digest:
-        raise DataError(f"The image {place} has changed since the problems were read: put back the one it was.")
-    return Image.open(BytesIO(content))
+        raise DataError(f"The image {where(ref)} is gone ({error}): put it back where it was.") from None
+    if digest(content) != ref.digest:
+        raise DataError(f"The image {where(ref)} has changed since the problems were read: put back the one it was.")
+    return Image.open(BytesIO(content)).convert("RGB")
+
+
+def check_present(problems: Iterable[Problem]) -> None:
+    """Look, without reading them, whether the images of problems are there, so that a stage does not find out later.
+
+    Raises:
+        DataError: files are gone or have another size, or a data set that holds images cannot be opened.
+    """
+    refs = dict.fromkeys(ref for problem in problems for ref in problem.images)
+    for source in dict.fromkeys(ref.source for ref in refs if ref.source):
+        opened(source)
+    wrong = [ref for ref in refs if ref.file and not has_size(ref.file, ref.bytes)]
+    if wrong:
+        named = "".join(f"\n  {where(ref)}" for ref in wrong[:NAMED]) + ("\n  ..." if len(wrong) > NAMED else "")
+        raise DataError(
+            f"{len(wrong):,} images are gone or have changed since the problems were read; put back what was there:"
+            f"{named}"
+        )
+
+
+def has_size(file: str, size: int) -> bool:
+    try:
+        return Path(file).stat().st_size == size
+    except OSError:
+        return False
+
+
+def where(ref: ImageRef) -> str:
+    return ref.file or f"{Source.model_validate_json(ref.source).path} row {ref.row + 1}, column {ref.column}"
 
 
 @lru_cache(maxsize=16)  # training, held-out, benchmarks
-def opened(source: Source) -> SourceRows:
-    return open_source(source)
+def place_of(source: Source) -> str:
+    """The fields of a source that open it, as JSON."""
+    return source.model_dump_json(include=PLACE, exclude_none=True)
+
+
+@lru_cache(maxsize=16)
+def opened(source: str) -> SourceRows:
+    """The rows of a `place_of`."""
+    return open_source(Source.model_validate_json(source))

@@ -13,6 +13,9 @@ from npo_core.problems.problem import ImageRef, Problem
 IMAGE = pa.struct(
     [
         ("digest", pa.string()),
+        ("bytes", pa.int64()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
         ("file", pa.string()),
         ("source", pa.string()),
         ("row", pa.int64()),

@@ -13,19 +13,19 @@ from npo_core.problems.problem import Problem, ProblemSet
 BENCHMARK = "benchmarks."  # what the name of a benchmark's part begins with
 
 
-def load_problems(settings: Problems, execution: Execution | None = None, tokenizer: Any = None) -> ProblemSet:
+def load_problems(settings: Problems, execution: Execution | None = None, processor: Any = None) -> ProblemSet:
     """Generate or read the problems.
 
     Args:
         execution: says how many processes verify where the verifier needs some.
-        tokenizer: the model's, which renders and measures prompts; only problems from data need it.
+        processor: the model's, or its tokenizer, which renders and measures prompts; only problems from data need it.
 
     Raises:
         DataError: a source cannot be read or a row is wrong; names file, rows and column.
         ConfigError: the tokenizer does not fit the settings.
     """
     if isinstance(settings, DataProblems):
-        found = load_data(settings, tokenizer)
+        found = load_data(settings, processor)
         parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
         return problem_set(settings, execution, parts, report)
     try:

@@ -57,13 +57,16 @@ class ImageRef:
     """Where an image is: a file, or a cell of a data set. `npo_core.problems.images.open_image` reads it.
 
     Example:
-        ImageRef(digest="5f0c...", file="/data/images/12.png")
-        ImageRef(digest="5f0c...", source="train", row=12, column="image_1", place=0)
+        ImageRef(digest="5f0c...", bytes=83120, file="/data/images/12.png")
+        ImageRef(digest="5f0c...", bytes=83120, source='{"path": "data/train", ...}', row=12, column="image_1")
     """
 
     digest: str  # 32 hex digits, a hash of its bytes
+    bytes: int  # how many
+    height: int = 0  # pixels, here and below
+    width: int = 0
     file: str | None = None
-    source: str | None = None  # `train`, `held_out` or `benchmarks.NAME`: whose rows
+    source: str | None = None  # whose rows: the fields of a `config.Source` that open it, as JSON
     row: int | None = None  # counted from 0
     column: str | None = None
     place: int = 0  # which one, where the cell holds a list

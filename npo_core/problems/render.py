@@ -13,15 +13,21 @@ from npo_core.problems.rows import Message, Unusable
 
 
 class Renderer:
-    """Renders chats by the tokenizer's template, or as plain text where there is none or none is wanted.
+    """Renders chats by the model's template, or as plain text where there is none or none is wanted.
+
+    Args:
+        processor: the model's tokenizer or, where it sees images, its processor; None: plain text alone.
 
     Raises:
         ConfigError: a template is needed and there is none, or tokenizer and template do not fit together.
     """
 
-    def __init__(self, settings: DataProblems, tokenizer: Any):
-        self.settings, self.tokenizer = settings, tokenizer
-        self.templated = settings.chat != "never" and bool(tokenizer and tokenizer.chat_template)
+    def __init__(self, settings: DataProblems, processor: Any):
+        self.settings, self.processor = settings, processor
+        self.tokenizer = tokenizer = getattr(processor, "tokenizer", processor)
+        self.speaker = processor if getattr(processor, "chat_template", None) else tokenizer
+        self.templated = settings.chat != "never" and bool(tokenizer and self.speaker.chat_template)
+        self.image_mark = getattr(processor, "image_token", None)
         if settings.chat == "always" and not self.templated:
             raise ConfigError(
                 "problems.chat = always, but the model's tokenizer has no chat template: take an instruction-tuned "
@@ -30,8 +36,14 @@ class Renderer:
         self.prefix = added_prefix(tokenizer) if tokenizer else []
         self.checked = False
 
-    def __call__(self, messages: list[Message]) -> str:
-        """The prompt. Raises Unusable where the template refuses the chat."""
+    def __call__(self, messages: list[Message], images: int = 0) -> str:
+        """The prompt. Raises Unusable where the template refuses the chat, or makes no place for each image."""
+        text = self.text(messages)
+        if self.image_mark and (places := text.count(str(self.image_mark))) != images:
+            raise Unusable(f"its prompt has {places} places for images ({self.image_mark}), and it has {images} images")
+        return text
+
+    def text(self, messages: list[Message]) -> str:
         if self.settings.system_prompt:
             if messages[0]["role"] == "system":
                 raise Unusable("the chat has a system message, and problems.system_prompt would be another")
@@ -42,7 +54,7 @@ class Renderer:
         from jinja2 import TemplateError
 
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            rendered = self.speaker.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.settings.chat_template_kwargs
             )
         except (TemplateError, TypeError) as error:  # TypeError: a template for text is given parts

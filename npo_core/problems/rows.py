@@ -44,8 +44,8 @@ class Unusable(Exception):
     """Says what is wrong with a row, to go before its number."""
 
 
-def read_rows(table: SourceRows, part: str, source: Source, settings: DataProblems) -> list[Row]:
-    """The rows of the source of a part: `train`, `held_out`, `benchmarks.NAME`.
+def read_rows(table: SourceRows, source: Source, settings: DataProblems) -> list[Row]:
+    """The rows of a source, which `table` is.
 
     Raises:
         DataError: a column is missing, or rows cannot be used; names all of them.
@@ -56,7 +56,7 @@ def read_rows(table: SourceRows, part: str, source: Source, settings: DataProble
     for index, values in enumerate(table.read(wanted)):
         name = row_name(index, values, source.columns)
         try:
-            row = read_row(table, part, source, index, values, name)
+            row = read_row(table, source, index, values, name)
             if row.verifier not in ["", *settings.verifiers]:
                 raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")
             if lacking := unusable(settings.verifier_named(row.verifier), settings.answer_pattern, row.answer):
@@ -93,18 +93,18 @@ def row_name(index: int, values: dict | None, columns: Columns) -> str:
     return f"{index + 1}" if id_ is None else f"{index + 1} ({id_})"
 
 
-def read_row(table: SourceRows, part: str, source: Source, index: int, values: dict | None, name: str) -> Row:
+def read_row(table: SourceRows, source: Source, index: int, values: dict | None, name: str) -> Row:
     """One row. Raises Unusable or BrokenImage."""
     if values is None:
         raise Unusable("no JSON object")
     columns = source.columns
-    images = tuple(ref for c in columns.images for ref in refer(table, part, index, c, values.get(c)))
+    images = tuple(ref for c in columns.images for ref in refer(table, source, index, c, values.get(c)))
     if columns.messages is None:
         messages = [{"role": "user", "content": with_images(question(source, values), len(images))}]
     else:
         messages = chat(values.get(columns.messages), columns.messages)
     if (places := image_places(messages)) != len(images):
-        raise Unusable(f"{places} places for images, but another number of images")
+        raise Unusable(f"{places} places for images, and {len(images)} images")
     answer = text_of(values.get(columns.answer), "answer", columns.answer, numbers=True)
     level = difficulty(values.get(columns.difficulty), columns.difficulty) if columns.difficulty else 0
     verifier = (values.get(columns.verifier) if columns.verifier else None) or source.verifier

@@ -28,8 +28,10 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
     info = identity.describe(copy)
-    content = exact.checkpoint_content(copy) | info
-    info = {**info, "eos_token_ids": identity.eos_token_ids(copy)}
+    attention = getattr(spec.model, "attention", "auto")
+    chosen = {} if attention == "auto" else {"attention": attention}  # for all stages, which load snapshots alone
+    content = exact.checkpoint_content(copy) | info | chosen
+    info = {**info, "eos_token_ids": identity.eos_token_ids(copy), **chosen}
     snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
     result = {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
     if problems is None:
@@ -42,42 +44,33 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     """Problems from data, read and checked; None for the built-in task, which every stage makes anew."""
     if isinstance(spec.problems, ChainProblems):
         return None
-    tokenizer = tokenizer_for(spec.problems, spec.model.path)
-    refuse_images(spec.problems)
-    problems = load_problems(spec.problems, spec.execution, tokenizer)
+    problems = load_problems(spec.problems, spec.execution, processor_for(spec.problems, spec.model.path))
     problems.judge([])  # shows that it can start
     print(json.dumps(problems.report, indent=2))  # into the stage's log
     return problems
 
 
-def tokenizer_for(problems: DataProblems, path: str) -> Any:
-    """The tokenizer of a model for these problems.
+def processor_for(problems: DataProblems, path: str) -> Any:
+    """The processor of a model for these problems: its tokenizer, where it takes text alone.
 
     Raises:
         DataError: there is none.
-        ConfigError: the problems have images and the model takes none.
+        ConfigError: the problems have images and the model takes none, or its processor lacks a package.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
+
+    from npo_core.models.load import load_processor, sees_images
 
     try:
-        config, tokenizer = AutoConfig.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        config, processor = AutoConfig.from_pretrained(path), load_processor(path)
     except (OSError, ValueError) as error:
         raise no_model(path, error) from None
-    if (images := image_columns(problems)) and not hasattr(config, "vision_config"):
+    if (images := image_columns(problems)) and not sees_images(config):
         raise ConfigError(
             f"The problems have images (column {', '.join(images)}), but model.path = {path} ({config.model_type}) "
             "takes text alone: choose a vision-language model, or name no columns.images."
         )
-    return tokenizer
-
-
-def refuse_images(problems: DataProblems) -> None:
-    """Raises ConfigError where problems have images, for they would be left out."""
-    if images := image_columns(problems):
-        raise ConfigError(
-            f"The problems have images (column {', '.join(images)}), and neither training nor generation takes images "
-            "yet: name no columns.images. `npo problems` reads, checks and shows them."
-        )
+    return processor
 
 
 def image_columns(problems: DataProblems) -> list[str]:

@@ -42,7 +42,8 @@ def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id
 
     snapshot = context.workspace.timeline.snapshots.get(id_)
     folder = context.workspace.timeline.snapshots.folder(id_, context.workspace.scratch / "snapshots")
-    engine = open_engine(folder, device=context.device, batch=spec.evaluation.batch)
+    attention = snapshot.info.get("attention", "auto")
+    engine = open_engine(folder, device=context.device, batch=spec.evaluation.batch, attention=attention)
     scores = passrate.evaluate(
         engine,
         problems,

@@ -119,4 +119,5 @@ def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine
 
     folder: Path = context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
-    return open_engine(folder, device=context.device, batch=batch)
+    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
+    return open_engine(folder, device=context.device, batch=batch, attention=attention)

@@ -51,4 +51,5 @@ def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine
     from npo_core.engines.open import open_engine
 
     batch = spec.probe.prompts * spec.probe.samples
-    return open_engine(folder(context, snapshot), device=context.device, batch=batch)
+    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
+    return open_engine(folder(context, snapshot), device=context.device, batch=batch, attention=attention)

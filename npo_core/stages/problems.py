@@ -12,6 +12,7 @@ import pyarrow as pa
 from npo_core.config import ChainProblems, Problems
 from npo_core.errors import DamagedError
 from npo_core.problems import ProblemSet
+from npo_core.problems.images import check_present
 from npo_core.problems.kept import from_parquet, to_parquet
 from npo_core.problems.load import BENCHMARK, load_problems, problem_set
 from npo_core.stages.context import StageContext
@@ -30,13 +31,15 @@ def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> Probl
     store = kept_folder(settings, context.workspace, snapshot.info["tokenizer"])
     record = store.read_json(RECORD, default=None)
     if record is None:
-        from transformers import AutoTokenizer
+        from npo_core.models.load import load_processor
 
         folder = context.workspace.timeline.snapshots.folder(snapshot.id, context.workspace.scratch / "snapshots")
-        problems = load_problems(settings, spec.execution, AutoTokenizer.from_pretrained(folder))
+        problems = load_problems(settings, spec.execution, load_processor(folder))
         keep(problems, store)
         return problems
-    return problem_set(settings, spec.execution, {part: read(store, part) for part in record}, record)
+    parts = {part: read(store, part) for part in record}
+    check_present(problem for part in parts.values() for problem in part)
+    return problem_set(settings, spec.execution, parts, record)
 
 
 def kept_folder(settings: Problems, workspace: Workspace, tokenizer: str) -> Store:

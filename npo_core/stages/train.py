@@ -5,12 +5,14 @@ A watched segment ends earlier where its signals warn, or where its tokens are u
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from npo_core.config import Training
 from npo_core.control.controller import Controller
 from npo_core.errors import DamagedError, DataError, StageError
 from npo_core.problems import ProblemSet
+from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import TrainSpec
@@ -103,7 +105,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         watching(spec, folder),
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
-    model = load_model(folder)
+    model = load_model(folder, attention=start.info.get("attention", "auto"))
     if spec.training.kl_coef:  # TRL loads its reference model from here
         model.config.name_or_path = str(snapshot_folder(context, base_snapshot(context)))
     trainer = NPOTrainer(
@@ -123,11 +125,18 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         guidance=guidance,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
+        images=images_of(problems),
     )
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
     trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
     return recorder.marks, recorder.snapshot_seconds
+
+
+def images_of(problems: ProblemSet) -> Callable[[str], list] | None:
+    """Opens the images of a training prompt by its id; None where no prompt has some."""
+    refs = {problem.id: problem.images for problem in problems.train}
+    return (lambda id_: list(map(open_image, refs[id_]))) if any(refs.values()) else None
 
 
 def check_number(problems: ProblemSet, training: Training) -> None:

@@ -9,6 +9,7 @@ ARCHITECTURE = (
     "num_attention_heads", "num_key_value_heads", "head_dim", "text_config",
 )  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "chat_template.jinja")
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # of models that see
 
 
 def digest(*parts: bytes) -> str:
@@ -23,11 +24,20 @@ def describe(folder: Path) -> dict[str, str]:
     """`model` (architecture and vocabulary) and `tokenizer` fingerprints of a Hugging Face model folder."""
     config = json.loads((folder / "config.json").read_text())
     architecture = {name: config.get(name) for name in ARCHITECTURE}
-    present = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
+    files = TOKENIZER_FILES
+    if config.get("vision_config"):
+        architecture |= {name: shape(config.get(name)) for name in ("text_config", "vision_config")}
+        files += PROCESSOR_FILES
+    present = [folder / name for name in files if (folder / name).exists()]
     return {
         "model": digest(json.dumps(architecture, sort_keys=True).encode()),
         "tokenizer": digest(*(file.read_bytes() for file in present)),
     }
+
+
+def shape(part: dict | None) -> dict:
+    """A part of a configuration without the number format, which is none of the architecture's."""
+    return {name: value for name, value in (part or {}).items() if name not in ("dtype", "torch_dtype")}
 
 
 def eos_token_ids(folder: Path) -> list[int]:

@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from accelerate.utils import gather, gather_object
-from trl import GRPOTrainer
 
 from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.training import exact, injection
+from npo_core.training.vision import ImageTrainer
 
 # Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
 COMPLETION_IDS, COMPLETIONS, LOGPROBS = 1, 3, 4
@@ -50,7 +50,7 @@ class PromptOutcome(NamedTuple):
     tokens: str  # 16 hex digits: hash of the group's token ids as trained on
 
 
-class NPOTrainer(GRPOTrainer):
+class NPOTrainer(ImageTrainer):
     """GRPOTrainer with guidance by token id, per-prompt outcomes, and exact resumption.
 
     Args:
@@ -58,6 +58,7 @@ class NPOTrainer(GRPOTrainer):
             column `prompt_id`.
         injection_settings: gate, importance sampling and baseline.
         sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
+        images: gives the images of a prompt id; see `ImageTrainer`.
         Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,
             or None, where nobody can tell: such a completion counts in no pass rate and is not trained on.
 

@@ -60,4 +60,4 @@ def data(**fields) -> DataProblems:
 
 
 def problems_of(settings: DataProblems, tokenizer=None) -> ProblemSet:
-    return load_problems(settings, tokenizer=tokenizer)
+    return load_problems(settings, processor=tokenizer)

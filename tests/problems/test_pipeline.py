@@ -198,18 +198,6 @@ def test_images_and_a_model_for_text(run, tmp_path, model):
         run.base()
 
 
-def test_images_are_never_left_out_of_training_silently(run, tmp_path, model):
-    """A model that could see them is refused as well, until training shows it them."""
-    seeing = tmp_path / "seeing"
-    shutil.copytree(run.model.path, seeing)
-    config = json.loads((seeing / "config.json").read_text())
-    (seeing / "config.json").write_text(json.dumps(config | {"vision_config": {}}))
-    run.model = PretrainedModel(kind="pretrained", path=str(seeing))
-    run.common["problems"] = data(train={"path": run.source, "columns": {"images": ["image"]}}, held_out_rows=4)
-    with pytest.raises(ConfigError, match="neither training nor generation takes images"):
-        run.base()
-
-
 def test_a_model_that_is_none(run, tmp_path):
     run.model = PretrainedModel(kind="pretrained", path=str(tmp_path / "none"))
     with pytest.raises(DataError, match="is no causal language model with a tokenizer"):

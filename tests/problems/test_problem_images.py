@@ -8,7 +8,7 @@ from PIL import Image as Picture
 from small_data import data, problems_of, write_jsonl
 
 from npo_core.errors import DataError
-from npo_core.problems.images import open_image
+from npo_core.problems.images import check_present, open_image
 from npo_core.problems.kept import from_parquet, to_parquet
 
 COLOURS = ["red", "green", "blue", "white"]
@@ -60,9 +60,9 @@ def everything(problems):
     return sorted([*problems.train, *problems.held_out], key=lambda p: p.answer)
 
 
-def colour_of(ref, chosen) -> tuple:
-    with open_image(ref, chosen) as image:
-        return image.convert("RGB").getpixel((0, 0))
+def colour_of(ref) -> tuple:
+    with open_image(ref) as image:
+        return image.getpixel((0, 0))
 
 
 @pytest.mark.parametrize("made", [from_files, from_bytes, from_images])
@@ -72,7 +72,7 @@ def test_images_are_referred_to_and_opened_later(pictures, tokenizer, made):
     first, second, third = everything(problems)
     assert [len(p.images) for p in (first, second, third)] == [2, 1, 1]
     assert first.prompt == "<|user|><|picture|><|picture|>Which colour, 0?<|end|><|assistant|>"
-    found = [colour_of(ref, chosen) for p in (first, second, third) for ref in p.images]
+    found = [colour_of(ref) for p in (first, second, third) for ref in p.images]
     assert found == [(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
     assert problems.report["train"]["images"] + problems.report["held_out"]["images"] == 4
     assert from_parquet(to_parquet([first, second])) == [first, second]
@@ -95,10 +95,19 @@ def test_an_image_that_changed_or_went_after_it_was_checked(pictures, tokenizer)
     ref = everything(problems_of(chosen, tokenizer))[2].images[0]
     (pictures / "pictures" / "white.png").write_bytes(png("black"))
     with pytest.raises(DataError, match="white.png has changed"):
-        open_image(ref, chosen)
+        open_image(ref)
     (pictures / "pictures" / "white.png").unlink()
     with pytest.raises(DataError, match="white.png is gone"):
-        open_image(ref, chosen)
+        open_image(ref)
+
+
+def test_missing_images_are_found_without_reading_any(pictures, tokenizer):
+    problems = everything(problems_of(settings(from_files(pictures)), tokenizer))
+    check_present(problems)
+    (pictures / "pictures" / "white.png").write_bytes(png("black") + b" ")
+    (pictures / "pictures" / "red.png").unlink()
+    with pytest.raises(DataError, match=r"2 images are gone or have changed.*\n.*red.png\n.*white.png"):
+        check_present(problems)
 
 
 def test_images_where_the_text_marks_them_and_in_several_columns(pictures, tokenizer):
@@ -118,13 +127,17 @@ def test_images_where_the_text_marks_them_and_in_several_columns(pictures, token
     ("cell", "words"),
     [
         ("pictures/none.png", "cannot be read .No such file"),
-        ("rows.jsonl", "cannot be opened .UnidentifiedImageError"),
-        ("pictures/cut.png", "cannot be opened"),
+        ("rows.jsonl", "cannot be decoded .UnidentifiedImageError"),
+        ("pictures/cut.png", "cannot be decoded"),
+        ("pictures/cut.jpg", "cannot be decoded .OSError"),
         (7, "is a int, not a path, bytes or an Image"),
     ],
 )
 def test_broken_images_are_named_by_row(pictures, tokenizer, cell, words):
     (pictures / "pictures" / "cut.png").write_bytes(png("red")[:45])
+    whole = io.BytesIO()
+    Picture.effect_noise((64, 64), 50).save(whole, "JPEG")
+    (pictures / "pictures" / "cut.jpg").write_bytes(whole.getvalue()[:-200])  # its header is fine
     good = rows(lambda colour: f"pictures/{colour}.png")
     path = write_jsonl(pictures / "rows.jsonl", [good[0], good[1] | {"image": cell}, good[2]])
     with pytest.raises(DataError, match=f"an image .column image. {words}.*: row 2$"):

@@ -112,7 +112,7 @@ def test_a_column_of_messages(tmp_path, tokenizer):
         ([*CHAT, {"role": "assistant", "content": "3"}], "is not the user's"),
         ([{"role": "user", "content": None}], "content of a message .column chat. is empty"),
         ([{"role": "user", "content": [{"type": "video"}]}], "a part of a message"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "1 places for images, but another number"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "1 places for images, and 0 images"),
     ],
 )
 def test_messages_that_cannot_be_used(tmp_path, tokenizer, messages, words):

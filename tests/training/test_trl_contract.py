@@ -16,6 +16,7 @@ from trl.trainer.utils import RepeatSampler
 from npo_core.training import exact, trainer
 from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.trainer import NPOTrainer
+from npo_core.training.vision import IMAGES, ImageTrainer
 
 ROOT = Path(__file__).parents[2]
 # What NPOTrainer overrides, with the parameters that TRL gives it.
@@ -30,6 +31,7 @@ OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_generate": ["self", "prompts"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_tokenize_prompts": ["self", "prompts"],
     "_compute_loss": ["self", "model", "inputs"],
     "log": ["self", "logs", "start_time"],
 }
@@ -45,7 +47,8 @@ def test_the_pinned_version_is_the_one_installed(file):
 
 
 def test_what_is_overridden_is_what_is_checked_here():
-    ours = {name for name in vars(NPOTrainer) if callable(getattr(NPOTrainer, name)) and hasattr(GRPOTrainer, name)}
+    written = {**vars(NPOTrainer), **vars(ImageTrainer)}
+    ours = {name for name in written if callable(getattr(NPOTrainer, name)) and hasattr(GRPOTrainer, name)}
     inherited = {name for name in vars(object) if name != "__init__"}
     assert ours - inherited == {*OVERRIDDEN, "_get_per_token_logps_and_entropies"}
 
@@ -67,6 +70,18 @@ def test_the_order_of_calls_that_injection_needs():
     assert source.index("self._generate(") < source.index("self._calculate_rewards(")
     loss = inspect.getsource(GRPOTrainer._compute_loss)
     assert loss.index("self._get_per_token_logps_and_entropies(") < loss.index('inputs.get("old_per_token_logps")')
+
+
+def test_where_images_go_beside_a_prompt():
+    """Given as fields and not as images, they reach generation and nothing else; scoring takes the same fields."""
+    parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    leading = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
+    assert parameters[: len(leading)] == leading
+    assert {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"} <= set(parameters)
+    generate = inspect.getsource(GRPOTrainer._generate)
+    assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in generate
+    returned = generate[generate.rindex("return ") :].split(", ")
+    assert returned[IMAGES] == "images"
 
 
 @pytest.fixture

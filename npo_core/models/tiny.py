@@ -1,0 +1,92 @@
+"""A tiny random model of the same classes as a large one, with a tiny tokenizer or processor, for trials and tests."""
+
+from pathlib import Path
+from typing import Any
+
+PAD, END = "<|endoftext|>", "<|im_end|>"
+VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (PAD, "<|im_start|>", END, *VISION)
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)  # what Qwen's templates come to, without tools
+HEADS, WIDTH = 2, 16
+# Fields of configurations under the names that models use, and what they become.
+SMALL = {
+    "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "depth": 1, "num_heads": HEADS,
+    "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": WIDTH // HEADS, "out_hidden_size": WIDTH,
+    "max_position_embeddings": 4096, "max_window_layers": 1, "deepstack_visual_indexes": [0], "layer_types": None,
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH,
+}  # fmt: skip
+IMAGE_SIDES = (32, 64)  # pixels: an image is scaled to an area between the squares of these
+
+
+def make_tiny(model: str, folder: Path | str, seed: int = 0) -> None:
+    """Save a random model of a model type (`qwen3`, `qwen3_vl`), or of a folder's configuration, in the HF layout.
+
+    Raises:
+        ValueError: transformers knows no such model, or its configuration cannot be made small.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, set_seed
+
+    from npo_core.models.load import sees_images
+
+    known = Path(model).is_dir()
+    values = (AutoConfig.from_pretrained(model) if known else AutoConfig.for_model(model)).to_dict()
+    tokenizer = make_tokenizer()
+    config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer))
+    set_seed(seed)
+    kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+    tiny = kind.from_config(config).float()
+    tiny.generation_config.eos_token_id = tokenizer.eos_token_id
+    tiny.save_pretrained(folder)
+    (make_processor(tokenizer) if sees_images(config) else tokenizer).save_pretrained(folder)
+
+
+def shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A configuration's fields with tiny dimensions and the tokens of `make_tokenizer`."""
+    tokens = {
+        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in (
+            ("image", "image_pad"), ("video", "video_pad"), ("vision_start", "vision_start"),
+            ("vision_end", "vision_end"),
+        )},
+    }  # fmt: skip
+    found = {}
+    for name, value in values.items():
+        if name in ("text_config", "vision_config") and value:
+            found[name] = shrunk(value, tokenizer)
+        elif name == "rope_parameters" and value and "mrope_section" in value:
+            found[name] = value | {"mrope_section": [2, 1, 1]}  # they share half a head
+        else:
+            found[name] = {**SMALL, **tokens}.get(name, value)
+    return found
+
+
+def make_tokenizer() -> Any:
+    """One token a byte, and the marks of a chat with images."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return Qwen2TokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left", chat_template=TEMPLATE
+    )
+
+
+def make_processor(tokenizer: Any) -> Any:
+    """Qwen3-VL's processor with small images."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    shortest, longest = (side**2 for side in IMAGE_SIDES)
+    patches = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
+    images = Qwen2VLImageProcessor(size={"shortest_edge": shortest, "longest_edge": longest}, **patches)
+    return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**patches), chat_template=TEMPLATE)

@@ -1,0 +1,96 @@
+"""GRPOTrainer on prompts that are text with places for images, as problems from data are rendered.
+
+TRL takes images only in chats that it renders itself. Here they are put beside the rendered prompts where TRL calls the
+model: in generation, and in every forward pass over completions. A batch carries the numbers of its prompts in the data
+set instead of pixels: a prompt's images are decoded once a generation batch, whatever the size of its group, and
+snapshots inside a generation window stay small.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from npo_core.models.inputs import PromptInputs, beside_ids, prompt_inputs
+
+IMAGES = 6  # position in what GRPOTrainer._generate returns
+NUMBERS = "prompt_numbers"  # key in a batch: [B] rows of the training data
+
+
+class ImageTrainer(GRPOTrainer):
+    """GRPOTrainer that opens the images of its training prompts.
+
+    Args:
+        images: gives the images (PIL.Image) of a prompt id, in their order in the prompt; None: prompts are text alone.
+            The data set then needs a column `prompt_id`, and its prompts are text, not chats.
+    """
+
+    def __init__(self, *args: Any, images: Callable[[str], Sequence[Any]] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.open_images = images
+        self._number_of: dict[str, int] = {}
+        if images is not None:
+            self._number_of = {id_: number for number, id_ in enumerate(self.train_dataset["prompt_id"])}
+        self._numbers: torch.Tensor | None = None  # of the rows that the model is called for
+        self._read: dict[int, PromptInputs] = {}  # of the newest generation batch, by number
+
+    def _prompt(self, number: int) -> PromptInputs:
+        """A prompt with its images, read once a generation batch; anew after a resumption."""
+        if number not in self._read:
+            row = self.train_dataset[number]
+            images = self.open_images(row["prompt_id"])
+            self._read[number] = prompt_inputs(self.processing_class, row["prompt"], images)
+        return self._read[number]
+
+    def _generate_and_score_completions(self, inputs):
+        if self.open_images is None:
+            return super()._generate_and_score_completions(inputs)
+        self._read = {}
+        self._numbers = torch.tensor([self._number_of[row["prompt_id"]] for row in inputs])
+        output = super()._generate_and_score_completions(inputs)
+        output[NUMBERS] = self._numbers.to(output["completion_ids"].device)
+        return output
+
+    def _tokenize_prompts(self, prompts):
+        if self.open_images is None:
+            return super()._tokenize_prompts(prompts)
+        numbers = self._numbers.tolist()
+        rows = [self._prompt(number) for number in numbers]
+        width = max(len(row.ids) for row in rows)
+        fields = beside_ids(rows, [width - len(row.ids) for row in rows], width)
+        ids = self.train_dataset[numbers]["prompt_id"] if self.use_vllm else []
+        return [row.ids for row in rows], [list(self.open_images(id_)) for id_ in ids] or None, fields
+
+    def _generate(self, prompts, *args, **kwargs):
+        generated = super()._generate(prompts, *args, **kwargs)
+        if self.open_images is None:
+            return generated
+        return (*generated[:IMAGES], None, *generated[IMAGES + 1 :])  # else TRL would render the prompts once more
+
+    def _compute_loss(self, model, inputs):
+        self._numbers = inputs.get(NUMBERS)
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs
+    ):
+        """TRL's, over parts of `batch_size` rows, each with its images."""
+        called = super()._get_per_token_logps_and_entropies
+        if self._numbers is None:
+            return called(model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs)
+        size, found = batch_size or len(input_ids), []
+        for start in range(0, len(input_ids), size):
+            part = slice(start, start + size)
+            fields = self._fields(self._numbers[part].tolist(), input_ids.shape[1], logits_to_keep)
+            found.append(called(model, input_ids[part], attention_mask[part], logits_to_keep, **(kwargs | fields)))
+        logps, entropies, losses = zip(*found, strict=True)
+        entropies = None if entropies[0] is None else torch.cat(entropies)
+        return torch.cat(logps), entropies, None if losses[0] is None else torch.stack(losses).mean()
+
+    def _fields(self, numbers: list[int], width: int, completion: int) -> dict[str, Any]:
+        """What goes beside ids [rows, width] of prompts, padded on the left, and completions of `completion` tokens."""
+        prompts = [self._prompt(number) for number in numbers]
+        fields = beside_ids(prompts, [width - completion - len(prompt.ids) for prompt in prompts], width)
+        fields = {name: value.to(self.accelerator.device) for name, value in fields.items()}
+        return fields | {"num_images": [prompt.images for prompt in prompts]} if fields else {}

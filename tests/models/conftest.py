@@ -1,0 +1,115 @@
+"""Tiny random models, problems with pictures, and runs whose stages run in this process."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from npo_core.config import DataProblems, Evaluation, Execution, Guidance, Injection, PretrainedModel, Training
+from npo_core.models.tiny import make_tiny
+from npo_core.stages.context import scratch_folder
+from npo_core.stages.execute import execute
+from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, TrainSpec
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline import Branch
+from npo_core.timeline.segments import read_steps
+
+EXECUTION = Execution(device="cpu", threads=1)
+TRAINING = Training(steps=4, prompts_per_step=4, group_size=4, max_completion_tokens=8, snapshot_every=2, micro_batch=8)
+ANY_END = "^()"  # as answer_pattern: every completion that ends by itself is right, and a random model has some
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folder of a tiny model of a type, made once."""
+    made = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            make_tiny(kind, made[kind])
+        return made[kind]
+
+    return folder
+
+
+def draw(folder: Path, number: int) -> str:
+    """A picture with a size and colours of its own; its path in the folder."""
+    picture = Image.new("RGB", (40 + 8 * (number % 3), 48), (20 * number % 256, 255 - 20 * number % 256, 99))
+    picture.paste((0, 0, 0), (4, 4, 8 + 2 * number % 30, 20))
+    picture.save(folder / f"{number}.png")
+    return f"{number}.png"
+
+
+def picture_rows(folder: Path, count: int = 12) -> list[dict]:
+    """Rows with one picture each, but for the first, which has two, and the second, which has none."""
+    rows = [{"question": f"{n}?", "answer": "x", "image": [draw(folder, n)]} for n in range(count)]
+    rows[0] |= {"question": "from <image> to <image>?", "image": [draw(folder, 0), draw(folder, 1)]}
+    rows[1] |= {"image": []}
+    return rows
+
+
+def write_rows(folder: Path, rows: list[dict]) -> str:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+class Run:
+    """A workspace, a model and problems. `rows` makes the problems' rows in a folder."""
+
+    def __init__(self, folder: Path, model: Path, rows=picture_rows, **model_fields):
+        self.folder, self.workspace = folder, Workspace(folder / "workspace")
+        self.model = PretrainedModel(kind="pretrained", path=str(model), **{"dtype": "float32", **model_fields})
+        made = rows(folder)
+        columns = {"images": ["image"]} if "image" in made[0] else {}
+        source = {"path": write_rows(folder, made), "columns": columns}
+        self.problems = DataProblems(kind="data", train=source, held_out_rows=4, answer_pattern=ANY_END)
+        self.common = {"workspace": self.workspace.uri, "execution": EXECUTION, "problems": self.problems}
+
+    def __call__(self, spec: Spec) -> dict:
+        workspace = Workspace(spec.workspace)
+        scratch = scratch_folder(workspace, spec)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        workspace.store.write_json(f"{spec.folder}/spec.json", spec.model_dump(mode="json"))
+        execute(spec, workspace, scratch)
+        return workspace.store.read_json(f"{spec.folder}/result.json")["result"]
+
+    def base(self) -> str:
+        return self(BaseSpec(model=self.model, **self.common))["snapshot"]
+
+    def train(self, branch: str, start: str, cache: str | None = None, until: int = 4, **training) -> SimpleNamespace:
+        """A segment on a new branch: its record, and its steps."""
+        step = self.workspace.timeline.snapshots.get(start).step
+        self.workspace.timeline.add_branch(Branch(name=branch, parent=start, parent_step=step, reason="test"))
+        settings = TRAINING.model_copy(update=training)
+        spec = TrainSpec(
+            training=settings, injection=Injection(), seed=1, sampling_seed=2, branch=branch, start=start, until=until,
+            cache=cache, **self.common,
+        )  # fmt: skip
+        record = self.workspace.timeline.segment(self(spec)["segment"])
+        return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())
+
+    def guide(self, scout: SimpleNamespace, base: str) -> dict:
+        guidance = Guidance(samples=32, samples_per_round=16, skip_passed=False)
+        return self(
+            GuideSpec(
+                training=TRAINING, guidance=guidance, tau_gate=0.6, seed=1, guides=[scout.record.end], rollback=base,
+                segments=[scout.record.id], **self.common,
+            )
+        )  # fmt: skip
+
+    def evaluate(self, *snapshots: str) -> list[dict]:
+        evaluation = Evaluation(samples=2)
+        return self(
+            EvaluateSpec(evaluation=evaluation, max_completion_tokens=4, snapshots=list(snapshots), **self.common)
+        )["scores"]
+
+
+@pytest.fixture
+def run(tmp_path, tiny):
+    """Makes a `Run` of a type of model."""
+    return lambda kind, **fields: Run(tmp_path, tiny(kind), **fields)

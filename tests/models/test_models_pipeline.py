@@ -1,0 +1,203 @@
+"""Tiny random models of real classes through all stages of early bootstrapping, pictures included."""
+
+import functools
+import hashlib
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen3VLModel as VL
+from transformers.generation import GenerationMixin
+from trl import GRPOTrainer
+
+from npo_core.engines.transformers import TransformersEngine
+from npo_core.errors import DataError
+from npo_core.models.load import load_processor
+from npo_core.stages.context import StageContext
+from npo_core.stages.problems import run_problems
+from npo_core.stages.prove import compare, respecify
+from npo_core.stages.specs import EvaluateSpec
+from npo_core.stages.workspace import Workspace
+from npo_core.training.trainer import NPOTrainer
+
+PATCH_TOKENS = 4  # patches that Qwen3-VL merges into one token
+
+
+def text_rows(folder) -> list[dict]:
+    return [{"question": f"{n}?", "answer": "x"} for n in range(12)]
+
+
+def hashed(values: torch.Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+
+
+def as_rows(inputs: dict, completion: int = 0) -> list[tuple]:
+    """Of each row of model inputs: the prompt's token ids without padding, and hashes of its pictures."""
+    prompt = inputs["input_ids"].shape[1] - completion
+    ids, mask = inputs["input_ids"][:, :prompt], inputs["attention_mask"][:, :prompt].bool()
+    grids = iter(inputs["image_grid_thw"].tolist() if inputs.get("image_grid_thw") is not None else [])
+    start, rows = 0, []
+    for row in [i[m].tolist() for i, m in zip(ids, mask, strict=True)]:
+        left, pictures = row.count(5), []  # <|image_pad|>
+        while left:
+            size = int(torch.tensor(next(grids)).prod())
+            pictures.append(hashed(inputs["pixel_values"][start : start + size]))
+            start, left = start + size, left - size // PATCH_TOKENS
+        rows.append((tuple(row), *pictures))
+    return rows
+
+
+def meant(run) -> set[tuple]:
+    """What the model's own processor makes of every chat with its pictures."""
+    processor, found = load_processor(run.model.path), set()
+    for line, row in enumerate(map(json.loads, open(run.problems.train.path))):
+        pictures = iter(Image.open(run.folder / name) for name in row["image"])
+        places = {0: ["from ", None, " to ", None, "?"], 1: ["1?"]}.get(line, [None, row["question"]])
+        parts = [
+            {"type": "image", "image": next(pictures)} if part is None else {"type": "text", "text": part}
+            for part in places
+        ]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=True, return_dict=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        found |= set(as_rows(inputs))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
+def test_early_bootstrapping(run, kind, tmp_path):
+    run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
+    base = run.base()
+    scout = run.train("scout", base)
+    guided = run.guide(scout, base)
+    assert guided["asked"] == 8 and guided["rows"] > 0
+    replay = run.train("replay", base, guided["cache"])
+    assert sum(row["groups_injected"] for row in replay.steps) > 0
+    assert [score["problems"] for score in run.evaluate(base, replay.record.end)] == [4, 4]
+    copy = Workspace(tmp_path / "proof")
+    result = run(respecify(run.workspace, copy, scout.record, 4))
+    proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result["segment"]), 4)
+    assert len(proof) == 4 and all(row["equal"] for row in proof), proof
+
+
+def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch):
+    run = run("qwen3_vl")
+    seen: dict[str, set] = {"rollout": set(), "loss": set(), "engine": set()}
+    generate, score, forward = GenerationMixin.generate, GRPOTrainer._get_per_token_logps_and_entropies, VL.forward
+    place, completion = "rollout", None
+
+    def watched_generate(self, *args, **kwargs):
+        seen[place].update(as_rows(kwargs))
+        return generate(self, *args, **kwargs)
+
+    def watched_score(self, model, ids, mask, keep, *args, **kwargs):
+        nonlocal completion
+        completion = keep
+        result = score(self, model, ids, mask, keep, *args, **kwargs)
+        completion = None
+        return result
+
+    @functools.wraps(forward)  # whose parameters are looked at
+    def watched_forward(self, *args, **kwargs):
+        if completion is not None:
+            seen["loss"].update(as_rows(kwargs, completion))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", watched_generate)
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", watched_score)
+    monkeypatch.setattr(VL, "forward", watched_forward)
+    expected, base = meant(run), run.base()
+    scout = run.train("scout", base)
+    place = "engine"
+    run.guide(scout, base)
+    run.evaluate(base)
+    assert len(expected) == 12 and sorted(map(len, expected)) == [1, *[2] * 10, 3]
+    assert seen["engine"] == expected  # 8 are trained on, 4 held out
+    assert seen["rollout"] == seen["loss"] and len(seen["loss"]) == 8 and seen["loss"] < expected
+
+
+def problems_seen(run, base: str):
+    """The training problems as a stage sees them."""
+    context = StageContext(run.workspace, run.workspace.scratch, "cpu")
+    spec = EvaluateSpec(evaluation={}, max_completion_tokens=2, snapshots=[base], **run.common)
+    return run_problems(spec, context, run.workspace.timeline.snapshots.get(base)).train
+
+
+def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch):
+    """At the first update of a replay the policy is the base: its log-probabilities of what the guide wrote."""
+    run = run("qwen3_vl")
+    base = run.base()
+    cache = run.guide(run.train("scout", base), base)["cache"]
+    found: list[tuple] = []
+    relate = NPOTrainer._relate_to_guide
+
+    def watched(self, inputs, policy_logps):
+        for number, mask, ids, logps in zip(
+            inputs["prompt_numbers"].tolist(), inputs["guide_mask"].bool(), inputs["completion_ids"], policy_logps,
+            strict=True,
+        ):  # fmt: skip
+            if mask.any() and self.state.global_step == 0:
+                found.append((number, ids[mask].tolist(), logps[mask]))
+        return relate(self, inputs, policy_logps)
+
+    monkeypatch.setattr(NPOTrainer, "_relate_to_guide", watched)
+    run.train("replay", base, cache)
+    assert len(found) >= 2
+    problems = [problems_seen(run, base)[number] for number, *_ in found]
+    engine = TransformersEngine(run.workspace.timeline.snapshots.folder(base, run.folder))
+    scores = engine.score(problems, [ids for _, ids, _ in found])
+    for score, (_, _, logps) in zip(scores, found, strict=True):
+        assert torch.allclose(torch.tensor(score), logps, atol=1e-5)
+
+
+def test_a_snapshot_inside_a_window_goes_on_exactly(run):
+    """Its pictures are read anew; they are no part of it."""
+    run = run("qwen3_vl")
+    base = run.base()
+    changes = {"updates_per_batch": 2, "snapshot_every": 1, "micro_batch": 4}
+    whole = run.train("whole", base, until=4, **changes)
+    half = run.train("half", whole.record.snapshots[1], until=4, **changes)
+    assert half.record.snapshots == {step: whole.record.snapshots[step] for step in (2, 3, 4)}
+    buffer = run.workspace.store.local(f"snapshots/{whole.record.snapshots[1]}/npo_buffer.pt")
+    assert all("pixel_values" not in batch for batch in torch.load(buffer, weights_only=True))
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
+def test_gradient_checkpointing_changes_no_bit(run, kind, monkeypatch):
+    used, step = [], NPOTrainer.training_step
+    monkeypatch.setattr(
+        NPOTrainer, "training_step", lambda s, *a: used.append(s.model.is_gradient_checkpointing) or step(s, *a)
+    )
+    run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
+    base = run.base()
+    plain, checked = (run.train(f"b{on}", base, until=2, gradient_checkpointing=on) for on in (False, True))
+    assert used == [False] * 4 + [True] * 4
+    assert plain.record.snapshots == checked.record.snapshots
+
+
+def test_a_model_that_sees_trains_on_text(run):
+    run = run("qwen3_vl", rows=text_rows)
+    base = run.base()
+    scout = run.train("scout", base)
+    replay = run.train("replay", base, run.guide(scout, base)["cache"])
+    assert sum(row["groups_injected"] for row in replay.steps) > 0
+
+
+def test_pictures_that_vanish_stop_a_stage_before_it_trains(run):
+    run = run("qwen3_vl")
+    base = run.base()
+    (run.folder / "4.png").unlink()
+    with pytest.raises(DataError, match=r"1 images are gone or have changed.*\n.*4\.png"):
+        run.train("scout", base)
+
+
+def test_attention_is_the_one_that_is_chosen(run, monkeypatch):
+    run = run("qwen3", rows=text_rows, attention="eager")
+    base = run.base()
+    used, init = [], NPOTrainer.__init__
+    monkeypatch.setattr(NPOTrainer, "__init__", lambda self, model, **k: used.append(model) or init(self, model, **k))
+    scout = run.train("scout", base, until=2)
+    assert [model.config._attn_implementation for model in used] == ["eager"]
+    assert run.workspace.timeline.snapshots.get(scout.record.end).info["attention"] == "eager"
