@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from npo_core.errors import ConfigError
+
 PAD, END = "<|endoftext|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 SPECIAL = (PAD, "<|im_start|>", END, *VISION)
@@ -20,6 +22,7 @@ SMALL = {
     "max_position_embeddings": 4096, "max_window_layers": 1, "deepstack_visual_indexes": [0], "layer_types": None,
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH,
 }  # fmt: skip
+SEEING = ("qwen3_vl", "qwen3_vl_moe")  # whose processor is made here
 IMAGE_SIDES = (32, 64)  # pixels: an image is scaled to an area between the squares of these
 
 
@@ -27,14 +30,20 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0) -> None:
     """Save a random model of a model type (`qwen3`, `qwen3_vl`), or of a folder's configuration, in the HF layout.
 
     Raises:
-        ValueError: transformers knows no such model, or its configuration cannot be made small.
+        ConfigError: transformers knows no such model, or it sees images by another processor than Qwen3-VL's.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, set_seed
 
     from npo_core.models.load import sees_images
 
-    known = Path(model).is_dir()
-    values = (AutoConfig.from_pretrained(model) if known else AutoConfig.for_model(model)).to_dict()
+    try:
+        values = (AutoConfig.from_pretrained if Path(model).is_dir() else AutoConfig.for_model)(model).to_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"There is no folder and no type of model {model} ({error}): name one of them.") from None
+    if values.get("vision_config") and values["model_type"] not in SEEING:
+        raise ConfigError(
+            f"{values['model_type']} sees images, and of such models only {', '.join(SEEING)} are made tiny."
+        )
     tokenizer = make_tokenizer()
     config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer))
     set_seed(seed)

@@ -1,12 +1,10 @@
 """Tiny random models, problems with pictures, and runs whose stages run in this process."""
 
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from npo_core.config import DataProblems, Evaluation, Execution, Guidance, Injection, PretrainedModel, Training
 from npo_core.models.tiny import make_tiny
@@ -16,10 +14,10 @@ from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, Train
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_steps
+from tests.models.pictures import ANY_END, picture_rows, write_rows
 
 EXECUTION = Execution(device="cpu", threads=1)
 TRAINING = Training(steps=4, prompts_per_step=4, group_size=4, max_completion_tokens=8, snapshot_every=2, micro_batch=8)
-ANY_END = "^()"  # as answer_pattern: every completion that ends by itself is right, and a random model has some
 
 
 @pytest.fixture(scope="session")
@@ -34,27 +32,6 @@ def tiny(tmp_path_factory):
         return made[kind]
 
     return folder
-
-
-def draw(folder: Path, number: int) -> str:
-    """A picture with a size and colours of its own; its path in the folder."""
-    picture = Image.new("RGB", (40 + 8 * (number % 3), 48), (20 * number % 256, 255 - 20 * number % 256, 99))
-    picture.paste((0, 0, 0), (4, 4, 8 + 2 * number % 30, 20))
-    picture.save(folder / f"{number}.png")
-    return f"{number}.png"
-
-
-def picture_rows(folder: Path, count: int = 12) -> list[dict]:
-    """Rows with one picture each, but for the first, which has two, and the second, which has none."""
-    rows = [{"question": f"{n}?", "answer": "x", "image": [draw(folder, n)]} for n in range(count)]
-    rows[0] |= {"question": "from <image> to <image>?", "image": [draw(folder, 0), draw(folder, 1)]}
-    rows[1] |= {"image": []}
-    return rows
-
-
-def write_rows(folder: Path, rows: list[dict]) -> str:
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(folder / "rows.jsonl")
 
 
 class Run:

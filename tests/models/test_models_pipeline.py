@@ -156,7 +156,7 @@ def test_a_snapshot_inside_a_window_goes_on_exactly(run):
     """Its pictures are read anew; they are no part of it."""
     run = run("qwen3_vl")
     base = run.base()
-    changes = {"updates_per_batch": 2, "snapshot_every": 1, "micro_batch": 4}
+    changes = {"updates_per_batch": 2, "snapshot_every": 1, "micro_batch": 4, "kl_coef": 0.01}
     whole = run.train("whole", base, until=4, **changes)
     half = run.train("half", whole.record.snapshots[1], until=4, **changes)
     assert half.record.snapshots == {step: whole.record.snapshots[step] for step in (2, 3, 4)}
