@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import Qwen3VLModel as VL
 from transformers.generation import GenerationMixin
 from trl import GRPOTrainer
@@ -201,3 +202,15 @@ def test_attention_is_the_one_that_is_chosen(run, monkeypatch):
     scout = run.train("scout", base, until=2)
     assert [model.config._attn_implementation for model in used] == ["eager"]
     assert run.workspace.timeline.snapshots.get(scout.record.end).info["attention"] == "eager"
+
+
+@pytest.mark.parametrize(("dtype", "bf16"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_weights_keep_the_number_format_that_is_chosen(run, dtype, bf16):
+    """Mixed precision computes in bfloat16 and leaves the weights as they are."""
+    run = run("qwen3_vl", dtype=dtype)
+    base = run.base()
+    end = run.train("scout", base, until=2, bf16=bf16).record.end
+    folders = [run.workspace.timeline.snapshots.folder(id_, run.folder) for id_ in (base, end)]
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    assert {str(value.dtype) for value in after.values()} == {f"torch.{dtype}"}
+    assert any(not torch.equal(before[name], after[name]) for name in after)
