@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from npo_core.errors import ConfigError
 from npo_core.models.load import tokenizer_of
 from npo_core.problems import Problem
 from npo_core.problems.images import open_image
@@ -28,13 +29,22 @@ class PromptInputs:
 
 
 def prompt_inputs(processor: Any, prompt: str, images: Sequence[Any]) -> PromptInputs:
-    """A prompt with one place for each of its images (PIL.Image); `processor` is the tokenizer where there are none."""
+    """A prompt with one place for each of its images (PIL.Image); `processor` is the tokenizer where there are none.
+
+    Raises:
+        ConfigError: the processor makes of an image what cannot be told from the next one's.
+    """
     if not images:
         return PromptInputs(tokenizer_of(processor)(prompt)["input_ids"])
     found = dict(processor(text=[prompt], images=list(images), return_tensors="pt"))
     ids = found.pop("input_ids")[0].tolist()
     found.pop("attention_mask")
     by_token = {name: found.pop(name)[0] for name in BY_TOKEN if name in found}
+    if "image_grid_thw" not in found and any(len(values) != len(images) for values in found.values()):
+        raise ConfigError(
+            f"{type(processor).__name__} cuts images into tiles, which is not supported: choose a model that takes "
+            "images whole, such as Qwen3-VL."
+        )
     return PromptInputs(ids, by_token, found, len(images))
 
 

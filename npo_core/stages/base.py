@@ -42,10 +42,15 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
 
 def read_problems(spec: BaseSpec) -> ProblemSet | None:
     """Problems from data, read and checked; None for the built-in task, which every stage makes anew."""
+    from npo_core.models.inputs import read_prompts
+
     if isinstance(spec.problems, ChainProblems):
         return None
-    problems = load_problems(spec.problems, spec.execution, processor_for(spec.problems, spec.model.path))
+    processor = processor_for(spec.problems, spec.model.path)
+    problems = load_problems(spec.problems, spec.execution, processor)
     problems.judge([])  # shows that it can start
+    if seeing := [problem for problem in problems.train if problem.images]:
+        read_prompts(processor, seeing[:1])  # shows that the model takes them
     print(json.dumps(problems.report, indent=2))  # into the stage's log
     return problems
 

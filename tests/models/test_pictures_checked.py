@@ -1,11 +1,12 @@
 """What is found wrong with problems and pictures before a vision-language model is trained on them."""
 
 import pytest
+import torch
 from PIL import Image
 
 from npo_core.config import DataProblems
 from npo_core.errors import ConfigError, DataError
-from npo_core.models.inputs import read_prompts
+from npo_core.models.inputs import prompt_inputs, read_prompts
 from npo_core.models.load import load_processor
 from npo_core.problems.data import prompt_lengths
 from npo_core.problems.load import load_problems
@@ -61,6 +62,20 @@ def test_rows_that_the_model_cannot_be_given(problems, tmp_path, wrong, words):
 def test_plain_prompts_have_no_place_for_images(problems):
     with pytest.raises(DataError, match=r"its prompt has 0 places for images .*: rows "):
         problems([row(0), row(1), row(2)], chat="never")
+
+
+def test_a_model_that_cuts_images_into_tiles(tiny):
+    processor = load_processor(tiny("qwen3_vl"))
+
+    class Tiles:
+        tokenizer = processor.tokenizer
+
+        def __call__(self, **_):
+            ids = torch.tensor([[5, 5]])
+            return {"input_ids": ids, "attention_mask": ids, "pixel_values": torch.zeros(4, 3, 8, 8)}
+
+    with pytest.raises(ConfigError, match="Tiles cuts images into tiles"):
+        prompt_inputs(Tiles(), "<|image_pad|>", [Image.new("RGB", (8, 8))])
 
 
 def test_a_processor_without_its_package(tiny, monkeypatch):
