@@ -12,6 +12,7 @@ from flows.options import (
     ConfigFile,
     Overrides,
     Seed,
+    Shrink,
     WorkspaceUri,
     emit,
     parse_overrides,
@@ -33,6 +34,7 @@ def run_early_bootstrap(
     seed: Seed = None,
     overrides: Overrides = None,
     baseline: Baseline = None,
+    shrink: Shrink = False,
     as_json: AsJson = False,
 ) -> None:
     """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
@@ -42,7 +44,9 @@ def run_early_bootstrap(
     Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
     --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
     """
-    run_flow("early-bootstrap", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+    run_flow(
+        "early-bootstrap", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json
+    )
 
 
 @run_app.command("grpo")
@@ -52,6 +56,7 @@ def run_grpo(
     seed: Seed = None,
     overrides: Overrides = None,
     baseline: Baseline = None,
+    shrink: Shrink = False,
     as_json: AsJson = False,
 ) -> None:
     """Run plain GRPO, the baseline: training, evaluation, report.
@@ -60,7 +65,7 @@ def run_grpo(
 
     Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
     """
-    run_flow("grpo", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+    run_flow("grpo", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json)
 
 
 @run_app.command("auto-npo")
@@ -70,6 +75,7 @@ def run_auto_npo(
     seed: Seed = None,
     overrides: Overrides = None,
     baseline: Baseline = None,
+    shrink: Shrink = False,
     as_json: AsJson = False,
 ) -> None:
     """Run AutoNPO: train until the signals warn, probe, decide, and where it pays roll back and replay guided.
@@ -80,7 +86,7 @@ def run_auto_npo(
     Example: [cyan]npo run auto-npo --config deployments/configs/demo.yaml --workspace runs/auto
     --set auto.max_interventions=2[/]
     """
-    run_flow("auto-npo", resolve(config, seed, parse_overrides(overrides or [])), workspace, baseline, as_json)
+    run_flow("auto-npo", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json)
 
 
 @run_app.command("plateau-breakthrough")
@@ -102,6 +108,7 @@ def run_plateau_breakthrough(
     seed: Seed = None,
     overrides: Overrides = None,
     baseline: Baseline = None,
+    shrink: Shrink = False,
     as_json: AsJson = False,
 ) -> None:
     """Break through a plateau: roll a run back to where it began, and replay guided by its own later snapshot.
@@ -120,7 +127,7 @@ def run_plateau_breakthrough(
             f"{next(iter(others), 'seed')}: without --config the run keeps the settings that it has; only fields that "
             "begin with plateau. can be set."
         )
-    resolved = None if config is None else resolve(config, seed, others)
+    resolved = None if config is None else resolve(config, seed, others, shrink)
     run_flow("plateau-breakthrough", resolved, workspace, baseline, as_json, plateau=plateau)
 
 
@@ -133,11 +140,16 @@ def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau"
     return parse_plateau(override({"plateau": given}, own)["plateau"])
 
 
-def resolve(config: Path, seed: int | None, fields: dict[str, Any]) -> "RunConfig":
-    """The configuration of a file, with the fields and the seed that win over it."""
+def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool) -> "RunConfig":
+    """The configuration of a file, with the fields and the seed that win over it; shrunk for a trial."""
     from npo_core.config import load_config
 
-    return load_config(config, fields | ({} if seed is None else {"seed": seed}))
+    resolved = load_config(config, fields | ({} if seed is None else {"seed": seed}))
+    if not shrink:
+        return resolved
+    from npo_core.stages.shrink import shrink as shrunk
+
+    return shrunk(resolved)
 
 
 def run_flow(

@@ -15,6 +15,12 @@ Baseline = Annotated[str | None, typer.Option(help="Workspace of a run to compar
 ConfigFile = Annotated[Path, typer.Option(help="YAML file; `npo config` explains every field.")]
 WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
+Shrink = Annotated[
+    bool,
+    typer.Option(
+        "--shrink", help="A trial: a tiny random model of the same classes, made-up rows, a few steps, on the CPU."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="A field that wins over the file; may be given again."),

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from npo_core.config import override, parse_config
+from npo_core.config import RunConfig, override, parse_config
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 
@@ -64,15 +64,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def start(environment: dict[str, str]) -> Iterator[Callable[..., Workspace]]:
-    """Runs a flow in this process: name, folder, changes to the tiny configuration (none: the run's own), settings."""
+    """Runs a flow in this process: name, folder, changes to the tiny configuration (none: the run's own) or another
+    configuration, settings."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PREFECT_API_URL", "OMP_NUM_THREADS"):
             patch.setenv(name, environment[name])
         from flows.run import run_flow
 
-        def run(flow: str, folder: Path, changes: dict | None, **settings: object) -> Workspace:
+        def run(flow: str, folder: Path, changes: dict | RunConfig | None, **settings: object) -> Workspace:
             values = copy.deepcopy(TINY | {"auto": AUTO})
-            config = None if changes is None else parse_config(override(values, changes))
+            config = parse_config(override(values, changes)) if isinstance(changes, dict) else changes
             run_flow(flow, config, str(folder), **settings)
             return Workspace(folder)
 
