@@ -21,14 +21,20 @@ def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention
     Args:
         dtype: number format of the weights; None keeps the one that it was saved in.
         attention: `sdpa`, `eager`, `flash_attention_2`, or `auto` for the model's own choice.
+
+    Raises:
+        ConfigError: the attention is not to be had here, or not in this model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     kind = AutoModelForImageTextToText if sees_images(AutoConfig.from_pretrained(folder)) else AutoModelForCausalLM
     chosen = {} if dtype is None else {"dtype": dtype}
-    if attention != "auto":
-        chosen["attn_implementation"] = attention
-    return kind.from_pretrained(folder, **chosen)
+    if attention == "auto":
+        return kind.from_pretrained(folder, **chosen)
+    try:
+        return kind.from_pretrained(folder, **chosen, attn_implementation=attention)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"model.attention = {attention} cannot be used: {error} Set it to auto.") from None
 
 
 def load_processor(folder: Path | str) -> Any:

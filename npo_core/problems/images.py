@@ -1,6 +1,7 @@
 """Images of problems: hashed and decoded once, and afterwards only referred to."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from io import BytesIO
@@ -118,7 +119,9 @@ def where(ref: ImageRef) -> str:
 
 @lru_cache(maxsize=16)  # training, held-out, benchmarks
 def place_of(source: Source) -> str:
-    """The fields of a source that open it, as JSON."""
+    """The fields of a source that open it, as JSON, from whatever folder a run is taken up again."""
+    if os.path.exists(source.path):
+        source = source.model_copy(update={"path": os.path.abspath(source.path)})
     return source.model_dump_json(include=PLACE, exclude_none=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, ChainProblems, DataProblems
+from npo_core.config import BuiltInModel, ChainProblems, DataProblems, PretrainedModel
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
@@ -91,7 +91,7 @@ def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
     """A local folder with model and tokenizer, and whether it was made now; built-in models are kept for later runs."""
     if isinstance(spec.model, BuiltInModel):
         return built_in(spec, context)
-    return pretrained(spec.model.path, spec.model.dtype, context), False
+    return pretrained(spec.model, context), False
 
 
 def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
@@ -114,16 +114,16 @@ def model_key(model: BuiltInModel, problems: ChainProblems) -> str:
     return hashlib.sha256(f"{model.model_dump_json()}{problems.operands}".encode()).hexdigest()[:16]
 
 
-def pretrained(path: str, dtype: str, context: StageContext) -> Path:
+def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
     import torch
 
     from npo_core.models.load import load_model, load_processor
 
     try:
-        model = load_model(path, getattr(torch, dtype))
-        processor = load_processor(path)
+        model = load_model(settings.path, getattr(torch, settings.dtype), settings.attention)
+        processor = load_processor(settings.path)
     except (OSError, ValueError) as error:
-        raise no_model(path, error) from None
+        raise no_model(settings.path, error) from None
     folder = context.scratch / "pretrained"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

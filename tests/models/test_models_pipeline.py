@@ -13,7 +13,7 @@ from transformers.generation import GenerationMixin
 from trl import GRPOTrainer
 
 from npo_core.engines.transformers import TransformersEngine
-from npo_core.errors import DataError
+from npo_core.errors import ConfigError, DataError
 from npo_core.models.load import load_processor
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
@@ -202,6 +202,11 @@ def test_attention_is_the_one_that_is_chosen(run, monkeypatch):
     scout = run.train("scout", base, until=2)
     assert [model.config._attn_implementation for model in used] == ["eager"]
     assert run.workspace.timeline.snapshots.get(scout.record.end).info["attention"] == "eager"
+
+
+def test_attention_that_is_not_there_is_refused_at_once(run):
+    with pytest.raises(ConfigError, match="model.attention = flash_attention_2 cannot be used"):
+        run("qwen3", rows=text_rows, attention="flash_attention_2").base()
 
 
 @pytest.mark.parametrize(("dtype", "bf16"), [("float32", False), ("float32", True), ("bfloat16", False)])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 
 from npo_core.config import DataProblems
 from npo_core.errors import ConfigError, DataError
@@ -59,6 +60,19 @@ def test_rows_that_the_model_cannot_be_given(problems, tmp_path, wrong, words):
         problems([row(0), row(1, **wrong), row(2)])
 
 
+def test_a_template_that_only_the_processor_has(problems, tiny, monkeypatch):
+    expected = problems([row(0), row(1)]).fingerprint
+    load = AutoProcessor.from_pretrained
+
+    def without(*args, **kwargs):
+        processor = load(*args, **kwargs)
+        processor.tokenizer.chat_template = None
+        return processor
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", without)
+    assert problems([row(0), row(1)]).fingerprint == expected
+
+
 def test_plain_prompts_have_no_place_for_images(problems):
     with pytest.raises(DataError, match=r"its prompt has 0 places for images .*: rows "):
         problems([row(0), row(1), row(2)], chat="never")
@@ -79,8 +93,6 @@ def test_a_model_that_cuts_images_into_tiles(tiny):
 
 
 def test_a_processor_without_its_package(tiny, monkeypatch):
-    from transformers import AutoProcessor
-
     def fails(*_, **__):
         raise ImportError("Qwen3VLVideoProcessor requires the Torchvision library")
 

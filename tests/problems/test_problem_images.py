@@ -1,6 +1,7 @@
 """Images of problems: from files, bytes and datasets; checked once, part of what a problem is, never kept in memory."""
 
 import io
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -66,12 +67,14 @@ def colour_of(ref) -> tuple:
 
 
 @pytest.mark.parametrize("made", [from_files, from_bytes, from_images])
-def test_images_are_referred_to_and_opened_later(pictures, tokenizer, made):
-    chosen = settings(made(pictures))
+def test_images_are_referred_to_and_opened_later(pictures, tokenizer, made, monkeypatch):
+    monkeypatch.chdir(pictures)
+    chosen = settings(Path(made(pictures)).name)
     problems = problems_of(chosen, tokenizer)
     first, second, third = everything(problems)
     assert [len(p.images) for p in (first, second, third)] == [2, 1, 1]
     assert first.prompt == "<|user|><|picture|><|picture|>Which colour, 0?<|end|><|assistant|>"
+    monkeypatch.chdir("/")  # a run may be taken up from another folder
     found = [colour_of(ref) for p in (first, second, third) for ref in p.images]
     assert found == [(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
     assert problems.report["train"]["images"] + problems.report["held_out"]["images"] == 4
