@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen3VLModel as VL
@@ -14,13 +15,17 @@ from trl import GRPOTrainer
 
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, DataError
-from npo_core.models.load import load_processor
+from npo_core.models.inputs import prompt_inputs
+from npo_core.models.load import load_model, load_processor
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
 from npo_core.stages.prove import compare, respecify
 from npo_core.stages.specs import EvaluateSpec
 from npo_core.stages.workspace import Workspace
+from npo_core.training import vision
+from npo_core.training.build import grpo_config
 from npo_core.training.trainer import NPOTrainer
+from tests.models.conftest import TRAINING
 
 PATCH_TOKENS = 4  # patches that Qwen3-VL merges into one token
 
@@ -219,3 +224,30 @@ def test_weights_keep_the_number_format_that_is_chosen(run, dtype, bf16):
     before, after = (load_file(folder / "model.safetensors") for folder in folders)
     assert {str(value.dtype) for value in after.values()} == {f"torch.{dtype}"}
     assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_images_are_read_once_a_batch_and_prompt(run, monkeypatch):
+    run = run("qwen3_vl")
+    base = run.base()
+    read = []
+    monkeypatch.setattr(vision, "prompt_inputs", lambda *given: read.append(given[1]) or prompt_inputs(*given))
+    run.train("scout", base, updates_per_batch=2, micro_batch=4)
+    assert len(read) == 8 and len(set(read[:4])) == len(set(read[4:])) == 4  # two batches of 4 prompts
+
+
+def test_chats_with_an_image_column_stay_with_trl(tiny, tmp_path):
+    """The trainer is a drop-in there, too."""
+    picture = Image.new("RGB", (40, 40), "red")
+    chats = [{"prompt": [{"role": "user", "content": f"{n}?"}], "image": picture} for n in range(4)]
+    trainer = NPOTrainer(
+        load_model(tiny("qwen3_vl")),
+        reward_funcs=lambda completions, **_: [float(len(c[0]["content"]) % 2) for c in completions],
+        args=grpo_config(TRAINING.model_copy(update={"steps": 1}), seed=0, output=tmp_path, device="cpu"),
+        train_dataset=Dataset.from_list(chats),
+        processing_class=load_processor(tiny("qwen3_vl")),
+    )
+    seen, loss = [], trainer._compute_loss
+    trainer._compute_loss = lambda model, inputs: seen.append(inputs) or loss(model, inputs)
+    trainer.train()
+    pixels = prompt_inputs(trainer.processing_class, "<|image_pad|>", [picture]).by_image["pixel_values"]
+    assert len(seen) == 2 and all(torch.equal(batch["pixel_values"], pixels.repeat(8, 1)) for batch in seen)
