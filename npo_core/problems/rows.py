@@ -17,7 +17,7 @@ from npo_core.problems.sources import SourceRows
 
 Message = dict[str, Any]  # role, and content: text, or a list of parts
 ROLES = ("system", "user", "assistant")
-IMAGE_MARK = "<image>"  # where an image belongs in a text
+IMAGE_MARK = re.compile(r"<image(?: ?(\d+))?>")  # where an image belongs in a text, or which one does
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -100,7 +100,8 @@ def read_row(table: SourceRows, source: Source, index: int, values: dict | None,
     columns = source.columns
     images = tuple(ref for c in columns.images for ref in refer(table, source, index, c, values.get(c)))
     if columns.messages is None:
-        messages = [{"role": "user", "content": with_images(question(source, values), len(images))}]
+        content, images = with_images(question(source, values), images)
+        messages = [{"role": "user", "content": content}]
     else:
         messages = chat(values.get(columns.messages), columns.messages)
     if (places := image_places(messages)) != len(images):
@@ -131,17 +132,23 @@ def shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def with_images(text: str, images: int) -> str | list[Message]:
-    """The text, or its parts with images where they are marked, else before it."""
+def with_images(text: str, images: Sequence[ImageRef]) -> tuple[str | list[Message], tuple[ImageRef, ...]]:
+    """The text, or its parts with images where they are marked, else before it; and the images in the order shown."""
     if not images:
-        return text
-    if IMAGE_MARK not in text:
-        text = IMAGE_MARK * images + text
+        return text, ()
+    pieces = IMAGE_MARK.split(text)
+    texts, named = pieces[::2], [int(number) for number in pieces[1::2] if number is not None]
+    if named:
+        if len(named) != len(texts) - 1 or not set(named) <= set(range(1, len(images) + 1)):
+            raise Unusable(f"marks for the images {', '.join(map(str, named))}, and {len(images)} images")
+        rest = [image for number, image in enumerate(images, 1) if number not in named]
+        images = [*rest, *(images[number - 1] for number in named)]
+    texts = [""] * (len(images) - len(texts) + 1 if named or len(texts) == 1 else 0) + texts
     parts: list[Message] = []
-    for number, piece in enumerate(text.split(IMAGE_MARK)):
+    for number, piece in enumerate(texts):
         parts += [{"type": "image"}] if number else []
         parts += [{"type": "text", "text": piece}] if piece else []
-    return parts
+    return parts, tuple(images)
 
 
 def image_places(messages: list[Message]) -> int:

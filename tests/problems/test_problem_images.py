@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Picture
+from PIL.ImageColor import getrgb
 from small_data import data, problems_of, write_jsonl
 
 from npo_core.errors import DataError
@@ -124,6 +125,29 @@ def test_images_where_the_text_marks_them_and_in_several_columns(pictures, token
         "<|user|><|picture|>?<|end|><|assistant|>": 1,
     }
     assert len({p.id for p in problems}) == 3
+
+
+@pytest.mark.parametrize(
+    ("question", "prompt", "shown"),
+    [
+        ("First <image 2>, then <image 1>.", "First <|picture|>, then <|picture|>.", ["blue", "red"]),
+        ("Look at <image 2>.", "<|picture|>Look at <|picture|>.", ["red", "blue"]),
+        ("Twice <image 1><image 1>", "<|picture|>Twice <|picture|><|picture|>", ["blue", "red", "red"]),
+    ],
+)
+def test_numbered_marks_say_which_image(pictures, tokenizer, question, prompt, shown):
+    row = {"question": question, "answer": "#### 1", "a": "pictures/red.png", "b": "pictures/blue.png"}
+    path = write_jsonl(pictures / "rows.jsonl", [row, row | {"question": "Both?"}])
+    found = everything(problems_of(settings(path, columns={"images": ["a", "b"]}), tokenizer))
+    (problem,) = (p for p in found if "Both" not in p.prompt)
+    assert prompt in problem.prompt and [colour_of(ref) for ref in problem.images] == list(map(getrgb, shown))
+
+
+def test_a_mark_for_an_image_that_is_not_there(pictures, tokenizer):
+    row = {"question": "<image 3> and <image 1>", "answer": "#### 1", "a": "pictures/red.png", "b": "pictures/blue.png"}
+    path = write_jsonl(pictures / "rows.jsonl", [row, row])
+    with pytest.raises(DataError, match="marks for the images 3, 1, and 2 images: rows 1, 2"):
+        problems_of(settings(path, columns={"images": ["a", "b"]}), tokenizer)
 
 
 @pytest.mark.parametrize(
