@@ -15,7 +15,7 @@ def open_branch(
     """A new branch at snapshot `at`, whose files are checked; a rollback is a branch at an older snapshot."""
     timeline = run.workspace.timeline
     snapshot = timeline.snapshots.get(at)
-    timeline.snapshots.folder(at, run.workspace.scratch / "snapshots", verify=True)
+    run.workspace.snapshot_folder(at)
     branch = timeline.add_branch(
         Branch(name=name, parent=at, parent_step=snapshot.step, reason=reason, guide=guide or [], cache=cache)
     )

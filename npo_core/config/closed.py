@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-SHORT = {"ema": "EMA", "kl": "KL"}  # words that are not written in lower case
+SHORT = {"ema": "EMA", "kl": "KL", "lora": "LoRA"}  # words that are not written in lower case
 
 
 def in_order(schema: dict) -> None:

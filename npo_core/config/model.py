@@ -29,6 +29,20 @@ class BuiltInModel(Closed):
         return self
 
 
+class Lora(Closed):
+    """Low-rank adapters: the model's own weights stay as they are, and snapshots hold the adapters alone."""
+
+    rank: int = Field(16, ge=1, description="rank of each adapter, r")
+    alpha: float = Field(32.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of an adapter's inputs that training, its rollouts included, sets to 0"
+    )
+    targets: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="names of the linear layers to adapt, such as q_proj; none: all but the output layer"
+    )
+    vision: bool = Field(False, description="adapt a vision-language model's vision layers as well")
+
+
 class PretrainedModel(Closed):
     """A language or vision-language model in the Hugging Face layout: a folder, or a hub id where a hub is reached."""
 
@@ -41,6 +55,9 @@ class PretrainedModel(Closed):
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="implementation of attention in training and generation; auto: the model's own choice"
+    )
+    lora: Lora | None = Field(
+        None, exclude_if=lambda lora: lora is None, description="train adapters alone; none: train all weights"
     )
 
 

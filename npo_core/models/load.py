@@ -1,5 +1,6 @@
 """From a folder in the Hugging Face layout to a model and what makes its inputs; the one place that chooses classes."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,17 @@ def sees_images(config: "PreTrainedConfig") -> bool:
     return getattr(config, "vision_config", None) is not None
 
 
+def load_config(folder: Path | str) -> "PreTrainedConfig":
+    """The configuration of the model of a folder or hub id; of an adapter, its base's."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base_of(folder))
+
+
 def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto") -> "PreTrainedModel":
     """The model of a folder or hub id, on the CPU.
+
+    An adapter comes as a `PeftModel` on its base, unmerged: the forward pass that it was trained with.
 
     Args:
         dtype: number format of the weights; None keeps the one that it was saved in.
@@ -25,16 +35,24 @@ def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention
     Raises:
         ConfigError: the attention is not to be had here, or not in this model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    kind = AutoModelForImageTextToText if sees_images(AutoConfig.from_pretrained(folder)) else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if sees_images(load_config(folder)) else AutoModelForCausalLM
     chosen = {} if dtype is None else {"dtype": dtype}
-    if attention == "auto":
-        return kind.from_pretrained(folder, **chosen)
+    if attention != "auto":
+        chosen["attn_implementation"] = attention
+    base = base_of(folder)
     try:
-        return kind.from_pretrained(folder, **chosen, attn_implementation=attention)
+        model = kind.from_pretrained(base, **chosen)
     except (ImportError, ValueError) as error:
+        if attention == "auto":
+            raise
         raise ConfigError(f"model.attention = {attention} cannot be used: {error} Set it to auto.") from None
+    if base == folder:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder)
 
 
 def load_processor(folder: Path | str) -> Any:
@@ -43,9 +61,9 @@ def load_processor(folder: Path | str) -> Any:
     Raises:
         ConfigError: the processor needs a package that is not there.
     """
-    from transformers import AutoConfig, AutoProcessor, AutoTokenizer
+    from transformers import AutoProcessor, AutoTokenizer
 
-    if not sees_images(AutoConfig.from_pretrained(folder)):
+    if not sees_images(load_config(folder)):
         return AutoTokenizer.from_pretrained(folder, padding_side="left")
     try:
         return AutoProcessor.from_pretrained(folder, padding_side="left")
@@ -59,3 +77,35 @@ def load_processor(folder: Path | str) -> Any:
 def tokenizer_of(processor: Any) -> Any:
     """A processor's tokenizer; a tokenizer is its own."""
     return getattr(processor, "tokenizer", processor)
+
+
+def base_of(folder: Path | str) -> Path | str:
+    """Where the full model of an adapter lies: in the folder beside it that it names, else where it says.
+
+    `folder` itself where it holds no adapter.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    file = find_adapter_config_file(str(folder))
+    if file is None:
+        return folder
+    name = json.loads(Path(file).read_text())["base_model_name_or_path"]
+    beside = Path(folder).parent / name
+    return beside if beside.is_dir() else name
+
+
+def merged(model: "PreTrainedModel") -> "PreTrainedModel":
+    """A model as it is; base and adapter as one."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def merged_folder(folder: Path | str, target: Path) -> Path | str:
+    """A folder with a full model, for whatever cannot take adapters: `folder` itself, or `target` with a merged copy.
+
+    A merged model rounds otherwise than adapter and base apart: training never reads one.
+    """
+    if base_of(folder) == folder:
+        return folder
+    merged(load_model(folder)).save_pretrained(target)
+    load_processor(folder).save_pretrained(target)
+    return target

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, ChainProblems, DataProblems, PretrainedModel
+from npo_core.config import BuiltInModel, ChainProblems, DataProblems, Lora, PretrainedModel
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
@@ -32,12 +32,19 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
     chosen = {} if attention == "auto" else {"attention": attention}  # for all stages, which load snapshots alone
     content = exact.checkpoint_content(copy) | info | chosen
     info = {**info, "eos_token_ids": identity.eos_token_ids(copy), **chosen}
+    if lora := adapters(spec):  # in the id, so that a segment from here is another one with other adapters
+        content["lora"] = identity.digest(lora.model_dump_json().encode())
+        info["lora"] = lora.model_dump()
     snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
     result = {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
     if problems is None:
         return result
     keep(problems, kept_folder(spec.problems, context.workspace, info["tokenizer"]))
     return result | {"problems": problems.report}
+
+
+def adapters(spec: BaseSpec) -> Lora | None:
+    return spec.model.lora if isinstance(spec.model, PretrainedModel) else None
 
 
 def read_problems(spec: BaseSpec) -> ProblemSet | None:
@@ -62,12 +69,10 @@ def processor_for(problems: DataProblems, path: str) -> Any:
         DataError: there is none.
         ConfigError: the problems have images and the model takes none, or its processor lacks a package.
     """
-    from transformers import AutoConfig
-
-    from npo_core.models.load import load_processor, sees_images
+    from npo_core.models.load import load_config, load_processor, sees_images
 
     try:
-        config, processor = AutoConfig.from_pretrained(path), load_processor(path)
+        config, processor = load_config(path), load_processor(path)
     except (OSError, ValueError) as error:
         raise no_model(path, error) from None
     if (images := image_columns(problems)) and not sees_images(config):
@@ -117,14 +122,17 @@ def model_key(model: BuiltInModel, problems: ChainProblems) -> str:
 def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
     import torch
 
-    from npo_core.models.load import load_model, load_processor
+    from npo_core.models.load import load_model, load_processor, merged
+    from npo_core.models.lora import check_targets
 
     try:
-        model = load_model(settings.path, getattr(torch, settings.dtype), settings.attention)
+        model = merged(load_model(settings.path, getattr(torch, settings.dtype), settings.attention))
         processor = load_processor(settings.path)
     except (OSError, ValueError) as error:
         raise no_model(settings.path, error) from None
     folder = context.scratch / "pretrained"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if settings.lora is not None:
+        check_targets(settings.lora, model)
     return folder

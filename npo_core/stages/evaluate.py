@@ -41,8 +41,7 @@ def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id
     from npo_core.training.exact import derive_seed
 
     snapshot = context.workspace.timeline.snapshots.get(id_)
-    folder = context.workspace.timeline.snapshots.folder(id_, context.workspace.scratch / "snapshots")
-    attention = snapshot.info.get("attention", "auto")
+    folder, attention = context.workspace.snapshot_folder(id_), snapshot.info.get("attention", "auto")
     engine = open_engine(folder, device=context.device, batch=spec.evaluation.batch, attention=attention)
     scores = passrate.evaluate(
         engine,

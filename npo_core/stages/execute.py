@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
     import importlib.metadata as metadata
 
     return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in ("torch", "transformers", "trl")
+        name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")
     }
 
 

@@ -2,7 +2,6 @@
 
 import time
 from functools import cache
-from pathlib import Path
 
 from npo_core.config import Guidance
 from npo_core.control.controller import read_pool
@@ -98,9 +97,8 @@ def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int],
 
 def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
     """The failures since the rollback that the last guide's mistake pool holds."""
-    snapshots = context.workspace.timeline.snapshots
-    folder = snapshots.folder(spec.guides[-1], context.workspace.scratch / "snapshots")
-    return {m.prompt_id for m in read_pool(folder).since(snapshots.get(spec.rollback).step)}
+    since = context.workspace.timeline.snapshots.get(spec.rollback).step
+    return {m.prompt_id for m in read_pool(context.workspace.snapshot_folder(spec.guides[-1])).since(since)}
 
 
 def sampling(spec: GuideSpec) -> Sampling:
@@ -117,7 +115,7 @@ def describe_sampling(guidance: Guidance) -> dict:
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
     from npo_core.engines.open import open_engine
 
-    folder: Path = context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
+    folder = context.workspace.snapshot_folder(snapshot)
     attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
     return open_engine(folder, device=context.device, batch=batch, attention=attention)

@@ -1,7 +1,6 @@
 """Stage `probe`: the current policy on its past mistakes, and how far each candidate snapshot is from it."""
 
 import time
-from pathlib import Path
 
 from npo_core.control.controller import read_pool
 from npo_core.control.probe import choose_mistakes, estimate, roll_out
@@ -20,7 +19,7 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
     current = snapshots.get(spec.snapshot)
     problems = run_problems(spec, context, current)
     steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
-    pool = read_pool(folder(context, spec.snapshot)).since(min(steps, default=current.step))
+    pool = read_pool(context.workspace.snapshot_folder(spec.snapshot)).since(min(steps, default=current.step))
     policy = load_engine(spec, context, spec.snapshot)
     rollouts = roll_out(
         policy,
@@ -43,13 +42,10 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
     return {"probe": found.model_dump(mode="json"), "cost": cost}
 
 
-def folder(context: StageContext, snapshot: str) -> Path:
-    return context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
-
-
 def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:
     from npo_core.engines.open import open_engine
 
     batch = spec.probe.prompts * spec.probe.samples
+    folder = context.workspace.snapshot_folder(snapshot)
     attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
-    return open_engine(folder(context, snapshot), device=context.device, batch=batch, attention=attention)
+    return open_engine(folder, device=context.device, batch=batch, attention=attention)

@@ -89,8 +89,9 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until})
     start = workspace.timeline.snapshots.get(original.start)
-    folder = workspace.timeline.snapshots.folder(start.id, workspace.scratch / "snapshots")
-    shutil.copytree(folder, copy.store.local(f"snapshots/{start.id}"))
+    folder = workspace.snapshot_folder(start.id)
+    for id_ in {start.id, start.info.get("base", start.id)}:
+        shutil.copytree(folder.parent / id_, copy.store.local(f"snapshots/{id_}"))
     copy_problems(workspace, copy)
     copy.timeline.add_branch(Branch(name=original.branch, parent=start.id, parent_step=start.step, reason="proof"))
     return spec

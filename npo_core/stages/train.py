@@ -7,8 +7,9 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from npo_core.config import Training
+from npo_core.config import Lora, Training
 from npo_core.control.controller import Controller
 from npo_core.errors import DamagedError, DataError, StageError
 from npo_core.problems import ProblemSet
@@ -18,6 +19,10 @@ from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
 from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 
 def run(spec: TrainSpec, context: StageContext) -> dict:
@@ -79,7 +84,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     """Train from the newest mark to the end; the parts made, and the seconds that snapshots took."""
     from transformers import PrinterCallback
 
-    from npo_core.models.load import load_model, load_processor
+    from npo_core.models.load import base_of, load_model, load_processor
     from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.recorder import SegmentRecorder
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
@@ -89,14 +94,14 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     check_number(problems, spec.training)
     rewards = Rewards(problems, start.info["eos_token_ids"])
     guidance = open_guidance(spec, context, start, problems)
-    folder = snapshot_folder(context, marks[-1].snapshot if marks else start.id)
+    folder = workspace.snapshot_folder(marks[-1].snapshot if marks else start.id)
     output = context.scratch / "checkpoints"
     shutil.rmtree(output, ignore_errors=True)
     recorder = SegmentRecorder(
         workspace.store,
         spec.fingerprint,
         spec.until,
-        start.info,
+        info_of(start),
         lambda row: context.progress(
             row["step"] - start.step,
             spec.until - start.step,
@@ -105,9 +110,10 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         watching(spec, folder),
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
-    model = load_model(folder, attention=start.info.get("attention", "auto"))
-    if spec.training.kl_coef:  # TRL loads its reference model from here
-        model.config.name_or_path = str(snapshot_folder(context, base_snapshot(context)))
+    model = load_model(base_of(folder), attention=start.info.get("attention", "auto"))
+    adapters = adapters_of(start, model)
+    if spec.training.kl_coef and not adapters:  # TRL loads its reference model from here; it is that without adapters
+        model.config.name_or_path = str(workspace.snapshot_folder(base_snapshot(context)))
     trainer = NPOTrainer(
         model,
         reward_funcs=rewards.functions,
@@ -126,6 +132,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         images=images_of(problems),
+        peft_config=adapters,  # new ones, from `seed`, unless it resumes
     )
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
@@ -164,8 +171,18 @@ def tokens_of(spec: TrainSpec, context: StageContext, marks: list[Mark]) -> floa
     return sum(value or 0 for value in table["tokens_generated"].to_pylist()) if table else 0.0
 
 
-def snapshot_folder(context: StageContext, snapshot: str) -> Path:
-    return context.workspace.timeline.snapshots.folder(snapshot, context.workspace.scratch / "snapshots")
+def info_of(start: Snapshot) -> dict[str, Any]:
+    """What readers of this segment's snapshots check and need: those of adapters name their base."""
+    return start.info | ({"base": start.info.get("base", start.id)} if "lora" in start.info else {})
+
+
+def adapters_of(start: Snapshot, model: "PreTrainedModel") -> "LoraConfig | None":
+    """What peft is told where the run trains adapters."""
+    if "lora" not in start.info:
+        return None
+    from npo_core.models.lora import lora_config
+
+    return lora_config(Lora(**start.info["lora"]), model)
 
 
 def base_snapshot(context: StageContext) -> str:

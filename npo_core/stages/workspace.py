@@ -71,6 +71,17 @@ class Workspace:
                     "another workspace, or the configuration it was started with."
                 )
 
+    def snapshot_folder(self, id_: str) -> Path:
+        """A local folder with a snapshot's files, checked; the base of an adapter lies beside it, checked as well.
+
+        Raises:
+            DamagedError: the snapshot, or its base, is unknown or a file of it differs.
+        """
+        snapshots, scratch = self.timeline.snapshots, self.scratch / "snapshots"
+        if base := snapshots.get(id_).info.get("base"):
+            snapshots.folder(base, scratch)
+        return snapshots.folder(id_, scratch)
+
     def guidance(self, cache: str) -> Store:
         """The folder of a guidance cache."""
         return self.store.child(f"guidance/{cache}")

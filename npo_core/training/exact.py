@@ -124,6 +124,12 @@ def strip_checkpoint(folder: Path) -> None:
     """Remove what belongs to one machine or is replaced by derived seeds, and the metrics history."""
     for name in NOT_KEPT:
         (folder / name).unlink(missing_ok=True)
+    adapter_file = folder / "adapter_config.json"
+    if adapter_file.exists():  # the base is the snapshot beside it, whose folder has its id for a name
+        adapter = json.loads(adapter_file.read_text())
+        adapter["base_model_name_or_path"] = Path(adapter["base_model_name_or_path"]).name
+        adapter["target_modules"] = sorted(adapter["target_modules"])  # a set, whose order differs between processes
+        adapter_file.write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n")
     state_file = folder / "trainer_state.json"
     if state_file.exists():
         state = json.loads(state_file.read_text()) | {"log_history": []}

@@ -106,6 +106,8 @@ class SegmentRecorder(TrainerCallback):
             self.controller.save(folder)
         state.log_history.clear()
         content = exact.checkpoint_content(folder)
+        if "base" in self.info:  # an adapter is a state only together with it
+            content["base"] = self.info["base"]
         snapshot = Snapshots(self.store.child("snapshots")).add(
             folder, content=content, step=state.global_step, info=self.info
         )
