@@ -18,7 +18,7 @@ from npo_core.stages.launch import Watcher, run_stage
 from npo_core.stages.problems import copy_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
-from npo_core.timeline import Branch, Segment
+from npo_core.timeline import Branch, Segment, Snapshot
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 
 
@@ -89,12 +89,18 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until})
     start = workspace.timeline.snapshots.get(original.start)
-    folder = workspace.snapshot_folder(start.id)
-    for id_ in {start.id, start.info.get("base", start.id)}:
-        shutil.copytree(folder.parent / id_, copy.store.local(f"snapshots/{id_}"))
+    for id_ in {start.id, *needed(workspace, spec, start)}:
+        shutil.copytree(workspace.snapshot_folder(id_), copy.store.local(f"snapshots/{id_}"))
     copy_problems(workspace, copy)
     copy.timeline.add_branch(Branch(name=original.branch, parent=start.id, parent_step=start.step, reason="proof"))
     return spec
+
+
+def needed(workspace: Workspace, spec: TrainSpec, start: Snapshot) -> list[str]:
+    """The base model's snapshot, where adapters or a KL need it."""
+    if not (spec.training.kl_coef or "base" in start.info):
+        return []
+    return [snapshot.id for snapshot in workspace.timeline.snapshots.list() if snapshot.step == 0]
 
 
 def compare(

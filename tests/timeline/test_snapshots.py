@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from npo_core.errors import DamagedError, DataError, StorageError
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline import MANIFEST, Snapshot, Snapshots, Store, snapshot_id
 
 CONTENTS = st.dictionaries(st.sampled_from(["weights", "optimizer", "cursor"]), st.text("0123456789abcdef", max_size=4))
@@ -190,3 +191,24 @@ def test_links_are_refused(snapshots: Snapshots, tmp_path: Path) -> None:
     (folder / "link").symlink_to(folder / "model.safetensors")
     with pytest.raises(DataError, match="src/link is a link"):
         snapshots.add(folder, content={}, step=0, info={})
+
+
+def test_a_base_lies_beside_its_adapters(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are checked, and a base is downloaded once."""
+    monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
+    workspace = Workspace(store.uri)
+    snapshots = workspace.timeline.snapshots
+    base = add(snapshots, tmp_path / "base", 0)
+    adapters = [
+        snapshots.add(checkpoint(tmp_path / "src"), content={"step": str(step)}, step=step, info={"base": base.id})
+        for step in (20, 40)
+    ]
+    first = workspace.snapshot_folder(adapters[0].id)
+    weights = first.parent / base.id / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert workspace.snapshot_folder(adapters[1].id).parent == first.parent
+    assert weights.stat().st_mtime_ns == written
+    store.write_bytes(f"snapshots/{base.id}/model.safetensors", b"other")
+    weights.write_bytes(b"other")
+    with pytest.raises(DamagedError, match=f"{base.id}/model.safetensors is damaged"):
+        workspace.snapshot_folder(adapters[0].id)
