@@ -33,7 +33,10 @@ def check_targets(settings: Lora, model: PreTrainedModel) -> None:
     try:
         adapted = get_peft_model(model, lora_config(settings, model))
     except ValueError as error:
-        raise ConfigError(f"model.lora.targets = {settings.targets}: {error}") from None
+        raise ConfigError(
+            f"model.lora.targets = {settings.targets}: {error} Name linear layers such as q_proj, or leave targets out "
+            "for all of them; layers of a vision tower are adapted where model.lora.vision = true."
+        ) from None
     layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
     missing = [target for target in settings.targets if not any(name.endswith(f".{target}") for name in layers)]
     output = adapted.get_output_embeddings()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SETTINGS, STEPS, Run
 
 from npo_core.config import Execution, PretrainedModel, RunConfig, parse_config
 from npo_core.errors import ConfigError, StageError
@@ -21,6 +20,7 @@ from npo_core.stages.prove import prove_replay
 from npo_core.stages.specs import BaseSpec, Spec
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_steps
+from tests.stages.conftest import SETTINGS, STEPS, Run
 
 LORA = {"rank": 4, "alpha": 8.0}
 TRAINING = {**SETTINGS["training"], "learning_rate": 1e-2}

@@ -1,11 +1,10 @@
 """Proofs of segments that need more than the snapshot they start from."""
 
-from conftest import SETTINGS, Run
-
 from npo_core.config import parse_config
 from npo_core.stages.launch import run_stage
 from npo_core.stages.prove import prove_replay
 from npo_core.timeline import Branch
+from tests.stages.conftest import SETTINGS, Run
 
 
 def test_a_segment_with_a_kl_that_starts_later(tmp_path):
