@@ -104,7 +104,7 @@ class Ground:
         return self.stage(type(spec).model_validate({**spec.model_dump(), **changes}))
 
     def folder(self, snapshot: str) -> Path:
-        return self.workspace.timeline.snapshots.folder(snapshot, self.workspace.scratch / "snapshots")
+        return self.workspace.snapshot_folder(snapshot)
 
 
 def base_folder(config: RunConfig) -> Path:

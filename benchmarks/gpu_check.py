@@ -3,8 +3,9 @@
     python -m benchmarks.gpu_check                     ends at once, with a sentence, where there is no CUDA device
     python -m benchmarks.gpu_check --device cpu --tiny the same code at a size that measures nothing, nothing written
 
-1. The demo through the stages, in fp32 and in bf16 mixed precision: scout, guidance, guided replay, evaluation; then
-   the scout is replayed without guidance and compared bit for bit. What does not hold is reported, not failed.
+1. The demo through the stages, in fp32, in bf16 mixed precision, and with adapters on a base in bf16: scout, guidance,
+   guided replay, evaluation; then the scout is replayed without guidance and compared bit for bit. What does not hold
+   is reported, not failed.
 2. A random Qwen3 of about 100 million parameters in bf16 mixed precision with a larger batch: seconds of a step and
    peak memory, TRL's GRPOTrainer and NPOTrainer in turn. Its guidance is the worked solutions; it solves nothing.
 """
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, Ground, demo_config, markdown, say, settle
+from benchmarks.common import ROOT, Ground, base_folder, demo_config, markdown, say, settle
 from benchmarks.flow_parts import PHASES
 from benchmarks.snapshots import TINY, random_model
 from benchmarks.steps import NPO, TRL, Setting, run_block
@@ -31,15 +32,19 @@ from npo_core.timeline.segments import read_steps
 
 DOCS = ROOT / "docs/gpu.md"
 LARGE = {"width": 768, "layers": 12, "heads": 12, "intermediate": 2560}  # 99 M
-PRECISIONS = {"fp32": False, "bf16": True}
+VARIANTS = {"fp32": (False, False), "bf16": (True, False), "bf16, adapters": (True, True)}
 
 
-def configure(options: argparse.Namespace, bf16: bool) -> RunConfig:
-    """The demo, as short as the check wants it."""
+def configure(options: argparse.Namespace, bf16: bool, adapters: bool = False) -> RunConfig:
+    """The demo, as short as the check wants it; adapters are trained on its own base model."""
     changes: dict[str, Any] = {"execution__device": options.device, "training__bf16": bf16}
     if not options.tiny:
         changes |= {"bootstrap__scout_steps": options.steps, "training__steps": options.steps}
-    return demo_config(options.tiny, **changes)
+    config = demo_config(options.tiny, **changes)
+    if not adapters:
+        return config
+    model = {"kind": "pretrained", "path": str(base_folder(config)), "dtype": "bfloat16", "lora": {}}
+    return config.model_validate({**config.model_dump(), "model": model})
 
 
 def through_stages(config: RunConfig, folder: Path) -> dict[str, str]:
@@ -186,9 +191,9 @@ def main() -> int:
         return 0
     small = {}
     with tempfile.TemporaryDirectory(prefix="npo-gpu-") as folder:
-        for name, bf16 in PRECISIONS.items():
+        for name, variant in VARIANTS.items():
             say(f"gpu-check: the demo through the stages, {name}")
-            config = configure(options, bf16)
+            config = configure(options, *variant)
             small[name] = through_stages(config, Path(folder) / name)
         say("gpu-check: the large model")
         large = large_model(config, options, Path(folder))

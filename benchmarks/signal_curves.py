@@ -84,9 +84,7 @@ class SavedRun:
         from npo_core.engines.transformers import TransformersEngine
 
         if step not in self.engines:
-            snapshots = self.workspace.timeline.snapshots
-            folder = snapshots.folder(self.states[step], self.workspace.scratch / "snapshots")
-            self.engines[step] = TransformersEngine(folder, device="cpu")
+            self.engines[step] = TransformersEngine(self.workspace.snapshot_folder(self.states[step]), device="cpu")
         return self.engines[step]
 
     def window(self, after: int, until: int) -> list[Mistake]:
