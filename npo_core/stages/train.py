@@ -111,8 +111,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
     model = load_model(base_of(folder), attention=start.info.get("attention", "auto"))
-    adapters = adapters_of(start, model)
-    if spec.training.kl_coef and not adapters:  # TRL loads its reference model from here; it is that without adapters
+    if spec.training.kl_coef:  # TRL loads its reference model from here; adapters it turns off instead
         model.config.name_or_path = str(workspace.snapshot_folder(base_snapshot(context)))
     trainer = NPOTrainer(
         model,
@@ -132,7 +131,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         images=images_of(problems),
-        peft_config=adapters,  # new ones, from `seed`, unless it resumes
+        peft_config=adapters_of(start, model),  # new ones, from `seed`, unless it resumes
     )
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
