@@ -7,20 +7,20 @@ from transformers import PreTrainedModel
 
 from npo_core.config import Lora
 from npo_core.errors import ConfigError
+from npo_core.models.load import sees_images
 
 NOT_LANGUAGE = r"(?!.*\blanguage_model\.).*"  # names of what a vision-language model has besides its language model
 
 
 def lora_config(settings: Lora, model: PreTrainedModel) -> LoraConfig:
     """The adapters that these settings mean for a model."""
-    sees = hasattr(model.config, "vision_config")
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=settings.targets or "all-linear",
-        exclude_modules=NOT_LANGUAGE if sees and not settings.vision else None,
+        exclude_modules=NOT_LANGUAGE if sees_images(model.config) and not settings.vision else None,
     )
 
 

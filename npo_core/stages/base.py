@@ -123,7 +123,6 @@ def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
     import torch
 
     from npo_core.models.load import load_model, load_processor, merged
-    from npo_core.models.lora import check_targets
 
     try:
         model = merged(load_model(settings.path, getattr(torch, settings.dtype), settings.attention))
@@ -134,5 +133,7 @@ def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if settings.lora is not None:
+        from npo_core.models.lora import check_targets
+
         check_targets(settings.lora, model)
     return folder

@@ -72,9 +72,13 @@ def meant(run) -> set[tuple]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
-def test_early_bootstrapping(run, kind, tmp_path):
-    run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
+@pytest.mark.parametrize(
+    "kind, fields",
+    [("qwen3", {"rows": text_rows}), ("qwen3_vl", {}), ("qwen3_vl", {"lora": {"rank": 2}})],
+    ids=["qwen3", "qwen3_vl", "adapters"],
+)
+def test_early_bootstrapping(run, kind, fields, tmp_path):
+    run = run(kind, **fields)
     base = run.base()
     scout = run.train("scout", base)
     guided = run.guide(scout, base)
