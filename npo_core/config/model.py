@@ -32,7 +32,9 @@ class BuiltInModel(Closed):
 class Lora(Closed):
     """Low-rank adapters: the model's own weights stay as they are, and snapshots hold the adapters alone."""
 
-    rank: int = Field(16, ge=1, description="rank of each adapter, r")
+    rank: int = Field(
+        16, ge=1, description="rank of each adapter, r; without any field of lora all weights are trained"
+    )
     alpha: float = Field(32.0, gt=0, description="an adapter's output is scaled by alpha / rank")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of an adapter's inputs that training, its rollouts included, sets to 0"
