@@ -128,7 +128,15 @@ class Execution(Closed):
     """Where and how stages run."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
-    threads: int = Field(1, ge=1, description="CPU threads of a stage")
+    processes: int = Field(
+        1, ge=1, description="processes of a training stage, which share each batch: one a GPU, or that many on the CPU"
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none",
+        description="none: each training process holds the whole model (DDP); fsdp2: weights, gradients and optimizer "
+        "are split among them",
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of a stage, of each process where it has several")
     start: Literal["auto", "fork", "spawn"] = Field(
         "auto",
         description="fork: from one preloaded parent, starts in "

@@ -13,19 +13,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 from trl.trainer.utils import RepeatSampler
 
 from npo_core.control.controller import CONTROLLER_FILE
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
-NOT_KEPT = {"training_args.bin", "README.md", "rng_state.pth"}  # local paths, prose, and a state that seeds replace
+NOT_KEPT = {"training_args.bin", "README.md"}  # local paths, and prose
 
 
 def derive_seed(*parts: int | str) -> int:
     """A seed below 2**32 from the parts; different parts give unrelated streams."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+class SharedNoise(TorchFunctionMode):
+    """Inside it, `torch.multinomial` draws one sample a row with the noise that one process would give that row.
+
+    Each process draws the noise of the rows of all and uses that of its own, so which token a row gets does not depend
+    on how many processes share the rows. Drawing is torch's own: argmax of probability / exponential noise.
+    """
+
+    def __init__(self, sampling_seed: int, window: int, device: torch.device, rank: int, processes: int):
+        super().__init__()
+        self.generator = torch.Generator(device).manual_seed(derive_seed("step", sampling_seed, window, 0, 0))
+        self.rank, self.processes = rank, processes
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.multinomial:
+            return func(*args, **(kwargs or {}))
+        probabilities = args[0]
+        rows, tokens = probabilities.shape
+        noise = probabilities.new_empty(self.processes * rows, tokens).exponential_(generator=self.generator)
+        return (probabilities / noise[self.rank * rows :][:rows]).argmax(-1, keepdim=True)
 
 
 def seed_step(sampling_seed: int, window: int, position: int, rank: int) -> None:
