@@ -15,20 +15,26 @@ def sees_images(config: "PreTrainedConfig") -> bool:
     return getattr(config, "vision_config", None) is not None
 
 
-def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto") -> "PreTrainedModel":
+def load_model(
+    folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto", shards: int = 1
+) -> "PreTrainedModel":
     """The model of a folder or hub id, on the CPU.
 
     Args:
         dtype: number format of the weights; None keeps the one that it was saved in.
         attention: `sdpa`, `eager`, `flash_attention_2`, or `auto` for the model's own choice.
+        shards: above 1, each of as many processes has its part of the weights (FSDP2), on its own device.
 
     Raises:
         ConfigError: the attention is not to be had here, or not in this model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.distributed import DistributedConfig
 
     kind = AutoModelForImageTextToText if sees_images(AutoConfig.from_pretrained(folder)) else AutoModelForCausalLM
-    chosen = {} if dtype is None else {"dtype": dtype}
+    chosen: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if shards > 1:
+        chosen["distributed_config"] = DistributedConfig(fsdp_size=shards)
     if attention == "auto":
         return kind.from_pretrained(folder, **chosen)
     try:

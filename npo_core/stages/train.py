@@ -111,7 +111,9 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         watching(spec, folder),
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
-    model = load_model(folder, attention=start.info.get("attention", "auto"))
+    sharded = spec.execution.sharding == "fsdp2"
+    attention = start.info.get("attention", "auto")
+    model = load_model(folder, attention=attention, shards=spec.processes if sharded else 1)
     if reference is not None:  # TRL loads its reference model from here
         model.config.name_or_path = str(reference)
     trainer = NPOTrainer(
@@ -123,6 +125,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             output=output,
             device=context.device,
             processes=spec.processes,
+            sharded=sharded,
             until=spec.until,
             reward_weights=rewards.weights,
         ),

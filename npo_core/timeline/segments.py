@@ -58,7 +58,7 @@ TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only c
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a part: step, snapshot, wall seconds since the mark before, why training ended, number of processes."""
+    """The end of a part: step, snapshot, wall seconds since the mark before, why training ended, and its processes."""
 
     step: int
     snapshot: str

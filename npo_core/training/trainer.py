@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list, gather, gather_object, send_
 
 from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.training import exact, injection
+from npo_core.training import exact, injection, sharded
 from npo_core.training.vision import ImageTrainer
 
 # Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
@@ -82,6 +82,8 @@ class NPOTrainer(ImageTrainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if self.is_distributed_loading_by_transformers:
+            sharded.prepare(self)
         self.guidance = guidance
         self.injection_settings = injection_settings or InjectionSettings()
         self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
@@ -150,6 +152,17 @@ class NPOTrainer(ImageTrainer):
     def _save_rng_state(self, output_dir):
         """Nothing: seeds replace it, and only the first process writes into a checkpoint."""
 
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.is_distributed_loading_by_transformers:
+            sharded.save_optimizer_and_scheduler(self, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """A sharded model has the checkpoint's weights already: it is loaded from there."""
+        if not self.is_distributed_loading_by_transformers:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
         buffer = self._shares() if self._step % self._window else None
@@ -165,7 +178,10 @@ class NPOTrainer(ImageTrainer):
             exact.save_cursor(folder, cursor, buffer)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_distributed_loading_by_transformers:
+            sharded.load_optimizer_and_scheduler(self, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             cursor, buffer = exact.load_cursor(checkpoint)
             if cursor:
