@@ -47,6 +47,7 @@ def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) ->
     """Run the stage in this process, or in those that it starts; what went wrong, by `processes.described`."""
     try:
         if processes.starts_others(spec):
+            processes.check_devices(spec.processes, prepare_device(spec.execution))
             return processes.start_processes(spec, spec_file, scratch)
         execute(spec, workspace, scratch)
     except BaseException as error:
@@ -134,7 +135,7 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
             "training.micro_batch, evaluation.batch or guidance.chunk_prompts."
         )
     if processes.is_lost(error):
-        return processes.LostProcess(f"The connection to another process of the stage broke: {text}")
+        return processes.LostProcess("The connection to another process of the stage broke: see the log.")
     if type(error).__name__ == "AcceleratorError":
         return DeviceError(f"The accelerator failed: {text}")
     return error

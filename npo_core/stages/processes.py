@@ -6,6 +6,7 @@ its own error file. They end with the process that started them, and with any of
 
 import json
 import os
+import signal
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -52,15 +53,21 @@ def start_processes(spec: Spec, spec_file: Path, scratch: Path) -> dict[str, Any
     Returns:
         None, or what the process that failed by itself said: kind, message, retryable, exit_code.
     """
+    from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for file in scratch.glob("error-*.json"):
         file.unlink()
+    variables = {
+        LAUNCHED: "1",
+        PARENT: str(os.getpid()),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    }
     # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
-    os.environ |= {LAUNCHED: "1", PARENT: str(os.getpid()), "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGUSR1"}
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    variables["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGUSR1"
     try:
-        accelerate_launch(spec, ["npo_core.stages", spec.stage, str(spec_file)], scratch / LAUNCH_FILE)
+        with patch_environment(**variables):
+            accelerate_launch(spec, ["npo_core.stages", spec.stage, str(spec_file)], scratch / LAUNCH_FILE)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         return first_failure(scratch, spec.processes, codes)
@@ -97,9 +104,9 @@ def first_failure(scratch: Path, processes: int, codes: dict[int, int]) -> dict[
     own = [described for described in said if not described["consequence"]]
     if own:
         return own[0]
-    died = [(rank, code) for rank, code in sorted(codes.items()) if code < 0]
+    died = [(code == -signal.SIGTERM, rank, code) for rank, code in codes.items() if code < 0]
     if died:
-        rank, code = died[0]
+        _, rank, code = min(died)  # SIGTERM is what the rest is ended with
         return described(
             DeviceError(
                 f"Process {rank} of {processes} was killed by signal {-code}: starting the stage again goes on from "

@@ -140,7 +140,6 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
     trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
-    trainer.accelerator.end_training()
     return recorder.marks, recorder.snapshot_seconds
 
 
