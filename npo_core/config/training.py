@@ -143,7 +143,7 @@ class Execution(Closed):
         "well under a second; spawn: a new interpreter; auto: fork on CPU",
     )
     verifier_workers: int = Field(
-        2, ge=1, description="processes that verify answers, where the verifier may hang or crash"
+        2, ge=1, description="processes that verify answers of each process, where the verifier may hang or crash"
     )
     max_outages: float = Field(
         0.1, ge=0, lt=1, description="share of a batch's answers that may time out or crash before the stage stops"

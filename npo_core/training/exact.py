@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.overrides import TorchFunctionMode
 from trl.trainer.utils import RepeatSampler
 
 from npo_core.control.controller import CONTROLLER_FILE
+from npo_core.errors import ConfigError
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
@@ -36,10 +38,10 @@ class SharedNoise(TorchFunctionMode):
     on how many processes share the rows. Drawing is torch's own: argmax of probability / exponential noise.
     """
 
-    def __init__(self, sampling_seed: int, window: int, device: torch.device, rank: int, processes: int):
+    def __init__(self, sampling_seed: int, window: int, among: Accelerator):
         super().__init__()
-        self.generator = torch.Generator(device).manual_seed(derive_seed("step", sampling_seed, window, 0, 0))
-        self.rank, self.processes = rank, processes
+        self.generator = torch.Generator(among.device).manual_seed(derive_seed("step", sampling_seed, window, 0, 0))
+        self.rank, self.processes = among.process_index, among.num_processes
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is not torch.multinomial:
@@ -168,3 +170,15 @@ def load_cursor(folder: str) -> tuple[dict, list | None]:
     with open(path) as file:
         cursor = json.load(file)
     return cursor, torch.load(buffer_path, weights_only=True) if os.path.exists(buffer_path) else None
+
+
+def own_share(buffer: list, among: Accelerator, step: int) -> list:
+    """What this process has of a saved generation batch. Raises ConfigError where other processes shared it."""
+    shares = [buffer] if isinstance(buffer[0], dict) else buffer
+    if len(shares) != among.num_processes:
+        raise ConfigError(
+            f"The snapshot after update {step} lies inside a generation batch that {len(shares)} processes share, and "
+            f"execution.processes = {among.num_processes}: set it to {len(shares)}, or start from a snapshot after a "
+            "multiple of training.updates_per_batch."
+        )
+    return shares[among.process_index]

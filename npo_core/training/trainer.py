@@ -183,9 +183,7 @@ class NPOTrainer(ImageTrainer):
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            cursor, buffer = exact.load_cursor(checkpoint)
-            if cursor:
-                self._take_up(cursor["global_step"], buffer)
+            self._take_up(*exact.load_cursor(checkpoint))
 
     def _shares(self) -> list:
         """The generation batch that is trained on; with several processes, a list of what each has of it."""
@@ -193,25 +191,13 @@ class NPOTrainer(ImageTrainer):
             return self._buffered_inputs
         return gather_object([send_to_device(self._buffered_inputs, "cpu")])
 
-    def _take_up(self, step: int, buffer: list | None) -> None:
-        """Go on after update `step` of a checkpoint, also with another number of processes than wrote it.
-
-        Raises:
-            ConfigError: other processes share the generation batch that the checkpoint lies inside of.
-        """
-        accumulated, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
-        updates = self._window // accumulated
-        self._step = step * accumulated
-        if buffer is None:
-            return
-        shares = [buffer] if isinstance(buffer[0], dict) else buffer
-        if len(shares) != processes:
-            raise ConfigError(
-                f"The snapshot after update {step} lies inside a generation batch that {len(shares)} processes "
-                f"share, and execution.processes = {processes}: set it to {len(shares)}, or start from a snapshot "
-                f"after a multiple of {updates} updates."
-            )
-        self._buffered_inputs = send_to_device(shares[self.accelerator.process_index], self.accelerator.device)
+    def _take_up(self, cursor: dict, buffer: list | None) -> None:
+        """Go on where a checkpoint stands, whatever number of processes counted its micro steps."""
+        if cursor:
+            self._step = cursor["global_step"] * self.args.gradient_accumulation_steps
+        if buffer is not None:
+            share = exact.own_share(buffer, self.accelerator, cursor["global_step"])
+            self._buffered_inputs = send_to_device(share, self.accelerator.device)
 
     # --- injection -------------------------------------------------------------------------------------------------
 
@@ -247,16 +233,9 @@ class NPOTrainer(ImageTrainer):
 
     def _shared_noise(self):
         """With several processes, what makes the sampled tokens independent of their number."""
-        processes = self.accelerator.num_processes
-        if processes == 1 or not self.model.training:
+        if self.accelerator.num_processes == 1 or self.use_vllm or not self.model.training:
             return nullcontext()
-        return exact.SharedNoise(
-            self.sampling_seed,
-            self._step // self._window,
-            self.accelerator.device,
-            self.accelerator.process_index,
-            processes,
-        )
+        return exact.SharedNoise(self.sampling_seed, self._step // self._window, self.accelerator)
 
     def _calculate_rewards(self, *args, **kwargs):
         """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""

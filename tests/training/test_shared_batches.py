@@ -23,7 +23,7 @@ CASES = {
     "a KL to the base": ({}, {"kl_coef": 0.5}, TWO),
     "groups that two processes share, the mean of each completion": ({}, {"prompts_per_step": 3, "loss": "grpo"}, TWO),
     "four processes": ({}, {}, TWO.model_copy(update={"processes": 4})),
-    "a sharded model": ({}, {"micro_batch": 4}, SHARDED),
+    "a sharded model": ({}, {"micro_batch": 4, "kl_coef": 0.5}, SHARDED),
 }
 
 
@@ -89,5 +89,10 @@ def test_a_run_cut_inside_a_batch_is_the_same_run_for_as_many_processes(bench, e
     assert first.snapshots | second.snapshots == whole.snapshots
     with pytest.raises(ConfigError) as caught:
         ground.train("in-parts", 4, first.end)
-    for words in ("after update 3", "2 processes share", "execution.processes = 1", "a multiple of 2 updates"):
+    for words in (
+        "after update 3",
+        "2 processes share",
+        "execution.processes = 1",
+        "a multiple of training.updates_per_batch",
+    ):
         assert words in str(caught.value)
