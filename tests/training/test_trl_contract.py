@@ -27,6 +27,8 @@ OVERRIDDEN = {
     "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "create_model_card": None,
     "_save_rng_state": ["self", "output_dir"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
     "_generate_and_score_completions": ["self", "inputs"],
