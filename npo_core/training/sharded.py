@@ -9,6 +9,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -16,8 +17,9 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def prepare(trainer: Trainer) -> None:
-    """Have a trainer save what one with an unsharded model saves."""
+    """Have a trainer's model generate, and be saved, like one that is not sharded."""
     model = trainer.model
+    register_fsdp_forward_method(model, "generate")  # which sees images before the model is called
     gather = model.gather_sharded_state_dict_for_save
 
     def without_tied(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
