@@ -144,6 +144,14 @@ def proof(data: Data, console: Console) -> None:
     console.print(table)
     verdict = "is equal bit for bit" if data["equal"] else "DIFFERS"
     console.print(f"The replay of segment {data['segment']}, {data['steps']} updates, {verdict}.", soft_wrap=True)
+    original, replay = data["processes"].values()
+    if original != replay:
+        numbers = " and ".join(map(str, original))
+        console.print(
+            f"The original was trained in {numbers} processes, the replay in {replay[0]}: bits are equal for equal "
+            "numbers only (docs/processes.md).",
+            soft_wrap=True,
+        )
 
 
 def render(table: "Figures", console: Console, text: bool = False) -> None:

@@ -64,6 +64,27 @@ class RunConfig(Closed):
         return self
 
     @model_validator(mode="after")
+    def _processes_divide(self) -> Self:
+        processes, per_update = self.execution.processes, self.training.batch // self.training.updates_per_batch
+        if per_update % processes:
+            raise ValueError(
+                f"execution.processes = {processes} does not divide the {per_update} completions of one update "
+                "(prompts_per_step x group_size / updates_per_batch): choose a divisor"
+            )
+        share = per_update // processes
+        if share % min(self.training.micro_batch, share):
+            raise ValueError(
+                f"training.micro_batch = {self.training.micro_batch} does not divide the {share} completions of one "
+                f"update that each of execution.processes = {processes} trains on: choose a divisor"
+            )
+        if self.execution.sharding != "none" and processes == 1:
+            raise ValueError(
+                f"execution.sharding = {self.execution.sharding} needs processes to split the model among: set "
+                "execution.processes to 2 or more, or sharding: none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _enough_problems(self) -> Self:
         if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
             raise ValueError(

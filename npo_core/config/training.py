@@ -128,14 +128,22 @@ class Execution(Closed):
     """Where and how stages run."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
-    threads: int = Field(1, ge=1, description="CPU threads of a stage")
+    processes: int = Field(
+        1, ge=1, description="processes of a training stage, which share each batch: one a GPU, or that many on the CPU"
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none",
+        description="none: each training process holds the whole model (DDP); fsdp2: weights, gradients and optimizer "
+        "are split among them",
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of a stage, of each process where it has several")
     start: Literal["auto", "fork", "spawn"] = Field(
         "auto",
         description="fork: from one preloaded parent, starts in "
         "well under a second; spawn: a new interpreter; auto: fork on CPU",
     )
     verifier_workers: int = Field(
-        2, ge=1, description="processes that verify answers, where the verifier may hang or crash"
+        2, ge=1, description="processes that verify answers of each process, where the verifier may hang or crash"
     )
     max_outages: float = Field(
         0.1, ge=0, lt=1, description="share of a batch's answers that may time out or crash before the stage stops"

@@ -23,7 +23,9 @@ def load_config(folder: Path | str) -> "PreTrainedConfig":
     return AutoConfig.from_pretrained(base_of(folder))
 
 
-def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto") -> "PreTrainedModel":
+def load_model(
+    folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto", shards: int = 1
+) -> "PreTrainedModel":
     """The model of a folder or hub id, on the CPU.
 
     An adapter comes as a `PeftModel` on its base, unmerged: the forward pass that it was trained with.
@@ -31,16 +33,20 @@ def load_model(folder: Path | str, dtype: "torch.dtype | None" = None, attention
     Args:
         dtype: number format of the weights; None keeps the one that it was saved in.
         attention: `sdpa`, `eager`, `flash_attention_2`, or `auto` for the model's own choice.
+        shards: above 1, each of as many processes has its part of the weights (FSDP2), on its own device.
 
     Raises:
         ConfigError: the attention is not to be had here, or not in this model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.distributed import DistributedConfig
 
     kind = AutoModelForImageTextToText if sees_images(load_config(folder)) else AutoModelForCausalLM
-    chosen = {} if dtype is None else {"dtype": dtype}
+    chosen: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     if attention != "auto":
         chosen["attn_implementation"] = attention
+    if shards > 1:
+        chosen["distributed_config"] = DistributedConfig(fsdp_size=shards)
     base = base_of(folder)
     try:
         model = kind.from_pretrained(base, **chosen)

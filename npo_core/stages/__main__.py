@@ -1,5 +1,6 @@
 """`python -m npo_core.stages NAME SPEC.json` runs one stage; `--serve` keeps a preloaded parent that forks stages."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ if __name__ == "__main__":
     elif len(sys.argv) == 3:
         from npo_core.stages.execute import main
 
-        sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+        code = main(sys.argv[1], Path(sys.argv[2]))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # all is written; threads of libraries may abort a process that is taken down piece by piece
     else:
         sys.exit("usage: python -m npo_core.stages NAME SPEC.json")

@@ -25,12 +25,18 @@ class StageContext:
     workspace: Workspace
     scratch: Path
     device: str
+    rank: int = 0  # which process of the stage this is
     _last: float = field(default=0.0, repr=False)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes; where a stage has several, only the first does."""
+        return self.rank == 0
 
     def progress(self, done: int, total: int, **figures: Any) -> None:
         """Append an event for whoever watches; the last one is never dropped."""
         now = time.time()
-        if done < total and now - self._last < EVENT_INTERVAL:
+        if not self.first or (done < total and now - self._last < EVENT_INTERVAL):
             return
         self._last = now
         with open(self.scratch / EVENTS_FILE, "a") as file:

@@ -10,18 +10,19 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from npo_core.config import Execution
 from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.process import die_with_parent
+from npo_core.stages import processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
 
-ERROR_FILE, RESULT_FILE, SPEC_FILE = "error.json", "result.json", "spec.json"
+RESULT_FILE, SPEC_FILE = "result.json", "spec.json"
 STOP = "stop"  # a file of this name in the workspace ends the stage
 STOPPED = 143  # exit code after a stop, as after SIGTERM
-PARENT = "NPO_PARENT"  # variable with the process id of who started a stage
 
 
 def main(name: str, spec_file: Path, parent: int | None = None) -> int:
@@ -32,29 +33,37 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
     spec = SPECS[name].model_validate_json(spec_file.read_text())
     workspace = Workspace(spec.workspace)
     scratch = scratch_folder(workspace, spec)
-    watch_for_end(workspace, parent or int(os.environ.get(PARENT, os.getppid())))
+    watch_for_end(workspace, parent or int(os.environ.get(processes.PARENT, os.getppid())))
+    failure = attempt(spec, spec_file, workspace, scratch)
+    if failure is None:
+        return 0
+    with suppress(OSError):  # a full disk has no room for it; the exit code still tells
+        if "kind" in failure:
+            processes.error_file(scratch).write_text(json.dumps(failure))
+    return failure["exit_code"]
+
+
+def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) -> dict[str, Any] | None:
+    """Run the stage in this process, or in those that it starts; what went wrong, by `processes.described`."""
     try:
+        if processes.starts_others(spec):
+            processes.check_devices(spec.processes, prepare_device(spec.execution))
+            return processes.start_processes(spec, spec_file, scratch)
         execute(spec, workspace, scratch)
     except BaseException as error:
-        known = as_known(error, workspace)
-        described = {
-            "kind": type(known).__name__,
-            "message": str(known),
-            "retryable": getattr(known, "retryable", False),
-        }
-        with suppress(OSError):  # a full disk has no room for it; the exit code still tells
-            (scratch / ERROR_FILE).write_text(json.dumps(described))
         with suppress(OSError):
             traceback.print_exc()
-        return getattr(known, "exit_code", 70)
-    return 0
+        return processes.described(as_known(error, workspace))
+    return None
 
 
 def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     """Run the stage's function and commit what it returns."""
     started = time.time()
-    context = StageContext(workspace, scratch, prepare_device(spec.execution))
+    context = StageContext(workspace, scratch, prepare_device(spec.execution), processes.rank())
     result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    if not context.first:
+        return
     record = {
         "stage": spec.stage,
         "fingerprint": spec.fingerprint,
@@ -125,6 +134,8 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
             f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
             "training.micro_batch, evaluation.batch or guidance.chunk_prompts."
         )
+    if processes.is_lost(error):
+        return processes.LostProcess("The connection to another process of the stage broke: see the log.")
     if type(error).__name__ == "AcceleratorError":
         return DeviceError(f"The accelerator failed: {text}")
     return error

@@ -19,7 +19,7 @@ from npo_core.stages.problems import copy_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch, Segment, Snapshot
-from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from npo_core.timeline.segments import TIMINGS, read_marks, read_outcomes, read_steps
 
 
 def prove_replay(
@@ -28,7 +28,8 @@ def prove_replay(
     """Replay a finished unguided segment (the first one by default), or its first `steps` updates, and compare.
 
     Returns:
-        equal, segment, branch, t0, t1, steps, compared: [{what, equal, detail}], versions of both runs.
+        equal, segment, branch, t0, t1, steps, compared: [{what, equal, detail}], versions and numbers of processes of
+        both runs.
 
     Raises:
         DataError: no such segment, it was guided, or `steps` is no snapshot of it.
@@ -36,9 +37,10 @@ def prove_replay(
     workspace = Workspace(uri)
     original = choose(workspace, segment)
     until = end_step(original, steps)
+    processes = processes_of(workspace, original, until)
     with tempfile.TemporaryDirectory(dir=workspace.scratch, prefix="proof-") as folder:
         copy = Workspace(Path(folder))
-        result = run_stage(respecify(workspace, copy, original, until), watch)
+        result = run_stage(respecify(workspace, copy, original, until, processes[-1]), watch)
         replayed = copy.timeline.segment(result.result["segment"])
         compared = compare(workspace, original, copy, replayed, until)
         now = copy.store.read_json(f"stages/train-{replayed.id}/{RESULT_FILE}")["versions"]
@@ -52,6 +54,7 @@ def prove_replay(
         "steps": until - original.t0,
         "compared": compared,
         "versions": {"original": then, "replay": now},
+        "processes": {"original": processes, "replay": processes[-1:]},
     }
 
 
@@ -84,10 +87,18 @@ def end_step(segment: Segment, steps: int | None) -> int:
     return until
 
 
-def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: int) -> TrainSpec:
+def processes_of(workspace: Workspace, segment: Segment, until: int) -> list[int]:
+    """In how many processes the parts of a segment were trained, each number once; bits are equal for equal numbers."""
+    return sorted({mark.processes for mark in read_marks(workspace.store, segment.id) if mark.step <= until})
+
+
+def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: int, processes: int) -> TrainSpec:
     """The original's specification, to be run in `copy` up to `until`."""
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
-    spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until})
+    execution = values["execution"] | {"processes": processes}
+    if processes == 1:
+        execution["sharding"] = "none"
+    spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until, "execution": execution})
     start = workspace.timeline.snapshots.get(original.start)
     for id_ in {start.id, *needed(workspace, spec, start)}:
         shutil.copytree(workspace.snapshot_folder(id_), copy.store.local(f"snapshots/{id_}"))

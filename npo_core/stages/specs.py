@@ -30,6 +30,11 @@ class Spec(Closed):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
+    def processes(self) -> int:
+        """How many processes the stage runs in."""
+        return 1
+
+    @property
     def folder(self) -> str:
         """The stage's folder in the workspace."""
         return f"stages/{self.stage}-{self.fingerprint}"
@@ -61,6 +66,10 @@ class TrainSpec(Spec):
     control: config.Control | None = Field(None, description="signals and mistake pool of a watched run; none: plain")
     quiet_until: int = Field(0, description="a warning at or before this update does not end the segment")
     token_limit: int | None = Field(None, description="generated tokens of the segment after which it ends")
+
+    @property
+    def processes(self) -> int:
+        return self.execution.processes
 
 
 class GuideSpec(Spec):

@@ -16,6 +16,7 @@ from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
+from npo_core.stages.processes import in_turn
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
 from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
@@ -34,6 +35,8 @@ def run(spec: TrainSpec, context: StageContext) -> dict:
     if not marks or marks[-1].ended is None:
         done, recorder_seconds = train(spec, context, start, marks)
         marks = [*marks, *done]
+    if not context.first:
+        return {}
     if not marks or marks[-1].ended is None:
         raise StageError(
             f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
@@ -90,13 +93,16 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
     workspace = context.workspace
-    problems = run_problems(spec, context, start)
-    check_number(problems, spec.training)
-    rewards = Rewards(problems, start.info["eos_token_ids"])
-    guidance = open_guidance(spec, context, start, problems)
-    folder = workspace.snapshot_folder(marks[-1].snapshot if marks else start.id)
     output = context.scratch / "checkpoints"
-    shutil.rmtree(output, ignore_errors=True)
+    with in_turn(context):
+        problems = run_problems(spec, context, start)
+        folder = workspace.snapshot_folder(marks[-1].snapshot if marks else start.id)
+        reference = workspace.snapshot_folder(base_snapshot(context)) if spec.training.kl_coef else None
+        if context.first:
+            shutil.rmtree(output, ignore_errors=True)
+    check_number(problems, spec.training)
+    rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes)
+    guidance = open_guidance(spec, context, start, problems)
     recorder = SegmentRecorder(
         workspace.store,
         spec.fingerprint,
@@ -110,9 +116,11 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         watching(spec, folder),
         math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
     )
-    model = load_model(base_of(folder), attention=start.info.get("attention", "auto"))
-    if spec.training.kl_coef:  # TRL loads its reference model from here; adapters it turns off instead
-        model.config.name_or_path = str(workspace.snapshot_folder(base_snapshot(context)))
+    sharded = spec.execution.sharding == "fsdp2"
+    attention = start.info.get("attention", "auto")
+    model = load_model(base_of(folder), attention=attention, shards=spec.processes if sharded else 1)
+    if reference is not None:  # TRL loads its reference model from here; adapters it turns off instead
+        model.config.name_or_path = str(reference)
     trainer = NPOTrainer(
         model,
         reward_funcs=rewards.functions,
@@ -121,6 +129,8 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             seed=spec.seed,
             output=output,
             device=context.device,
+            processes=spec.processes,
+            sharded=sharded,
             until=spec.until,
             reward_weights=rewards.weights,
         ),

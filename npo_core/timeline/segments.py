@@ -6,7 +6,7 @@ snapshot. What has no mark does not count: a segment that was cut off goes on fr
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -58,12 +58,13 @@ TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only c
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a part: the step, its snapshot, the wall seconds since the mark before, and why training ended."""
+    """The end of a part: step, snapshot, wall seconds since the mark before, why training ended, and its processes."""
 
     step: int
     snapshot: str
     seconds: float
     ended: str | None = None  # until, warning or tokens: the segment is over; None: it goes on
+    processes: int = 1
 
 
 def write_part(
@@ -75,8 +76,7 @@ def write_part(
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rows), schema), sink, compression="zstd")
         store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
-    record = {"step": mark.step, "snapshot": mark.snapshot, "seconds": mark.seconds, "ended": mark.ended}
-    store.write_json(f"{folder}/mark-{mark.step:06d}.json", record)
+    store.write_json(f"{folder}/mark-{mark.step:06d}.json", asdict(mark))
 
 
 def read_marks(store: Store, segment: str) -> list[Mark]:

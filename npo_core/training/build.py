@@ -19,6 +19,7 @@ def grpo_config(
     output: Path,
     device: str,
     processes: int = 1,
+    sharded: bool = False,
     until: int = 0,
     reward_weights: list[float] | None = None,
 ) -> GRPOConfig:
@@ -55,6 +56,7 @@ def grpo_config(
         gradient_checkpointing=training.gradient_checkpointing,
         use_cpu=device == "cpu",
         save_strategy="steps",
+        save_only_model=sharded,  # NPOTrainer takes it back, see `sharded.prepare`
         save_steps=training.snapshot_every,
         logging_steps=1,
         logging_first_step=False,

@@ -13,19 +13,43 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from torch.overrides import TorchFunctionMode
 from trl.trainer.utils import RepeatSampler
 
 from npo_core.control.controller import CONTROLLER_FILE
+from npo_core.errors import ConfigError
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
-NOT_KEPT = {"training_args.bin", "README.md", "rng_state.pth"}  # local paths, prose, and a state that seeds replace
+NOT_KEPT = {"training_args.bin", "README.md"}  # local paths, and prose
 
 
 def derive_seed(*parts: int | str) -> int:
     """A seed below 2**32 from the parts; different parts give unrelated streams."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big")
+
+
+class SharedNoise(TorchFunctionMode):
+    """Inside it, `torch.multinomial` draws one sample a row with the noise that one process would give that row.
+
+    Each process draws the noise of the rows of all and uses that of its own, so which token a row gets does not depend
+    on how many processes share the rows. Drawing is torch's own: argmax of probability / exponential noise.
+    """
+
+    def __init__(self, sampling_seed: int, window: int, among: Accelerator):
+        super().__init__()
+        self.generator = torch.Generator(among.device).manual_seed(derive_seed("step", sampling_seed, window, 0, 0))
+        self.rank, self.processes = among.process_index, among.num_processes
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not torch.multinomial:
+            return func(*args, **(kwargs or {}))
+        probabilities = args[0]
+        rows, tokens = probabilities.shape
+        noise = probabilities.new_empty(self.processes * rows, tokens).exponential_(generator=self.generator)
+        return (probabilities / noise[self.rank * rows :][:rows]).argmax(-1, keepdim=True)
 
 
 def seed_step(sampling_seed: int, window: int, position: int, rank: int) -> None:
@@ -152,3 +176,15 @@ def load_cursor(folder: str) -> tuple[dict, list | None]:
     with open(path) as file:
         cursor = json.load(file)
     return cursor, torch.load(buffer_path, weights_only=True) if os.path.exists(buffer_path) else None
+
+
+def own_share(buffer: list, among: Accelerator, step: int) -> list:
+    """What this process has of a saved generation batch. Raises ConfigError where other processes shared it."""
+    shares = [buffer] if isinstance(buffer[0], dict) else buffer
+    if len(shares) != among.num_processes:
+        raise ConfigError(
+            f"The snapshot after update {step} lies inside a generation batch that {len(shares)} processes share, and "
+            f"execution.processes = {among.num_processes}: set it to {len(shares)}, or start from a snapshot after a "
+            "multiple of training.updates_per_batch."
+        )
+    return shares[among.process_index]

@@ -81,7 +81,7 @@ class SegmentRecorder(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs:
             return
-        row = step_row(state.global_step, logs)
+        row = self.trainer.agreed(step_row(state.global_step, logs))
         if not torch.isfinite(torch.tensor([row["loss"], row["grad_norm"] or 0.0])).all():
             raise DivergedError(
                 f"Update {state.global_step} has loss {row['loss']} and gradient norm "
@@ -99,12 +99,16 @@ class SegmentRecorder(TrainerCallback):
         self.progress(row)
 
     def on_save(self, args, state, control, **kwargs):
+        ended = self.ended(state.global_step)
+        control.should_training_stop = ended is not None
+        state.log_history.clear()
+        if not args.should_save:  # another process writes
+            return
         started = time.perf_counter()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         exact.strip_checkpoint(folder)
         if self.controller is not None:
             self.controller.save(folder)
-        state.log_history.clear()
         content = exact.checkpoint_content(folder)
         if "base" in self.info:  # an adapter is a state only together with it
             content["base"] = self.info["base"]
@@ -112,9 +116,8 @@ class SegmentRecorder(TrainerCallback):
             folder, content=content, step=state.global_step, info=self.info
         )
         self.snapshot_seconds += time.perf_counter() - started
-        ended = self.ended(state.global_step)
-        control.should_training_stop = ended is not None
-        mark = Mark(state.global_step, snapshot.id, time.perf_counter() - self._since, ended)
+        seconds = time.perf_counter() - self._since
+        mark = Mark(state.global_step, snapshot.id, seconds, ended, args.world_size)
         write_part(self.store, self.segment, mark, self.steps, self.outcomes)
         self.marks.append(mark)
         self.steps, self.outcomes, self._since = [], [], time.perf_counter()

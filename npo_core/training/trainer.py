@@ -9,17 +9,19 @@ Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * 
 
 import hashlib
 import os
+import statistics
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import broadcast_object_list, gather, gather_object, send_to_device
 
 from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.training import exact, injection
+from npo_core.training import exact, injection, sharded
 from npo_core.training.vision import ImageTrainer
 
 # Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
@@ -80,6 +82,8 @@ class NPOTrainer(ImageTrainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if self.is_distributed_loading_by_transformers:
+            sharded.prepare(self)
         self.guidance = guidance
         self.injection_settings = injection_settings or InjectionSettings()
         self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
@@ -89,6 +93,7 @@ class NPOTrainer(ImageTrainer):
         self._scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
         self._loss_inputs: dict | None = None
+        self._guide_ratios: list[tuple[int, injection.GuideRatio]] = []  # with tokens, since the last log
         self._raw_loss = 0.0  # summed since the last log
         self._logged_step: int | None = None
         self._check_guidance()
@@ -144,11 +149,25 @@ class NPOTrainer(ImageTrainer):
     def create_model_card(self, *args, **kwargs):
         """Snapshots are written often; a card belongs to a published model."""
 
+    def _save_rng_state(self, output_dir):
+        """Nothing: seeds replace it, and only the first process writes into a checkpoint."""
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.is_distributed_loading_by_transformers:
+            sharded.save_optimizer_and_scheduler(self, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """A sharded model has the checkpoint's weights already: it is loaded from there."""
+        if not self.is_distributed_loading_by_transformers:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save_checkpoint(self, model, trial):
         super()._save_checkpoint(model, trial)
+        buffer = self._shares() if self._step % self._window else None
         if self.args.should_save:
             folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            inside_window = self._step % self._window != 0
             cursor = {
                 "global_step": self.state.global_step,
                 "micro_step": self._step,
@@ -156,13 +175,29 @@ class NPOTrainer(ImageTrainer):
                 "data_seed": self.args.seed,
                 "data_rows": len(self.train_dataset),
             }
-            exact.save_cursor(folder, cursor, self._buffered_inputs if inside_window else None)
+            exact.save_cursor(folder, cursor, buffer)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.is_distributed_loading_by_transformers:
+            sharded.load_optimizer_and_scheduler(self, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            cursor, self._buffered_inputs = exact.load_cursor(checkpoint)
-            self._step = cursor.get("micro_step", self._step)
+            self._take_up(*exact.load_cursor(checkpoint))
+
+    def _shares(self) -> list:
+        """The generation batch that is trained on; with several processes, a list of what each has of it."""
+        if self.accelerator.num_processes == 1:
+            return self._buffered_inputs
+        return gather_object([send_to_device(self._buffered_inputs, "cpu")])
+
+    def _take_up(self, cursor: dict, buffer: list | None) -> None:
+        """Go on where a checkpoint stands, whatever number of processes counted its micro steps."""
+        if cursor:
+            self._step = cursor["global_step"] * self.args.gradient_accumulation_steps
+        if buffer is not None:
+            share = exact.own_share(buffer, self.accelerator, cursor["global_step"])
+            self._buffered_inputs = send_to_device(share, self.accelerator.device)
 
     # --- injection -------------------------------------------------------------------------------------------------
 
@@ -176,7 +211,8 @@ class NPOTrainer(ImageTrainer):
     def _generate(self, prompts, *args, **kwargs):
         started = time.perf_counter()
         try:
-            generated = super()._generate(prompts, *args, **kwargs)
+            with self._shared_noise():
+                generated = super()._generate(prompts, *args, **kwargs)
         except RuntimeError as error:
             if "probability tensor" not in str(error):
                 raise
@@ -194,6 +230,12 @@ class NPOTrainer(ImageTrainer):
         self.seconds["verify"] += time.perf_counter() - started
         self._metrics["train"]["tokens_generated"].append(sum(gather_object([sum(map(len, completion_ids))])))
         return self._inject(generated, rewards_BF)
+
+    def _shared_noise(self):
+        """With several processes, what makes the sampled tokens independent of their number."""
+        if self.accelerator.num_processes == 1 or self.use_vllm or not self.model.training:
+            return nullcontext()
+        return exact.SharedNoise(self.sampling_seed, self._step // self._window, self.accelerator)
 
     def _calculate_rewards(self, *args, **kwargs):
         """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""
@@ -291,12 +333,15 @@ class NPOTrainer(ImageTrainer):
         """Record the distance to the guide; with importance sampling on, give its slots their own denominator."""
         mask, guide_logps = inputs["guide_mask"], inputs["guide_logps"].to(policy_logps.dtype)
         ratio = injection.guide_ratio(policy_logps, guide_logps, mask)
-        self._metrics["train"]["guide/log_ratio"].append(ratio.log_ratio)
-        self._metrics["train"]["guide/kl"].append(ratio.kl)
+        self._guide_ratios.append((int(mask.sum()), ratio))
         if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" not in inputs:
             inputs["old_per_token_logps"] = torch.where(mask.bool(), guide_logps, policy_logps)
 
     # --- records ---------------------------------------------------------------------------------------------------
+
+    def agreed(self, value: Any) -> Any:
+        """What the first process has: decided upon by it, every process decides the same."""
+        return broadcast_object_list([value])[0]
 
     def _record_groups(self, pass_rate_P: torch.Tensor, injected_P: torch.Tensor, completion_ids: list) -> None:
         counts = injection.count_groups(pass_rate_P, injected_P)
@@ -312,12 +357,22 @@ class NPOTrainer(ImageTrainer):
             for *fields, group in zip(ids, pass_rate_P.tolist(), injected_P.tolist(), groups, strict=True)
         ]
 
+    def _log_guide_ratios(self) -> None:
+        """The mean over the guide's tokens of all processes, where there were any."""
+        if ratios := gather_object(self._guide_ratios):
+            tokens = [count for count, _ in ratios]
+            for name in injection.GuideRatio._fields:
+                values = [getattr(ratio, name) for _, ratio in ratios]
+                self._metrics["train"][f"guide/{name}"] = [statistics.fmean(values, tokens)]
+        self._guide_ratios = []
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """TRL's log with the loss unrounded and the seconds of each phase since the last log."""
         if "loss" in logs and self.model.training:
-            if self.accelerator.num_processes == 1:
-                logs["loss"] = self._raw_loss / (self.state.global_step - self._logged_step)
+            raw_loss = statistics.fmean(gather_object([self._raw_loss]))
+            logs["loss"] = raw_loss / (self.state.global_step - self._logged_step)
             self._raw_loss, self._logged_step = 0.0, self.state.global_step
+            self._log_guide_ratios()
             for phase in ("generate", "verify", "step"):
                 logs[f"seconds/{phase}"] = self.seconds.pop(phase, 0.0)
         super().log(logs, *args, **kwargs)

@@ -201,11 +201,13 @@ def test_prove_replay_exits_by_its_verdict(monkeypatch, equal, code):
     def prove_replay(uri, segment=None, steps=None):
         asked.update(segment=segment, steps=steps)
         row = {"what": "token ids", "equal": equal, "detail": "update 3, prompt ab: differs"}
-        return {"equal": equal, "segment": "5d0c", "steps": 20, "compared": [row]}
+        processes = {"original": [1, 2], "replay": [2]}
+        return {"equal": equal, "segment": "5d0c", "steps": 20, "compared": [row], "processes": processes}
 
     monkeypatch.setitem(sys.modules, "npo_core.stages.prove", types.SimpleNamespace(prove_replay=prove_replay))
     result = runner.invoke(app, ["prove-replay", "/w", "--segment", "5d", "--steps", "20"])
     assert result.exit_code == code and "update 3, prompt ab" in result.stdout
+    assert "The original was trained in 1 and 2 processes, the replay in 2" in result.stdout
     assert asked == {"segment": "5d", "steps": 20}
     assert json.loads(runner.invoke(app, ["prove-replay", "/w", "--json"]).stdout)["equal"] is equal
 

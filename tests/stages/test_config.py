@@ -36,6 +36,18 @@ CROSS = {
         {"training": {"prompts_per_step": 6, "group_size": 2, "updates_per_batch": 2, "micro_batch": 4}},
         ["training.micro_batch = 4", "6 completions", "choose a divisor"],
     ),
+    "processes that do not divide an update": (
+        {"training": {"prompts_per_step": 2, "group_size": 4}, "execution": {"processes": 3}},
+        ["execution.processes = 3", "8 completions", "choose a divisor"],
+    ),
+    "a micro batch that does not divide the share of a process": (
+        {"training": {"prompts_per_step": 3, "group_size": 4, "micro_batch": 4}, "execution": {"processes": 2}},
+        ["training.micro_batch = 4", "6 completions", "execution.processes = 2", "choose a divisor"],
+    ),
+    "a model split among one": (
+        {"execution": {"sharding": "fsdp2"}},
+        ["execution.sharding = fsdp2", "set execution.processes to 2 or more"],
+    ),
     "a choice among samples that are not drawn": (
         {"guidance": {"keep": "closest"}},
         ["guidance.keep = closest", "guidance.stop_at_first_correct = true", "set it to false", "keep: first"],

@@ -19,6 +19,7 @@ from npo_core.stages.specs import BaseSpec, GuideSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from tests.training.ranks import in_processes
 
 OPERANDS = 3  # two running results and the end-of-sequence token: three tokens
 MODEL = BuiltInModel(layers=1, width=32, heads=2, steps=150, batch=32, learning_rate=1e-2)
@@ -79,12 +80,15 @@ class Bench:
         scratch = scratch_folder(self.workspace, spec)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        execute(spec, self.workspace, scratch)
+        if spec.processes == 1:
+            execute(spec, self.workspace, scratch)
+        else:
+            in_processes(spec.processes, lambda: execute(spec, self.workspace, scratch))
         return self.workspace.store.read_json(f"{spec.folder}/result.json")["result"]
 
     def spec(self, branch: str, start: str, until: int, **changes) -> TrainSpec:
-        values = {"training": self.training, "injection": Injection(), "seed": 3, "sampling_seed": 5, **changes}
-        return TrainSpec(branch=branch, start=start, until=until, **values, **self.common)
+        values = {"training": self.training, "injection": Injection(), "seed": 3, "sampling_seed": 5}
+        return TrainSpec(**{"branch": branch, "start": start, "until": until, **values, **self.common, **changes})
 
     def train(self, branch: str, until: int, start: str | None = None, **changes) -> SimpleNamespace:
         """Train one segment, on a new branch where it starts at the base."""

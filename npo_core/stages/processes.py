@@ -1,0 +1,148 @@
+"""A stage of several processes: this one starts them under `accelerate launch` and brings back the first one's failure.
+
+They share a scratch folder; only the first process (rank 0) writes there, and to the workspace. Each that fails leaves
+its own error file. They end with the process that started them, and with any of them.
+"""
+
+import json
+import os
+import signal
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from npo_core.errors import ConfigError, DeviceError
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import Spec
+
+LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
+PARENT = "NPO_PARENT"  # variable with the process id of who started a stage
+ERROR_FILE = "error.json"
+LAUNCH_FILE = "accelerate.json"
+PATIENCE = timedelta(hours=2)  # that processes wait for one that downloads, renders problems or stores a snapshot
+
+
+def starts_others(spec: Spec) -> bool:
+    """Whether this process is to start those of the stage, rather than to be one of them."""
+    return spec.processes > 1 and LAUNCHED not in os.environ
+
+
+def rank() -> int:
+    """Which process of the stage this is; the first is 0."""
+    return int(os.environ["RANK"]) if LAUNCHED in os.environ else 0
+
+
+def error_file(scratch: Path) -> Path:
+    """Where this process says why it failed."""
+    return scratch / (f"error-{rank()}.json" if LAUNCHED in os.environ else ERROR_FILE)
+
+
+def in_turn(context: StageContext) -> AbstractContextManager[None]:
+    """The first process does what is inside before the others, which find what it wrote or fetched."""
+    if LAUNCHED not in os.environ:
+        return nullcontext()
+    from accelerate import PartialState
+
+    return PartialState(cpu=context.device == "cpu", timeout=PATIENCE).main_process_first()
+
+
+def start_processes(spec: Spec, spec_file: Path, scratch: Path) -> dict[str, Any] | None:
+    """Run a stage in its processes until all have ended.
+
+    Returns:
+        None, or what the process that failed by itself said: kind, message, retryable, exit_code.
+    """
+    from accelerate.utils import patch_environment
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    for file in scratch.glob("error-*.json"):
+        file.unlink()
+    variables = {
+        LAUNCHED: "1",
+        PARENT: str(os.getpid()),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    }
+    # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
+    variables["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGUSR1"
+    try:
+        with patch_environment(**variables):
+            accelerate_launch(spec, ["npo_core.stages", spec.stage, str(spec_file)], scratch / LAUNCH_FILE)
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        return first_failure(scratch, spec.processes, codes)
+    return None
+
+
+def accelerate_launch(spec: Spec, module: list[str], file: Path) -> None:
+    """`accelerate launch --module ...` with a configuration of its own, so that a machine's has no say."""
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    cluster = ClusterConfig(
+        compute_environment="LOCAL_MACHINE",
+        distributed_type="MULTI_GPU",  # one process a GPU; where the stage is told to use the CPU, it does
+        mixed_precision="no",  # the trainer's own arguments say
+        use_cpu=False,
+        debug=False,
+        num_processes=spec.processes,
+        gpu_ids="all",
+        main_process_ip="127.0.0.1",
+        main_process_port=0,  # a free one
+    )
+    file.write_text(json.dumps(cluster.to_dict()))
+    launch_command(launch_command_parser().parse_args(["--config_file", str(file), "--module", *module]))
+
+
+def first_failure(scratch: Path, processes: int, codes: dict[int, int]) -> dict[str, Any]:
+    """What ended a stage: an error of one of its processes, before a death of one, before what others saw of that.
+
+    Args:
+        codes: exit codes (negative: signals) of the processes that had failed when the rest was ended.
+    """
+    said = [json.loads(file.read_text()) for file in sorted(scratch.glob("error-*.json"))]
+    own = [described for described in said if not described["consequence"]]
+    if own:
+        return own[0]
+    died = [(code == -signal.SIGTERM, rank, code) for rank, code in codes.items() if code < 0]
+    if died:
+        _, rank, code = min(died)  # SIGTERM is what the rest is ended with
+        return described(
+            DeviceError(
+                f"Process {rank} of {processes} was killed by signal {-code}: starting the stage again goes on from "
+                "what it committed."
+            )
+        )
+    return said[0] if said else {"exit_code": max(codes.values())}
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """What an error file says."""
+    return {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "retryable": getattr(error, "retryable", False),
+        "exit_code": getattr(error, "exit_code", 70),
+        "consequence": isinstance(error, LostProcess),
+    }
+
+
+class LostProcess(DeviceError):
+    """Another process of the stage ended, or cannot be reached; why, that one knows."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that a connection between processes broke."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in names or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def check_devices(processes: int, device: str) -> None:
+    """Raises ConfigError where there are fewer GPUs than processes that need one each."""
+    import torch
+
+    if device == "cuda" and torch.cuda.device_count() < processes:
+        raise ConfigError(
+            f"execution.processes = {processes}, but this machine has {torch.cuda.device_count()} GPUs: "
+            "each process needs one, lower execution.processes."
+        )

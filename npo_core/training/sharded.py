@@ -1,0 +1,61 @@
+"""FSDP2: a model split among processes while it is loaded, with checkpoints that are whole, as one process writes."""
+
+import os
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import register_fsdp_forward_method
+from transformers import Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def prepare(trainer: Trainer) -> None:
+    """Have a trainer's model generate, and be saved, like one that is not sharded."""
+    model = trainer.model
+    register_fsdp_forward_method(model, "generate")  # which sees images before the model is called
+    gather = model.gather_sharded_state_dict_for_save
+
+    def without_tied(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        whole = gather(*args, **kwargs)
+        return {name: weight for name, weight in whole.items() if name not in model.all_tied_weights_keys}
+
+    model.gather_sharded_state_dict_for_save = without_tied
+    trainer.args.save_only_model = False  # transformers insists on it, for it would save the optimizer in parts
+
+
+def save_optimizer_and_scheduler(trainer: Trainer, folder: str) -> None:
+    """What transformers saves for a model that is not sharded; every process has to call it."""
+    state = get_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, options=WHOLE)
+    if trainer.args.should_save:
+        number = {name: i for i, name in enumerate(names_in_order(state))}
+        torch.save(renamed(state, number), os.path.join(folder, OPTIMIZER_NAME))
+        torch.save(trainer.lr_scheduler.state_dict(), os.path.join(folder, SCHEDULER_NAME))
+
+
+def load_optimizer_and_scheduler(trainer: Trainer, folder: str) -> None:
+    """Take this process's part of a checkpoint, whatever number of processes wrote it, sharded or not."""
+    model, optimizer = trainer.model, trainer.optimizer.optimizer
+    name = dict(enumerate(names_in_order(get_optimizer_state_dict(model, optimizer))))
+    state = torch.load(os.path.join(folder, OPTIMIZER_NAME), map_location="cpu", mmap=True, weights_only=True)
+    set_optimizer_state_dict(model, optimizer, renamed(state, name), options=WHOLE)
+    trainer.lr_scheduler.load_state_dict(torch.load(os.path.join(folder, SCHEDULER_NAME), weights_only=True))
+
+
+def names_in_order(state: dict[str, Any]) -> list[str]:
+    """The parameters of a state by name, in the order in which an optimizer numbers them."""
+    return [name for group in state["param_groups"] for name in group["params"]]
+
+
+def renamed(state: dict[str, Any], to: dict[Any, Any]) -> dict[str, Any]:
+    """An optimizer's state with other keys for its parameters."""
+    return {
+        "state": {to[key]: value for key, value in state["state"].items()},
+        "param_groups": [group | {"params": [to[key] for key in group["params"]]} for group in state["param_groups"]],
+    }
