@@ -40,7 +40,7 @@ def prove_replay(
     processes = processes_of(workspace, original, until)
     with tempfile.TemporaryDirectory(dir=workspace.scratch, prefix="proof-") as folder:
         copy = Workspace(Path(folder))
-        result = run_stage(respecify(workspace, copy, original, until, processes[-1]), watch)
+        result = run_stage(respecify(workspace, copy, original, until), watch)
         replayed = copy.timeline.segment(result.result["segment"])
         compared = compare(workspace, original, copy, replayed, until)
         now = copy.store.read_json(f"stages/train-{replayed.id}/{RESULT_FILE}")["versions"]
@@ -92,12 +92,11 @@ def processes_of(workspace: Workspace, segment: Segment, until: int) -> list[int
     return sorted({mark.processes for mark in read_marks(workspace.store, segment.id) if mark.step <= until})
 
 
-def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: int, processes: int) -> TrainSpec:
-    """The original's specification, to be run in `copy` up to `until`."""
+def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: int) -> TrainSpec:
+    """The original's specification, to be run in `copy` up to `until`, in as many processes."""
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
-    execution = values["execution"] | {"processes": processes}
-    if processes == 1:
-        execution["sharding"] = "none"
+    processes = processes_of(workspace, original, until)[-1]
+    execution = values["execution"] | {"processes": processes} | ({"sharding": "none"} if processes == 1 else {})
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until, "execution": execution})
     start = workspace.timeline.snapshots.get(original.start)
     for id_ in {start.id, *needed(workspace, spec, start)}:

@@ -15,6 +15,7 @@ from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_steps
 from tests.models.pictures import ANY_END, picture_rows, write_rows
+from tests.training.ranks import in_processes
 
 EXECUTION = Execution(device="cpu", threads=1)
 TRAINING = Training(steps=4, prompts_per_step=4, group_size=4, max_completion_tokens=8, snapshot_every=2, micro_batch=8)
@@ -52,20 +53,31 @@ class Run:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         workspace.store.write_json(f"{spec.folder}/spec.json", spec.model_dump(mode="json"))
-        execute(spec, workspace, scratch)
+        if spec.processes == 1:
+            execute(spec, workspace, scratch)
+        else:
+            in_processes(spec.processes, lambda: execute(spec, workspace, scratch))
         return workspace.store.read_json(f"{spec.folder}/result.json")["result"]
 
     def base(self) -> str:
         return self(BaseSpec(model=self.model, **self.common))["snapshot"]
 
-    def train(self, branch: str, start: str, cache: str | None = None, until: int = 4, **training) -> SimpleNamespace:
+    def train(
+        self,
+        branch: str,
+        start: str,
+        cache: str | None = None,
+        until: int = 4,
+        execution: Execution = EXECUTION,
+        **training,
+    ) -> SimpleNamespace:
         """A segment on a new branch: its record, and its steps."""
         step = self.workspace.timeline.snapshots.get(start).step
         self.workspace.timeline.add_branch(Branch(name=branch, parent=start, parent_step=step, reason="test"))
         settings = TRAINING.model_copy(update=training)
         spec = TrainSpec(
             training=settings, injection=Injection(), seed=1, sampling_seed=2, branch=branch, start=start, until=until,
-            cache=cache, **self.common,
+            cache=cache, **(self.common | {"execution": execution}),
         )  # fmt: skip
         record = self.workspace.timeline.segment(self(spec)["segment"])
         return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from npo_core.config import Execution, Injection
+from npo_core.config import Control, Execution, Injection, Pool, Trigger
+from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
 
 STEPS = 8
@@ -65,6 +67,18 @@ def test_guidance_is_injected_wherever_a_group_lies(bench, scheme):
     assert len({row["groups_injected"] for row in one.steps} - {0}) > 1
     assert all(row["guide_kl"] is not None for row in one.steps if row["groups_injected"])
     assert_same(ground, one, ground.train("several", STEPS, execution=TWO, **settings))
+
+
+def test_a_watched_run_ends_where_the_first_process_warns(bench):
+    ground = bench(steps=12)
+    trigger = Trigger(ema=0.5, window=3, min_gain=1.0, min_entropy_drop=-1.0, warm_up=3)  # it warns as soon as it may
+    control = Control(trigger=trigger, pool=Pool(max_pass_rate=0.5))
+    one = ground.train("one", 12, control=control)
+    several = ground.train("several", 12, control=control, execution=TWO)
+    assert max(one.snapshots) == 4
+    assert_same(ground, one, several)
+    pools = [json.loads((folder(ground, run.end) / CONTROLLER_FILE).read_text())["pool"] for run in (one, several)]
+    assert pools[0] == pools[1]
 
 
 def test_any_number_of_processes_goes_on_where_another_stopped(bench):
