@@ -47,8 +47,7 @@ def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) ->
     """Run the stage in this process, or in those that it starts; what went wrong, by `processes.described`."""
     try:
         if processes.starts_others(spec):
-            processes.check_devices(spec.processes, prepare_device(spec.execution))
-            return processes.start_processes(spec, spec_file, scratch)
+            return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution))
         execute(spec, workspace, scratch)
     except BaseException as error:
         with suppress(OSError):

@@ -47,15 +47,19 @@ def in_turn(context: StageContext) -> AbstractContextManager[None]:
     return PartialState(cpu=context.device == "cpu", timeout=PATIENCE).main_process_first()
 
 
-def start_processes(spec: Spec, spec_file: Path, scratch: Path) -> dict[str, Any] | None:
+def start_processes(spec: Spec, spec_file: Path, scratch: Path, device: str) -> dict[str, Any] | None:
     """Run a stage in its processes until all have ended.
 
     Returns:
         None, or what the process that failed by itself said: kind, message, retryable, exit_code.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes.
     """
     from accelerate.utils import patch_environment
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    check_devices(spec.processes, device)
     for file in scratch.glob("error-*.json"):
         file.unlink()
     variables = {
@@ -63,6 +67,8 @@ def start_processes(spec: Spec, spec_file: Path, scratch: Path) -> dict[str, Any
         PARENT: str(os.getpid()),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
     }
+    if device == "cpu":  # also where there is a GPU
+        variables["CUDA_VISIBLE_DEVICES"] = ""
     # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
     variables["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGUSR1"
     try:

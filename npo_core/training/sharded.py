@@ -13,12 +13,19 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from npo_core.errors import ConfigError
+
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def prepare(trainer: Trainer) -> None:
-    """Have a trainer's model generate, and be saved, like one that is not sharded."""
+    """Have a trainer's model generate, and be saved, like one that is not sharded. Raises ConfigError for adapters."""
     model = trainer.model
+    if hasattr(model, "peft_config"):
+        raise ConfigError(
+            "execution.sharding = fsdp2 splits models that are trained whole, and this one trains adapters: set "
+            "execution.sharding to none, each process then holds the frozen weights."
+        )
     register_fsdp_forward_method(model, "generate")  # which sees images before the model is called
     gather = model.gather_sharded_state_dict_for_save
 

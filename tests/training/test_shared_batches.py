@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from npo_core.config import Control, Execution, Injection, Pool, Trigger
 from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
+from npo_core.training import sharded
 
 STEPS = 8
 CLOSE = {"rel": 1e-5, "abs": 1e-6}
@@ -110,3 +111,8 @@ def test_a_run_cut_inside_a_batch_is_the_same_run_for_as_many_processes(bench, e
         "a multiple of training.updates_per_batch",
     ):
         assert words in str(caught.value)
+
+
+def test_adapters_are_not_sharded():
+    with pytest.raises(ConfigError, match="set execution.sharding to none"):
+        sharded.prepare(SimpleNamespace(model=SimpleNamespace(peft_config={})))
