@@ -51,12 +51,14 @@ class PretrainedModel(Closed):
     kind: Literal["pretrained"] = Field(description="a model of your own")
     path: str = Field(description="folder or hub id")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16",
+        "float32",
         description="number format of the weights, which are stored and trained in it; with float32, training.bf16 "
         "computes in bfloat16 and small updates are not rounded away",
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="implementation of attention in training and generation; auto: the model's own choice"
+        "auto",
+        exclude_if=lambda attention: attention == "auto",
+        description="implementation of attention in training and generation; auto: the model's own choice",
     )
     lora: Lora | None = Field(
         None, exclude_if=lambda lora: lora is None, description="train adapters alone; none: train all weights"

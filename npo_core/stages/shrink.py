@@ -40,7 +40,11 @@ def shrink(config: RunConfig) -> RunConfig:
     fields["bootstrap"] = fields.get("bootstrap", {}) | {"scout_steps": 4, "ladder": ladder}
     fields["guidance"] = fields.get("guidance", {}) | {"chunk_prompts": 8}
     fields["evaluation"] = fields.get("evaluation", {}) | {"every": 4, "samples": 2, "batch": 64}
-    fields["execution"] = fields.get("execution", {}) | {"device": "cpu", "threads": 1}
+    fields["execution"] = fields.get("execution", {}) | {
+        "device": "cpu",
+        "threads": 1,
+        "processes": min(2, config.execution.processes),
+    }
     if isinstance(config.model, BuiltInModel):
         fields["model"] = {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32}
         fields["problems"] = {"kind": "chain", "train": 96, "held_out": 16, "operands": 3, "difficulties": [1, 2]}

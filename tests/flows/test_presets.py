@@ -14,7 +14,11 @@ from npo_core.timeline.segments import read_outcomes
 from tests.flows.conftest import finish, npo
 
 PRESETS = sorted((Path(__file__).parents[2] / "deployments/configs").glob("*.yaml"))
-CLASSES = {"qwen3-0.6b-gsm8k-1gpu": "Qwen3ForCausalLM", "qwen3-vl-8b-paper": "Qwen3VLForConditionalGeneration"}
+CLASSES = {
+    "qwen3-0.6b-gsm8k-1gpu": "Qwen3ForCausalLM",
+    "qwen3-vl-8b-lora-1gpu": "PeftModelForCausalLM",
+    "qwen3-vl-8b-paper": "Qwen3VLForConditionalGeneration",
+}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -30,7 +34,7 @@ def test_a_preset_runs_from_start_to_report(path, start, tmp_path):
     assert last["step"] == 8 and len(last.get("benchmarks", {})) == len(getattr(config.problems, "benchmarks", {}))
     if path.stem in CLASSES:
         assert {*config.problems.sources} == {*full.problems.sources}
-        assert type(load_model(run.timeline.snapshots.folder(guided.end, tmp_path))).__name__ == CLASSES[path.stem]
+        assert type(load_model(run.snapshot_folder(guided.end))).__name__ == CLASSES[path.stem]
         proof = prove_replay(run.uri)
         assert proof["equal"] and proof["steps"] == 4, proof["compared"]
 

@@ -20,7 +20,10 @@ from tests.product.conftest import ROOT, Served, start, stop
 PRESET = {"grpo": "demo", "early-bootstrap": "demo", "auto-npo": "demo", "smoke": "smoke"} | {
     f"{flow}-qwen3-vl-8b": "qwen3-vl-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")
 }
-PRESET["early-bootstrap-gsm8k"] = "qwen3-0.6b-gsm8k-1gpu"
+PRESET |= {
+    "early-bootstrap-gsm8k": "qwen3-0.6b-gsm8k-1gpu",
+    "early-bootstrap-qwen3-vl-8b-lora": "qwen3-vl-8b-lora-1gpu",
+}
 
 
 @dataclass
