@@ -1,0 +1,63 @@
+"""What a run's engine needs is found out before its first stage."""
+
+import subprocess
+
+import pytest
+
+from npo_core.config import EngineSettings, parse_config
+from npo_core.engines.open import require_engine
+from npo_core.errors import ConfigError
+from tasks.run import open_run
+
+TEXT = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl"}}
+PICTURES = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl", "columns": {"images": ["picture"]}}}
+
+
+def test_the_default_needs_nothing(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("no interpreter is asked"))
+    require_engine(EngineSettings(), gpu=False)
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python"])
+def test_an_interpreter_without_vllm(python):
+    with pytest.raises(ConfigError, match="engine.kind = vllm, but .*python.* is no interpreter that has vLLM"):
+        require_engine(EngineSettings(kind="vllm", python=python), gpu=False)
+
+
+def test_one_with_it(vllm_python):
+    require_engine(EngineSettings(kind="vllm", python=vllm_python), gpu=False)
+
+
+def test_rollouts(vllm_python):
+    """They take the trainer's own interpreter, whatever another one has."""
+    rollouts = EngineSettings(rollouts=True, python=vllm_python)
+    with pytest.raises(ConfigError, match="engine.rollouts = true needs a GPU"):
+        require_engine(rollouts, gpu=False)
+    with pytest.raises(ConfigError, match="the environment that trains .* has no vLLM"):
+        require_engine(rollouts, gpu=True)
+
+
+def test_a_run_does_not_begin_without_it(tmp_path):
+    config = parse_config({"engine": {"rollouts": True}, "execution": {"device": "cpu"}})
+    with pytest.raises(ConfigError, match="engine.rollouts"), open_run(config, str(tmp_path / "run")):
+        pytest.fail("the run began")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"engine": {"rollouts": True}, "model": {"kind": "pretrained", "path": "x", "lora": {"rank": 4}}},
+            "engine.rollouts = true would merge the adapters of model.lora",
+        ),
+        (
+            {"engine": {"kind": "vllm"}, "model": {"kind": "pretrained", "path": "x"}, "problems": PICTURES},
+            "engine.kind = vllm is given text alone, and the problems have images .column picture.",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_do(values, sentence):
+    parse_config({**values, "problems": values.get("problems", TEXT), "engine": {}})
+    with pytest.raises(ConfigError, match=sentence):
+        parse_config({**values, "problems": values.get("problems", TEXT)})
