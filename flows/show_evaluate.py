@@ -46,7 +46,7 @@ def load_engine(config: "RunConfig") -> "Engine":
     device = prepare_device(config.execution)
     try:
         batch, attention = config.evaluation.batch, config.model.attention
-        return open_engine(config.model.path, device=device, batch=batch, attention=attention)
+        return open_engine(config.model.path, config.engine, device=device, batch=batch, attention=attention)
     except (OSError, ValueError) as error:
         raise no_model(config.model.path, error) from None
 

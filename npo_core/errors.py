@@ -70,6 +70,12 @@ class DeviceError(NPOError):
     exit_code = 74
 
 
+class EngineError(NPOError):
+    """A generation engine gives other log-probabilities than the trainer, as it does with stale weights."""
+
+    exit_code = 68
+
+
 class VerifierError(NPOError):
     """Too many answers could not be verified: a worker hangs or crashes, or what it asks is not reachable."""
 

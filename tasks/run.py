@@ -22,7 +22,13 @@ class Run:
 
     @property
     def common(self) -> dict[str, Any]:
-        return {"workspace": self.workspace.uri, "execution": self.config.execution, "problems": self.config.problems}
+        config = self.config
+        return {
+            "workspace": self.workspace.uri,
+            "execution": config.execution,
+            "engine": config.engine,
+            "problems": config.problems,
+        }
 
     def base(self) -> BaseSpec:
         return BaseSpec(model=self.config.model, **self.common)

@@ -6,6 +6,7 @@ An unknown field, a value out of bounds or two settings that contradict each oth
 
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Trigger
+from npo_core.config.engine import EngineSettings
 from npo_core.config.load import explain, load_config, override, parse_config, parse_plateau
 from npo_core.config.model import BuiltInModel, Lora, Model, PretrainedModel
 from npo_core.config.problems import ChainProblems, Columns, DataProblems, Problems, Source
@@ -23,6 +24,7 @@ __all__ = [
     "Control",
     "DataProblems",
     "EarlyBootstrap",
+    "EngineSettings",
     "Evaluation",
     "Execution",
     "Guidance",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
+from npo_core.config.engine import EngineSettings
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
@@ -25,6 +26,7 @@ class RunConfig(Closed):
     bootstrap: EarlyBootstrap = EarlyBootstrap()
     auto: AutoNPO = AutoNPO()
     evaluation: Evaluation = Evaluation()
+    engine: EngineSettings = EngineSettings()
     execution: Execution = Execution()
 
     @model_validator(mode="before")

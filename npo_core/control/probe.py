@@ -12,6 +12,7 @@ from pydantic import Field
 
 from npo_core.control.pool import Mistake
 from npo_core.engines import Engine, Generated
+from npo_core.engines.check import k3
 from npo_core.problems import Completion, Judge, Problem
 from npo_core.timeline.records import Record
 
@@ -135,12 +136,6 @@ def candidate(
         kl_k3=k3(log_r),
         length=length,
     )
-
-
-def k3(log_r: np.ndarray) -> float:
-    """KL(current || snapshot) in nats a token from log r = log p_snapshot - log p_current on the current's tokens."""
-    log_r = log_r.astype(np.float64)
-    return float((np.expm1(log_r) - log_r).mean())
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float | None:

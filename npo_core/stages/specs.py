@@ -6,7 +6,7 @@ found done, on whatever machine and with whatever number of retries.
 
 import hashlib
 import json
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,15 +19,23 @@ class Spec(Closed):
 
     stage: ClassVar[str]
     place: ClassVar[set[str]] = {"workspace", "execution"}  # where and how, not what
+    of_engine: ClassVar[str | None] = "kind"  # which of the engine's settings decides the outcome
 
     workspace: str
     execution: config.Execution
+    engine: config.EngineSettings = config.EngineSettings()
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits: stage name and all deciding fields."""
-        content = json.dumps([self.stage, self.model_dump(mode="json", exclude=self.place)], sort_keys=True)
+        content = json.dumps([self.stage, self.deciding()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def deciding(self, *left_out: str) -> dict[str, Any]:
+        """The fields that decide the outcome; of the engine only what is not the default."""
+        values = self.model_dump(mode="json", exclude={*self.place, *left_out})
+        chosen, default = values.pop("engine").get(self.of_engine), config.EngineSettings().model_dump()
+        return values if chosen == default.get(self.of_engine) else values | {"engine": chosen}
 
     @property
     def processes(self) -> int:
@@ -44,6 +52,7 @@ class BaseSpec(Spec):
     """Make, or take in, the model that the run starts from: snapshot of step 0."""
 
     stage: ClassVar[str] = "base"
+    of_engine: ClassVar[str | None] = None
 
     problems: config.Problems
     model: config.Model
@@ -53,6 +62,7 @@ class TrainSpec(Spec):
     """Train one segment of a branch: from a snapshot to a step, guided where a cache is given."""
 
     stage: ClassVar[str] = "train"
+    of_engine: ClassVar[str | None] = "rollouts"
 
     problems: config.Problems
     training: config.Training
@@ -115,8 +125,7 @@ class EvaluateSpec(Spec):
     @property
     def protocol(self) -> str:
         """8 hex digits: everything that decides a snapshot's score but the snapshot."""
-        settings = self.model_dump(mode="json", exclude={*self.place, "snapshots"})
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(self.deciding("snapshots"), sort_keys=True).encode()).hexdigest()[:8]
 
 
 SPECS: dict[str, type[Spec]] = {spec.stage: spec for spec in (BaseSpec, TrainSpec, GuideSpec, ProbeSpec, EvaluateSpec)}

@@ -62,7 +62,7 @@ class Workspace:
         if not self.store.exists(CONFIG_FILE):
             self.store.write_json(CONFIG_FILE, config.model_dump(mode="json"))
             return
-        there = self.config()
+        there, config = deciding(self.config()), deciding(config)
         for field in sorted(set(RunConfig.model_fields) - NOT_DECISIVE):
             old, new = getattr(there, field), getattr(config, field)
             if old != new:
@@ -89,6 +89,11 @@ class Workspace:
     def open_cache(self, cache: str, prompt_ids: list[str], expect: dict) -> GuidanceCache:
         """A guidance cache of this run, with the rows of `prompt_ids` loaded and its fingerprints checked."""
         return GuidanceCache.open(self.guidance(cache), prompt_ids, expect=expect)
+
+
+def deciding(config: RunConfig) -> RunConfig:
+    """A configuration without what an engine needs to know of a machine."""
+    return config.model_copy(update={"engine": config.engine.deciding})
 
 
 def difference(field: str, old: object, new: object) -> str:

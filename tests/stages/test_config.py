@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from npo_core.config import Guidance, RunConfig, Training, load_config, parse_config
+from npo_core.config import EngineSettings, Guidance, RunConfig, Training, load_config, parse_config
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
@@ -401,6 +401,7 @@ def test_every_field_decides_unless_it_says_only_where_and_how(tmp_path):
         "bootstrap",
         "auto",
         "evaluation",
+        "engine",
         "execution",
     }
 
@@ -449,15 +450,39 @@ def specs(config, tmp_path) -> dict:
 def test_a_fingerprint_is_of_what_and_not_of_where_or_how(specs, config):
     for spec in specs.values():
         elsewhere = spec.model_copy(
-            update={"workspace": "s3://runs/x", "execution": config.execution.model_copy(update={"threads": 2})}
+            update={
+                "workspace": "s3://runs/x",
+                "execution": config.execution.model_copy(update={"threads": 2}),
+                "engine": EngineSettings(python="/opt/vllm/bin/python", memory=0.9, max_model_len=99, max_kl=1.0),
+            }
         )
         assert elsewhere.fingerprint == spec.fingerprint
+
+
+def test_an_engine_decides_only_where_it_generates(specs):
+    """And the default one leaves no trace, so that work from before there was a choice is found done."""
+    vllm, rollouts = EngineSettings(kind="vllm"), EngineSettings(rollouts=True)
+    changed = {
+        stage: [spec.model_copy(update={"engine": e}).fingerprint != spec.fingerprint for e in (vllm, rollouts)]
+        for stage, spec in specs.items()
+    }
+    assert changed == {"base": [False, False], "train": [False, True], "evaluate": [True, False]}
+    assert all("engine" not in spec.deciding() for spec in specs.values())
+    evaluate = specs["evaluate"]
+    assert evaluate.model_copy(update={"engine": vllm}).protocol != evaluate.protocol
+
+
+def test_a_workspace_takes_another_interpreter_and_no_other_engine(tmp_path):
+    Workspace(tmp_path).bind(parse_config({"engine": {"kind": "vllm", "python": "/a"}}))
+    Workspace(tmp_path).bind(parse_config({"engine": {"kind": "vllm", "python": "/b", "memory": 0.5}}))
+    with pytest.raises(ConfigError, match="engine.kind = 'vllm', not 'transformers'"):
+        Workspace(tmp_path).bind(parse_config({"engine": {"python": "/a"}}))
 
 
 @pytest.mark.parametrize("stage", ["base", "train", "evaluate"])
 def test_every_deciding_field_is_in_the_fingerprint(specs, stage):
     spec = specs[stage]
-    leaves = list(paths(spec.model_dump(mode="json", exclude={"workspace", "execution"})))
+    leaves = list(paths(spec.model_dump(mode="json", exclude={"workspace", "execution", "engine"})))
     assert len(leaves) > 10
     seen = {spec.fingerprint}
     for path in leaves:

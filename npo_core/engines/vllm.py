@@ -1,0 +1,204 @@
+"""The vLLM engine: a worker process generates, and the trainer's own model scores it and checks its weights."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npo_core.config import EngineSettings
+from npo_core.engines.base import Generated
+from npo_core.engines.check import check_weights
+from npo_core.engines.transformers import TransformersEngine
+from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
+from npo_core.errors import ConfigError, DataError, DeviceError, OutOfMemoryError
+from npo_core.problems import Problem
+
+WORKER = Path(__file__).with_name("vllm_worker.py")
+CHECKED = 64  # completions of the first batch after a load that are scored by the trainer's model too
+# Whoever starts a run may set these otherwise; on a GPU the CPU's are not read.
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+class VLLMWorker:
+    """The process with vLLM; it ends with this object, and with this process, however that ends.
+
+    Raises, when asked:
+        ConfigError: `engine.python` is no interpreter, or has no vLLM.
+        OutOfMemoryError: the model or its KV cache does not fit.
+        DataError: vLLM cannot run the model. DeviceError: the process died.
+    """
+
+    def __init__(self, settings: EngineSettings, device: str):
+        self.settings, self.device = settings, device
+        self.python = settings.python or sys.executable
+        self.loaded: str | None = None
+        self.longest = 0  # tokens of a prompt and its completion
+        self.connection, theirs = Pipe()
+        try:
+            self.process = start(self.python, theirs.fileno(), inherited=not settings.python)
+        finally:
+            theirs.close()
+        self.close = weakref.finalize(self, end, self.process, self.connection)
+
+    def load(self, folder: str, dtype: str) -> bool:
+        """Have the weights of a model folder or hub id loaded; whether they were loaded now."""
+        if folder == self.loaded:
+            return False
+        self.loaded = None
+        arguments = {
+            "model": folder,
+            "dtype": dtype,  # left to itself, vLLM halves float32
+            "max_model_len": self.settings.max_model_len or -1,
+            "tensor_parallel_size": self.settings.tensor_parallel,
+            "generation_config": "vllm",  # what a model recommends for sampling would change the log-probabilities
+            "logprobs_mode": "processed_logprobs",
+            "skip_tokenizer_init": True,
+        }
+        if self.device == "cpu":
+            arguments["enforce_eager"] = True  # compiling takes longer than it saves
+        else:
+            arguments["gpu_memory_utilization"] = self.settings.memory
+        self.longest = self.ask(f"load {folder}", "load", arguments)
+        self.loaded = folder
+        return True
+
+    def generate(
+        self, prompts: Sequence[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int]
+    ) -> list[list[tuple[list[int], list[float]]]]:
+        """Of each (token ids, seed) `samples` completions: token ids, and their log-probabilities."""
+        longest = max((len(ids) for ids, _ in prompts), default=0) + max_tokens
+        if longest > self.longest:
+            raise ConfigError(
+                f"The longest prompt and its completion take {longest} tokens, and vLLM has room for {self.longest}: "
+                "raise engine.max_model_len or engine.memory, or lower training.max_completion_tokens or "
+                "problems.max_prompt_tokens."
+            )
+        return self.ask(f"generate with {self.loaded}", "generate", list(prompts), samples, max_tokens, eos_ids)
+
+    def ask(self, what: str, *request: Any) -> Any:
+        try:
+            self.connection.send(request)
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+            raise DeviceError(
+                f"The process of vLLM ended (exit code {self.process.returncode}) when it should {what}; a machine "
+                "short of memory kills without a word. The log has what vLLM said."
+            ) from None
+        if kind == DONE:
+            return value
+        if kind == MISSING:
+            raise ConfigError(
+                f"engine.kind = vllm, but {self.python} has no vLLM that works ({value}): install it there, set "
+                "engine.python to an interpreter that has it, or take engine.kind = transformers."
+            )
+        if kind == MEMORY:
+            raise OutOfMemoryError(
+                f"vLLM has too little memory to {what} ({value}): lower engine.max_model_len, raise engine.memory (now "
+                f"{self.settings.memory:g}), or split the model by engine.tensor_parallel."
+            )
+        raise DataError(f"vLLM cannot {what} ({value}): see the log, or take engine.kind = transformers.")
+
+
+def start(python: str, connection: int, inherited: bool) -> subprocess.Popen:
+    """The worker's process with the descriptor of its connection; `inherited`: it imports what this process may."""
+    own = {k: v for k, v in os.environ.items() if inherited or k != "PYTHONPATH"}
+    try:
+        return subprocess.Popen(
+            [python, str(WORKER), str(connection), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what vLLM prints belongs in the log
+            pass_fds=[connection],
+            env=ENVIRONMENT | own | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},  # one process, which ends with this one
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"engine.python = {python} cannot be started ({error.strerror}): name the interpreter of an environment "
+            "that has vLLM."
+        ) from None
+
+
+def end(process: subprocess.Popen, connection: Any) -> None:
+    """Kill the worker with whatever it started, and wait until it is gone."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    connection.close()
+
+
+@cache
+def worker(settings: EngineSettings, device: str) -> VLLMWorker:
+    """The worker of this process: one, whatever number of models it loads in turn."""
+    return VLLMWorker(settings, device)
+
+
+def request_seed(seed: int, problem: Problem) -> int:
+    """The seed of a problem's samples, whatever else is in its batch."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {problem.id}".encode()).digest()[:6])
+
+
+class VLLMEngine:
+    """Samples in the worker; scores with the trainer's own model, loaded here.
+
+    Args:
+        folder: Hugging Face layout with tokenizer.
+        worker: see `worker`; it loads this folder when it is first asked for completions.
+        device: `cpu` or `cuda`. batch: completions scored at once.
+
+    Raises, when asked to generate:
+        EngineError: the first completions after a load are not those of these weights. What `VLLMWorker` raises.
+    """
+
+    def __init__(self, folder: Path | str, worker: VLLMWorker, *, device: str = "cpu", batch: int = 2048):
+        self.folder, self.worker, self.device = str(folder), worker, device
+        self.own = TransformersEngine(folder, device=device, batch=batch)
+
+    def generate(
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
+    ) -> list[list[Generated]]:
+        loaded = self.worker.load(self.folder, str(self.own.model.dtype).removeprefix("torch."))
+        prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"] if problems else []
+        asked = [(ids, request_seed(seed, problem)) for ids, problem in zip(prompts, problems, strict=True)]
+        eos_ids = self.own.eos_ids
+        answers = self.worker.generate(asked, samples, max_tokens, eos_ids)
+        if loaded:
+            self._check(problems, answers)
+        flat = [ids for completions in answers for ids, _ in completions]
+        texts = iter(self.own.tokenizer.batch_decode(flat, skip_special_tokens=True))
+        return [[Generated(ids, next(texts), ids[-1] in eos_ids) for ids, _ in given] for given in answers]
+
+    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return self.own.score(problems, completions)
+
+    def _check(self, problems: Sequence[Problem], answers: list[list[tuple[list[int], list[float]]]]) -> None:
+        rows = [(problem, *c) for problem, given in zip(problems, answers, strict=True) for c in given][:CHECKED]
+        if not rows:
+            return
+        try:
+            check_weights(
+                [np.array(logps) for _, _, logps in rows],
+                self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows]),
+                max_kl=self.worker.settings.max_kl,
+                engine_name="vLLM",
+                weights=f"the model {self.folder}",
+            )
+        except BaseException:
+            self.worker.loaded = None  # whoever asks again has it loaded, and checked, again
+            raise

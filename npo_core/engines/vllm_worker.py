@@ -1,0 +1,102 @@
+"""`python vllm_worker.py FD PARENT`: vLLM in an interpreter of its own, started by `npo_core.engines.vllm`.
+
+Stands alone: npo_core need not be installed beside vLLM. It takes requests (name, arguments) from the connection FD
+and answers each with (kind, value). It ends when the other end closes, and on Linux as soon as PARENT is gone.
+"""
+
+import ctypes
+import gc
+import os
+import platform
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+DONE, MISSING, MEMORY, FAILED = "done", "missing", "memory", "failed"
+SET_PDEATHSIG = 1
+OF_MEMORY = ("out of memory", "No available memory", "Free memory on device", "larger than the available KV cache")
+
+
+class Server:
+    """Holds one model at a time."""
+
+    def __init__(self) -> None:
+        self.llm: Any = None
+
+    def load(self, arguments: dict[str, Any]) -> int:
+        """Load a model with LLM's arguments in place of the one there is; the tokens that a request may have."""
+        from vllm import LLM
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        if self.llm is not None:
+            self.llm = None
+            gc.collect()
+            cleanup_dist_env_and_memory()
+        self.llm = LLM(**arguments)
+        return self.llm.llm_engine.model_config.max_model_len
+
+    def generate(
+        self, prompts: list[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int]
+    ) -> list[list[tuple[list[int], list[float]]]]:
+        """For each (token ids, seed) `samples` completions: token ids, and their log-probabilities."""
+        from vllm import SamplingParams, TokensPrompt
+
+        settings = [
+            SamplingParams(
+                n=samples,
+                seed=seed,
+                max_tokens=max_tokens,
+                stop_token_ids=eos_ids,
+                logprobs=0,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                min_p=0.0,
+                detokenize=False,
+            )
+            for _, seed in prompts
+        ]
+        asked = [TokensPrompt(prompt_token_ids=ids) for ids, _ in prompts]
+        answers = self.llm.generate(asked, settings, use_tqdm=False)
+        return [
+            [
+                (list(c.token_ids), [at[token].logprob for at, token in zip(c.logprobs, c.token_ids, strict=True)])
+                for c in sorted(answer.outputs, key=lambda c: c.index)
+            ]
+            for answer in answers
+        ]
+
+
+def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:
+    """What a request comes to: its value, or a kind of failure with what the library said."""
+    try:
+        return DONE, getattr(server, name)(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError):
+            return MISSING, said
+        short = isinstance(error, MemoryError) or any(words in said for words in OF_MEMORY)
+        return MEMORY if short else FAILED, said
+
+
+def main(connection: Connection, parent: int) -> None:
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the kernel was asked
+        return
+    server = Server()
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except EOFError:
+            return
+        connection.send(answer(server, name, tuple(arguments)))
+
+
+if __name__ == "__main__":
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if folder != here]  # `vllm` is not the module beside this one
+    main(Connection(int(sys.argv[1])), int(sys.argv[2]))
