@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from npo_core.config import RunConfig
+from npo_core.engines.open import require_engine
+from npo_core.stages.launch import accelerated
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
@@ -111,8 +113,10 @@ def open_run(config: RunConfig, workspace: str) -> Iterator[Run]:
     """Take the workspace for this process and bind the configuration to it.
 
     Raises:
-        WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings.
+        WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings, or there
+            is no such engine here as the configuration asks for.
     """
+    require_engine(config.engine, gpu=accelerated(config.execution))
     place = Workspace(workspace)
     with workspace_lock(place.store, owner=f"npo {config.name}"):
         place.store.clean_leftovers()

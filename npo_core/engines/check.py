@@ -1,7 +1,5 @@
 """Whether an engine generates with the weights it should: its log-probabilities against the trainer's model's."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from npo_core.errors import EngineError
@@ -14,24 +12,16 @@ def k3(log_r: np.ndarray) -> float:
         return float((np.expm1(log_r) - log_r).mean())
 
 
-def check_weights(
-    engine: Sequence[np.ndarray], trainer: Sequence[np.ndarray], *, max_kl: float, engine_name: str, weights: str
-) -> float:
-    """The KL, nats a token, from an engine to the trainer's model on the engine's own completions.
-
-    Args:
-        engine, trainer: log-probabilities of the same tokens, one array [T] a completion.
-        weights: what the engine should have loaded.
+def refuse_stale(kl: float, max_kl: float, weights: str) -> None:
+    """Stop where vLLM is further from the trainer's model than `max_kl`, nats a token on vLLM's own completions.
 
     Raises:
-        EngineError: it is above `max_kl`, or not finite.
+        EngineError: it is, or `kl` is not finite. `weights` says what vLLM should have loaded.
     """
-    kl = k3(np.concatenate(trainer) - np.concatenate(engine))
     if not kl <= max_kl:
         raise EngineError(
-            f"{engine_name} does not generate as {weights} does: KL {kl:.3g} nats a token to the trainer's model on "
-            f"its first completions after loading, engine.max_kl = {max_kl:g}. It has stale or damaged weights, and "
-            "nothing it wrote is used. Start the same command again; if that does not help, take engine.kind = "
-            "transformers, or raise engine.max_kl if the number format alone explains the difference."
+            f"vLLM does not generate as {weights} does: on the first completions after it took the weights, its KL to "
+            f"the trainer's own model is {kl:.3g} nats a token, engine.max_kl = {max_kl:g}. Its weights are stale or "
+            "damaged, and nothing it wrote is used. Start the same command again; if that does not help, go back to "
+            "transformers (engine.kind, engine.rollouts), or raise engine.max_kl if the number format explains it."
         )
-    return kl

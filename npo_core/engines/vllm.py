@@ -17,7 +17,7 @@ import numpy as np
 
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Generated
-from npo_core.engines.check import check_weights
+from npo_core.engines.check import k3, refuse_stale
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
 from npo_core.errors import ConfigError, DataError, DeviceError, OutOfMemoryError
@@ -191,14 +191,8 @@ class VLLMEngine:
         rows = [(problem, *c) for problem, given in zip(problems, answers, strict=True) for c in given][:CHECKED]
         if not rows:
             return
-        try:
-            check_weights(
-                [np.array(logps) for _, _, logps in rows],
-                self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows]),
-                max_kl=self.worker.settings.max_kl,
-                engine_name="vLLM",
-                weights=f"the model {self.folder}",
-            )
-        except BaseException:
-            self.worker.loaded = None  # whoever asks again has it loaded, and checked, again
-            raise
+        own = self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows])
+        kl = k3(np.concatenate(own) - np.concatenate([logps for _, _, logps in rows]))
+        self.worker.loaded = None  # if it is refused, whoever asks again has it loaded, and checked, again
+        refuse_stale(kl, self.worker.settings.max_kl, f"the model {self.folder}")
+        self.worker.loaded = self.folder

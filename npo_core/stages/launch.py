@@ -176,9 +176,12 @@ def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
 
 def forks(execution: Execution) -> bool:
     """Whether stages fork from a preloaded parent: on request, or by default where no accelerator is used."""
-    if execution.start == "auto":
-        return execution.device == "cpu" or (execution.device == "auto" and not Path("/dev/nvidiactl").exists())
-    return execution.start == "fork"
+    return not accelerated(execution) if execution.start == "auto" else execution.start == "fork"
+
+
+def accelerated(execution: Execution) -> bool:
+    """Whether stages will run on a GPU, as far as can be told without asking it."""
+    return execution.device == "cuda" or (execution.device == "auto" and Path("/dev/nvidiactl").exists())
 
 
 def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:

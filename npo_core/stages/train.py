@@ -133,6 +133,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             sharded=sharded,
             until=spec.until,
             reward_weights=rewards.weights,
+            engine=spec.engine,
         ),
         train_dataset=training_data(problems),
         processing_class=load_processor(folder),
@@ -142,6 +143,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         sampling_seed=spec.sampling_seed,
         images=images_of(problems),
         peft_config=adapters_of(start, model),  # new ones, from `seed`, unless it resumes
+        max_kl=spec.engine.max_kl,
     )
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from trl import GRPOConfig
 
-from npo_core.config import Training
+from npo_core.config import EngineSettings, Training
 from npo_core.problems import Completion, Outcome, ProblemSet, Verdict
 
 COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
@@ -22,6 +23,7 @@ def grpo_config(
     sharded: bool = False,
     until: int = 0,
     reward_weights: list[float] | None = None,
+    engine: EngineSettings | None = None,
 ) -> GRPOConfig:
     """TRL's arguments for a run; a constant learning rate goes on beyond `training.steps`, up to `until`.
 
@@ -65,7 +67,21 @@ def grpo_config(
         disable_tqdm=True,
         dataloader_num_workers=0,
         remove_unused_columns=False,
+        **vllm_rollouts(engine or EngineSettings()),
     )
+
+
+def vllm_rollouts(engine: EngineSettings) -> dict[str, Any]:
+    """TRL's arguments for rollouts by vLLM on the trainer's own GPUs."""
+    if not engine.rollouts:
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": engine.rollout_memory,
+        "vllm_tensor_parallel_size": engine.tensor_parallel,
+        "vllm_max_model_length": engine.max_model_len,
+    }
 
 
 def training_data(problems: ProblemSet) -> Dataset:

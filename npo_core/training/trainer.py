@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from accelerate.utils import broadcast_object_list, gather, gather_object, send_to_device
 
+from npo_core.engines.check import k3, refuse_stale
 from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.training import exact, injection, sharded
@@ -61,11 +62,13 @@ class NPOTrainer(ImageTrainer):
         injection_settings: gate, importance sampling and baseline.
         sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
         images: gives the images of a prompt id; see `ImageTrainer`.
+        max_kl: nats a token from vLLM to this model, where vLLM samples, above which its weights are taken to be stale.
         Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,
             or None, where nobody can tell: such a completion counts in no pass rate and is not trained on.
 
     Raises:
         ConfigError: if guidance is combined with tools or a rollout function, or the data set has no `prompt_id`.
+        EngineError: while training, if vLLM samples from other weights than this model's.
 
     Example:
         trainer = NPOTrainer(model, reward_funcs=accuracy, args=GRPOConfig(...), train_dataset=dataset,
@@ -79,6 +82,7 @@ class NPOTrainer(ImageTrainer):
         guidance: Guidance | None = None,
         injection_settings: InjectionSettings | None = None,
         sampling_seed: int | None = None,
+        max_kl: float = 0.005,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -87,6 +91,7 @@ class NPOTrainer(ImageTrainer):
         self.guidance = guidance
         self.injection_settings = injection_settings or InjectionSettings()
         self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
+        self.max_kl = max_kl
         self.outcomes: list[PromptOutcome] = []  # of the newest generation batch
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
         self._rollout: list[dict] = []  # the rows being generated
@@ -204,9 +209,20 @@ class NPOTrainer(ImageTrainer):
     def _generate_and_score_completions(self, inputs):
         self._rollout, self._guide_rows, self._scored = inputs, {}, None
         output = super()._generate_and_score_completions(inputs)
+        if "sampling_per_token_logps" in output:
+            self._check_weights(output)
         if self.model.training and self.guidance is not None:
             self._attach_guidance(output)
         return output
+
+    def _check_weights(self, output: dict) -> None:
+        """Stop where vLLM's log-probabilities are not this model's; a guide's slot has none of vLLM."""
+        sampled = output["sampling_per_token_logps"]
+        known = output["completion_mask"].bool() & ~sampled.isnan()
+        log_r = (output["old_per_token_logps"] - sampled)[known].float()
+        kl = gather(torch.tensor([k3(log_r.cpu().numpy())], device=sampled.device)).mean().item()
+        self._metrics["train" if self.model.training else "eval"]["sampling/kl"].append(kl)
+        refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
 
     def _generate(self, prompts, *args, **kwargs):
         started = time.perf_counter()
