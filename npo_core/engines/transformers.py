@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from npo_core.engines.base import Generated
+from npo_core.engines.prefill import divides, shared_prefill
 from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.problems import Problem
@@ -62,15 +63,20 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
-        inputs = self._on_device(left_padded(read_prompts(self.processor, problems), self.tokenizer.pad_token_id))
+        prompts = list({problem.id: problem for problem in problems}.values()) if divides(self.model) else problems
+        inputs = self._on_device(left_padded(read_prompts(self.processor, prompts), self.tokenizer.pad_token_id))
+        if len(prompts) < len(problems):
+            place = {problem.id: number for number, problem in enumerate(prompts)}
+            rows = torch.tensor([place[problem.id] for problem in problems], device=self.device)
+            inputs = shared_prefill(self.model, inputs["input_ids"], inputs["attention_mask"], rows)
         output = self.model.generate(**inputs, generation_config=config)
         ended = set(self.eos_ids)
-        rows = []
+        found = []
         for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
             end = next((i for i, token in enumerate(tokens) if token in ended), None)
-            rows.append((tokens if end is None else tokens[: end + 1], end is not None))
-        texts = self.tokenizer.batch_decode([tokens for tokens, _ in rows], skip_special_tokens=True)
-        return [Generated(tokens, text, done) for (tokens, done), text in zip(rows, texts, strict=True)]
+            found.append((tokens if end is None else tokens[: end + 1], end is not None))
+        texts = self.tokenizer.batch_decode([tokens for tokens, _ in found], skip_special_tokens=True)
+        return [Generated(tokens, text, done) for (tokens, done), text in zip(found, texts, strict=True)]
 
     @torch.inference_mode()
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:

@@ -1,0 +1,80 @@
+"""The transformers engine: samples share their prompt's prefill and are the tokens that `generate` draws without."""
+
+import pytest
+import torch
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from npo_core.engines.prefill import divides, shared_prefill
+from npo_core.engines.transformers import TransformersEngine
+
+TOKENS = 4
+
+
+@pytest.fixture
+def engine(models):
+    return TransformersEngine(models["a"])
+
+
+def plain(engine, problems, samples: int, seed: int) -> list[list[int]]:
+    """What `generate` alone draws for every prompt as often as it has samples; with padding after the end."""
+    rows = [problem.prompt for problem in problems for _ in range(samples)]
+    inputs = engine.tokenizer(rows, return_tensors="pt", padding=True)
+    config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=TOKENS, eos_token_id=engine.eos_ids,
+        pad_token_id=engine.tokenizer.pad_token_id,
+    )  # fmt: skip
+    set_seed(seed)
+    output = engine.model.generate(
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+    )
+    return output[:, inputs.input_ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("samples", [2, 5])
+def test_the_tokens_are_those_of_generate_alone(engine, problems, samples):
+    asked = problems.train[:40]
+    assert len({len(problem.prompt) for problem in asked}) == 1  # padding is looked at below
+    answers = engine.generate(asked, samples=samples, max_tokens=TOKENS, seed=3)
+    drawn = [c.token_ids for given in answers for c in given]
+    expected = plain(engine, asked, samples, seed=3)
+    assert [row[: len(ids)] for row, ids in zip(expected, drawn, strict=True)] == drawn
+
+
+def test_a_prompt_goes_through_the_model_once(engine, problems, monkeypatch):
+    seen, forward = [], engine.model.forward
+
+    def watch(*args, **kwargs):
+        seen.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", watch)
+    engine.generate(problems.train[:6], samples=4, max_tokens=1, seed=0)
+    tokens = len(engine.tokenizer(problems.train[0].prompt)["input_ids"])
+    assert seen == [(6, tokens - 1), (24, 1)]
+
+
+def test_parts_of_a_batch_may_cut_through_a_prompts_samples(models, problems):
+    """A prompt whose samples fall into two parts is in both."""
+    small = TransformersEngine(models["a"], batch=5)
+    answers = small.generate(problems.train[:4], samples=3, max_tokens=TOKENS, seed=1)
+    assert [len(given) for given in answers] == [3] * 4
+
+
+def test_left_padding_is_shared_too(engine):
+    ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
+    mask = (ids != 0).long()
+    rows = shared_prefill(engine.model, ids, mask, torch.tensor([2, 0, 0, 1]))
+    once = {"input_ids": ids[[2, 0, 0, 1]], "attention_mask": mask[[2, 0, 0, 1]]}
+    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    shared, alone = (torch.stack(engine.model.generate(**kwargs, **settings).logits) for kwargs in (rows, once))
+    assert "past_key_values" in rows
+    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-5)
+
+
+def test_a_cache_with_windows_is_not_divided(engine):
+    assert divides(engine.model)
+    config = Qwen2Config(
+        vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+    )  # fmt: skip
+    assert not divides(Qwen2ForCausalLM(config))
