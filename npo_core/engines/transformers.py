@@ -13,6 +13,8 @@ from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.problems import Problem
 
+MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
+
 
 class TransformersEngine:
     """Loads a model folder and samples from it.
@@ -90,6 +92,9 @@ class TransformersEngine:
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         shortest_prompt = min(len(p.ids) for p in prompts)
         keep = ids.shape[1] - shortest_prompt + 1
+        if len(pairs) > 1 and len(pairs) * keep * self.model.config.get_text_config().vocab_size > MOST_LOGITS:
+            half = len(pairs) // 2
+            return self._score(pairs[:half]) + self._score(pairs[half:])
         beside = beside_ids(prompts, [0] * len(prompts), ids.shape[1])
         inputs = self._on_device({"input_ids": ids, "attention_mask": mask, **beside})
         logits = self.model(**inputs, logits_to_keep=keep).logits.float()

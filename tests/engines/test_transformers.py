@@ -78,3 +78,22 @@ def test_a_cache_with_windows_is_not_divided(engine):
         num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
     assert not divides(Qwen2ForCausalLM(config))
+
+
+def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):
+    """Three rows a pass at most; the scores stay, to rounding."""
+    asked, completions = problems.train[:8], [[5, 6, 7, 1][:n] for n in (1, 2, 3, 4, 4, 3, 2, 1)]
+    whole = engine.score(asked, completions)
+    positions, vocabulary = 5, engine.model.config.vocab_size  # the longest completion and the token before it
+    monkeypatch.setattr("npo_core.engines.transformers.MOST_LOGITS", 3 * positions * vocabulary)
+    passes, forward = [], engine.model.forward
+
+    def watch(*args, **kwargs):
+        passes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine.model, "forward", watch)
+    parts = engine.score(asked, completions)
+    assert max(passes) <= 3 and sum(passes) == 8
+    assert [len(row) for row in parts] == [len(ids) for ids in completions]
+    assert all(abs(a - b).max() < 1e-5 for a, b in zip(whole, parts, strict=True))
