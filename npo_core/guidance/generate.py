@@ -2,13 +2,18 @@
 
 With several guides (a ladder) each prompt takes the nearest later snapshot that solves it: guides are asked in rising
 order, each only about the prompts that it is later than and that no nearer guide has solved.
-Finished chunks of prompts are committed as shards, so that a killed stage goes on with what it had.
+Two chunks of prompts are under way: the answers of one are verified while the other generates. Finished chunks are
+committed as shards, so that a killed stage goes on with what it had.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +22,8 @@ from npo_core.guidance.shards import Attempt, done_shards, read_shard_ids, write
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import Completion, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,68 +85,99 @@ def generate_guidance(
     """
     solved: set[str] = set()
     committed = set(done_shards(shards))
-    index = 0
-    for rung, guide in enumerate(guides):
-        asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
-        engine: Engine | None = None
-        chunks = list(split(asked, sampling.chunk_prompts))
-        for number, chunk in enumerate(chunks):
-            if index not in committed:
-                engine = engine or guide.load()
-                seed = seed_of("guidance", sampling.seed, guide.step, number)
-                trajectories, attempts = ask(engine, guide, chunk, sampling, problems, rollback, seed, seed_of)
-                write_shard(shards, index, trajectories, attempts)
-            solved.update(read_shard_ids(shards, index))
-            index += 1
-            progress(1000 * rung + 1000 * (number + 1) // len(chunks), 1000 * len(guides))
+    first = 0  # shard of a guide's first chunk
+    with ThreadPoolExecutor(1) as judge:
+        for rung, guide in enumerate(guides):
+            asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
+            chunks = list(split(asked, sampling.chunk_prompts))
+            left = [number for number in range(len(chunks)) if first + number not in committed]
+            asking = Asking(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of)
+            works = (asking.ask(number, chunks[number]) for number in left)
+            for done, (number, trajectories, attempts) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
+                write_shard(shards, first + number, trajectories, attempts)
+                progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
+            for number in range(len(chunks)):
+                solved.update(read_shard_ids(shards, first + number))
+            first += len(chunks)
 
 
 def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
-def ask(
-    engine: Engine,
-    guide: GuideSource,
-    chunk: Sequence[Request],
-    sampling: Sampling,
-    problems: ProblemSet,
-    rollback: Callable[[], Engine],
-    seed: int,
-    seed_of: Callable[..., int],
-) -> tuple[list[Trajectory], list[Attempt]]:
-    """Sample one chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one."""
-    found: dict[str, list[Candidate]] = {r.problem.id: [] for r in chunk}
-    drawn = dict.fromkeys(found, 0)
-    tokens = dict.fromkeys(found, 0)
-    pending = [r.problem for r in chunk]
-    for start in range(0, sampling.samples, sampling.samples_per_round):
-        width = min(sampling.samples_per_round, sampling.samples - start)
-        answers = engine.generate(pending, samples=width, max_tokens=sampling.max_tokens, seed=seed_of(seed, start))
-        for problem, completions, right in zip(
-            pending, answers, correct(problems, pending, answers, start), strict=True
-        ):
-            drawn[problem.id] += width
-            tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-            found[problem.id] += right
-        if sampling.stop_at_first_correct:
-            pending = [p for p in pending if not found[p.id]]
-        if not pending:
-            break
-    kept = keep_one(chunk, found, sampling.keep, rollback)
-    attempts = [Attempt(r.problem.id, drawn[r.problem.id], tokens[r.problem.id]) for r in chunk]
-    return record(engine, guide, kept, drawn, seed), attempts
+def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> Iterator[Result]:
+    """What generators return, in the order in which they end; `most` are under way and take turns at every `yield`.
+
+    Whose turn it is follows from what they find, never from how long it takes.
+    """
+    under_way: deque[Generator[None, None, Result]] = deque()
+    while True:
+        under_way.extend(islice(works, most - len(under_way)))
+        if not under_way:
+            return
+        work = under_way.popleft()
+        try:
+            next(work)
+            under_way.append(work)
+        except StopIteration as end:
+            yield end.value
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A guide and all that it takes to ask it about chunks of prompts; `judge` verifies beside the generation."""
+
+    engine: Callable[[], Engine]
+    guide: GuideSource
+    sampling: Sampling
+    problems: ProblemSet
+    rollback: Callable[[], Engine]
+    judge: Executor
+    seed_of: Callable[..., int]
+
+    def ask(
+        self, number: int, chunk: Sequence[Request]
+    ) -> Generator[None, None, tuple[int, list[Trajectory], list[Attempt]]]:
+        """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one.
+
+        Yields while its answers are verified, when another chunk may generate.
+        """
+        sampling = self.sampling
+        seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
+        found: dict[str, list[Candidate]] = {r.problem.id: [] for r in chunk}
+        drawn, tokens = dict.fromkeys(found, 0), dict.fromkeys(found, 0)
+        pending = [r.problem for r in chunk]
+        for start in range(0, sampling.samples, sampling.samples_per_round):
+            width = min(sampling.samples_per_round, sampling.samples - start)
+            answers = self.engine().generate(
+                pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
+            )
+            verified = self.judge.submit(correct, self.problems, pending, answers, start)
+            yield
+            for problem, completions, right in zip(pending, answers, verified.result(), strict=True):
+                drawn[problem.id] += width
+                tokens[problem.id] += sum(len(c.token_ids) for c in completions)
+                found[problem.id] += right
+            if sampling.stop_at_first_correct:
+                pending = [p for p in pending if not found[p.id]]
+            if not pending:
+                break
+        kept = keep_one(chunk, found, sampling.keep, self.rollback)
+        attempts = [Attempt(r.problem.id, drawn[r.problem.id], tokens[r.problem.id]) for r in chunk]
+        return number, record(self.engine(), self.guide, kept, drawn, seed), attempts
 
 
 def correct(
     problems: ProblemSet, asked: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-) -> Iterator[list[Candidate]]:
+) -> list[list[Candidate]]:
     """Of each prompt, the completions that are verified correct; all are judged at once."""
     rows = [(problem, c) for problem, completions in zip(asked, answers, strict=True) for c in completions]
     verdicts = iter(problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows]))
+    right = []
     for completions in answers:
         judged = zip(completions, islice(verdicts, len(completions)), strict=True)
-        yield [Candidate(start + i, c, problems.rewards(v)) for i, (c, v) in enumerate(judged) if usable(v)]
+        right.append([Candidate(start + i, c, problems.rewards(v)) for i, (c, v) in enumerate(judged) if usable(v)])
+    return right
 
 
 def usable(verdict: Verdict) -> bool:

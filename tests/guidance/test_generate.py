@@ -1,0 +1,131 @@
+"""Generation of guidance with an engine and a judge that tell when they are asked."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from npo_core.engines import Generated
+from npo_core.errors import VerifierError
+from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance, in_turn
+from npo_core.guidance.shards import done_shards, read_shards, shard_totals
+from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
+from npo_core.timeline import Store
+
+PROMPTS, CHUNK, SAMPLES = 10, 4, 6  # three chunks
+
+
+class Script:
+    """An engine whose sample number i of a prompt is the token i, and what it was asked."""
+
+    def __init__(self, on_generate=lambda: None):
+        self.asked, self.on_generate = [], on_generate
+
+    def generate(self, problems, *, samples, max_tokens, seed):
+        self.asked.append(([p.id[:2] for p in problems], seed))
+        self.on_generate()
+        start = seed[1]
+        return [[Generated([start + i, 1], str(start + i), True) for i in range(samples)] for _ in problems]
+
+    def score(self, problems, completions):
+        return [np.zeros(len(ids), np.float32) for ids in completions]
+
+
+def problem(number: int) -> Problem:
+    return Problem(id=f"{number:02d}" + "0" * 14, prompt=str(number), answer=str(number % 7), difficulty=0)
+
+
+def judge(completions):
+    """A prompt is solved by the sample that its answer names; 6 is out of reach."""
+    return [
+        Verdict(Outcome.CORRECT, 1.0, 1.0) if c.text == c.problem.answer else Verdict(Outcome.WRONG, 0.0, 0.0)
+        for c in completions
+    ]
+
+
+@pytest.fixture
+def generate(tmp_path):
+    def run(judge=judge, engine=None, name="run", **changes):
+        engine = engine or Script()
+        settings = {"samples": SAMPLES, "samples_per_round": 2, "keep": "first", "stop_at_first_correct": True}
+        sampling = Sampling(**settings, chunk_prompts=CHUNK, max_tokens=4, seed=0, **changes)
+        problems = ProblemSet([problem(i) for i in range(PROMPTS)], [], judge)
+        shards, told = Store(tmp_path / name), []
+        generate_guidance(
+            [Request(p, 0) for p in problems.train],
+            [GuideSource("g", 5, lambda: engine)],
+            sampling,
+            problems,
+            shards,
+            rollback=lambda: engine,
+            seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
+            progress=lambda done, total: told.append((done, total)),
+        )
+        return SimpleNamespace(shards=shards, asked=engine.asked, told=told)
+
+    return run
+
+
+def test_solved_prompts_leave_and_the_others_go_on(generate):
+    run = generate()
+    rows = {row.prompt_id[:2]: (int(row.token_ids[0]), row.samples) for row in read_shards(run.shards)}
+    assert rows == {f"{i:02d}": (i % 7, 2 * (i % 7 // 2) + 2) for i in range(PROMPTS) if i != 6}
+    assert shard_totals(run.shards).samples == sum(samples for _, samples in rows.values()) + SAMPLES
+    assert [asked for asked, seed in run.asked if seed[0] == 0] == [["00", "01", "02", "03"], ["02", "03"]]
+    assert run.told[-1] == (1000, 1000) and len(run.told) == 3
+
+
+def test_answers_are_verified_while_the_next_chunk_generates(generate):
+    """The first verdicts come only once a second chunk has been asked: without overlap that is never."""
+    second = threading.Event()
+    engine = Script()
+    engine.on_generate = lambda: second.set() if len(engine.asked) == 2 else None
+
+    def waits(completions):
+        assert second.wait(20), "nothing was generated beside the verification"
+        return judge(completions)
+
+    run = generate(waits, engine)
+    assert [seed for _, seed in run.asked[:3]] == [(0, 0), (1, 0), (0, 2)]
+    assert done_shards(run.shards) == [0, 1, 2]
+
+
+def test_how_long_verdicts_take_changes_nothing(generate):
+    def slow(completions):
+        time.sleep(0.05 if completions[0].problem.id < "04" else 0.0)
+        return judge(completions)
+
+    quick, late = generate(name="quick"), generate(slow, name="late")
+    assert late.asked == quick.asked
+    assert list(read_shards(late.shards)) == list(read_shards(quick.shards))
+
+
+def test_a_stage_that_broke_goes_on_with_what_it_had(generate):
+    def breaks(completions):
+        if completions[0].problem.id >= "08":
+            raise VerifierError("no verdicts")
+        return judge(completions)
+
+    whole = generate(name="whole")
+    with pytest.raises(VerifierError):
+        generate(breaks)
+    committed = done_shards(Store(whole.shards.uri.replace("whole", "run")))
+    assert committed and 2 not in committed
+    again = generate()
+    assert {seed[0] for _, seed in again.asked} == {0, 1, 2} - set(committed)
+    assert list(read_shards(again.shards)) == list(read_shards(whole.shards))
+
+
+def test_two_are_under_way_and_take_turns():
+    log = []
+
+    def work(name, turns):
+        for turn in range(turns):
+            log.append(f"{name}{turn}")
+            yield
+        return name
+
+    assert list(in_turn(work(name, turns) for name, turns in zip("abc", (3, 1, 2), strict=True))) == ["b", "a", "c"]
+    assert log == ["a0", "b0", "a1", "a2", "c0", "c1"]
