@@ -6,17 +6,21 @@ One scout segment of the demo; then the guidance stage in each way with the same
 trajectory count only prompts that the scout failed (pass rate below the gate): the others never take guidance.
 """
 
+import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Check, Ground, demo_config, finish, markdown, parser, say, settle
+from benchmarks.common import ROOT, Check, Ground, demo_config, finish, markdown, parser, say, settle
+from benchmarks.guidance_speed import as_text as speed_text
+from benchmarks.guidance_speed import speed
 from npo_core.guidance.cache import GuidanceCache
 from npo_core.timeline.segments import read_outcomes
 
 ALL = {"samples": 8, "samples_per_round": 8, "stop_at_first_correct": False}
+VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 NAIVE = "all 8 samples, every prompt"
 BOTH = "both (default)"
 WAYS = {
@@ -34,12 +38,14 @@ def measure(ground: Ground, scout: dict, ladder: list[int], seeds: int) -> dict[
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     for seed in range(seeds):
         for way, changes in WAYS.items():
+            if "ladder" in way and ground.config.engine.kind == "vllm":
+                continue  # the weights of three guides are loaded in turn, which takes longer than all else here
             guides = ladder if "ladder" in way else ladder[-1:]
             settings = ground.config.guidance.model_dump() | changes
             result = ground.guide(scout, guides, guidance=settings, seed=seed)
             found[way].append(figures(ground, result, failing))
             say(f"guidance: seed {seed + 1}/{seeds}, {way}: {found[way][-1]['tokens']:.1f} tokens a trajectory")
-    return {way: {name: statistics.mean(run[name] for run in runs) for name in runs[0]} for way, runs in found.items()}
+    return {w: {name: statistics.mean(r[name] for r in runs) for name in runs[0]} for w, runs in found.items() if runs}
 
 
 def failing_prompts(ground: Ground, scout: dict) -> set[str]:
@@ -94,23 +100,47 @@ def as_text(found: dict[str, dict], prompts: int, failing: int) -> str:
     return f"{markdown(head, rows)}\n\nThe scout met {prompts} prompts and failed {failing} of them; means over seeds."
 
 
+def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[Check]]:
+    """Ways and speed of one engine on a scout of its own, as figures, text and checks."""
+    config = demo_config(options.quick, **changes)
+    name, until = config.engine.kind, config.bootstrap.scout_steps
+    ladder = [until // 3, 2 * until // 3, until]
+    say(f"guidance: {name}, base model and scout")
+    ground = Ground(config, folder)
+    scout = ground.train("scout", until)
+    warm: Any = ground.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
+    ways = measure(ground, scout, ladder, options.seeds or (1 if options.quick else 3))
+    fast = speed(ground, scout, until, 1 if options.quick else 5)
+    text = as_text(ways, warm["asked"] + warm["skipped"], len(failing_prompts(ground, scout)))
+    both, naive = ways[BOTH], ways[NAIVE]
+    price = [way["seconds"] / way["trajectories"] for way in (both, naive)]
+    checks = [
+        Check(f"tokens a trajectory, default / naive, {name}", both["tokens"] / naive["tokens"], 0.5),
+        Check(f"seconds a trajectory, default / naive, {name}", price[0] / price[1], 0.5),
+        Check(f"seconds a token, stage / plain loop, {name}", 1 / fast["ratio"]["median"], 1 / 0.95),
+    ]
+    return ways, fast, f"{name}:\n\n{text}", checks
+
+
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int)
     options = options.parse_args()
-    config = demo_config(options.quick)
-    settle(config)
-    until = config.bootstrap.scout_steps
-    ladder = [until // 3, 2 * until // 3, until]
+    settle(demo_config(options.quick))
+    engines = {"transformers": {}}
+    if VLLM.exists():  # its attention on a CPU knows heads of 32, not of the demo's 24
+        engines["vllm"] = {
+            "model__heads": 1 if options.quick else 3,
+            "engine__kind": "vllm",
+            "engine__python": str(VLLM),
+        }
     with tempfile.TemporaryDirectory(prefix="npo-guidance-") as folder:
-        say("guidance: base model and scout")
-        ground = Ground(config, Path(folder) / "run")
-        scout = ground.train("scout", until)
-        warm: Any = ground.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
-        found = measure(ground, scout, ladder, options.seeds or (1 if options.quick else 3))
-        text = as_text(found, warm["asked"] + warm["skipped"], len(failing_prompts(ground, scout)))
-    checks = [Check("tokens a trajectory, default / naive", found[BOTH]["tokens"] / found[NAIVE]["tokens"])]
-    return finish({"ways": found}, checks, text, options)
+        found = {name: one_engine(options, Path(folder) / name, **changes) for name, changes in engines.items()}
+    text = "\n\n".join([part[2] for part in found.values()] + [speed_text({n: part[1] for n, part in found.items()})])
+    if not VLLM.exists():
+        text += "\n\nvLLM was left out: `make setup-vllm` makes its environment."
+    ways = {name: {"ways": part[0], "speed": part[1]} for name, part in found.items()}
+    return finish(ways, [check for part in found.values() for check in part[3]], text, options)
 
 
 if __name__ == "__main__":

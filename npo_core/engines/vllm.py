@@ -78,9 +78,15 @@ class VLLMWorker:
         return True
 
     def generate(
-        self, prompts: Sequence[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int]
-    ) -> list[list[tuple[list[int], list[float]]]]:
-        """Of each (token ids, seed) `samples` completions: token ids, and their log-probabilities."""
+        self,
+        prompts: Sequence[tuple[list[int], int]],
+        *,
+        samples: int,
+        max_tokens: int,
+        eos_ids: list[int],
+        logprobs: bool,
+    ) -> list[list[tuple[list[int], list[float] | None]]]:
+        """Of each (token ids, seed) `samples` completions: token ids and, if asked for, their log-probabilities."""
         longest = max((len(ids) for ids, _ in prompts), default=0) + max_tokens
         if longest > self.longest:
             raise ConfigError(
@@ -88,7 +94,8 @@ class VLLMWorker:
                 "raise engine.max_model_len or engine.memory, or lower training.max_completion_tokens or "
                 "problems.max_prompt_tokens."
             )
-        return self.ask(f"generate with {self.loaded}", "generate", list(prompts), samples, max_tokens, eos_ids)
+        request = list(prompts), samples, max_tokens, eos_ids, logprobs
+        return self.ask(f"generate with {self.loaded}", "generate", *request)
 
     def ask(self, what: str, *request: Any) -> Any:
         try:
@@ -118,14 +125,13 @@ class VLLMWorker:
 
 def start(python: str, connection: int, inherited: bool) -> subprocess.Popen:
     """The worker's process with the descriptor of its connection; `inherited`: it imports what this process may."""
-    own = {k: v for k, v in os.environ.items() if inherited or k != "PYTHONPATH"}
     try:
         return subprocess.Popen(
             [python, str(WORKER), str(connection), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=2,  # what vLLM prints belongs in the log
             pass_fds=[connection],
-            env=ENVIRONMENT | own | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},  # one process, which ends with this one
+            env=environment(inherited),
             start_new_session=True,
         )
     except OSError as error:
@@ -133,6 +139,11 @@ def start(python: str, connection: int, inherited: bool) -> subprocess.Popen:
             f"engine.python = {python} cannot be started ({error.strerror}): name the interpreter of an environment "
             "that has vLLM."
         ) from None
+
+
+def environment(inherited: bool) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if inherited or k != "PYTHONPATH"}
+    return ENVIRONMENT | own | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process, which ends with this one
 
 
 def end(process: subprocess.Popen, connection: Any) -> None:
@@ -160,24 +171,28 @@ class VLLMEngine:
     Args:
         folder: Hugging Face layout with tokenizer.
         worker: see `worker`; it loads this folder when it is first asked for completions.
-        device: `cpu` or `cuda`. batch: completions scored at once.
+        device: `cpu` or `cuda`. batch, attention: of the model that scores; see `TransformersEngine`.
 
     Raises, when asked to generate:
         EngineError: the first completions after a load are not those of these weights. What `VLLMWorker` raises.
     """
 
-    def __init__(self, folder: Path | str, worker: VLLMWorker, *, device: str = "cpu", batch: int = 2048):
+    def __init__(
+        self, folder: Path | str, worker: VLLMWorker, *, device: str = "cpu", batch: int = 2048, attention: str = "auto"
+    ):
         self.folder, self.worker, self.device = str(folder), worker, device
-        self.own = TransformersEngine(folder, device=device, batch=batch)
+        self.own = TransformersEngine(folder, device=device, batch=batch, attention=attention)
 
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
+        if not problems:
+            return []
         loaded = self.worker.load(self.folder, str(self.own.model.dtype).removeprefix("torch."))
-        prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"] if problems else []
+        prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"]
         asked = [(ids, request_seed(seed, problem)) for ids, problem in zip(prompts, problems, strict=True)]
         eos_ids = self.own.eos_ids
-        answers = self.worker.generate(asked, samples, max_tokens, eos_ids)
+        answers = self.worker.generate(asked, samples=samples, max_tokens=max_tokens, eos_ids=eos_ids, logprobs=loaded)
         if loaded:
             self._check(problems, answers)
         flat = [ids for completions in answers for ids, _ in completions]
@@ -187,10 +202,8 @@ class VLLMEngine:
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return self.own.score(problems, completions)
 
-    def _check(self, problems: Sequence[Problem], answers: list[list[tuple[list[int], list[float]]]]) -> None:
+    def _check(self, problems: Sequence[Problem], answers: list[list[tuple[list[int], list[float] | None]]]) -> None:
         rows = [(problem, *c) for problem, given in zip(problems, answers, strict=True) for c in given][:CHECKED]
-        if not rows:
-            return
         own = self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows])
         kl = k3(np.concatenate(own) - np.concatenate([logps for _, _, logps in rows]))
         self.worker.loaded = None  # if it is refused, whoever asks again has it loaded, and checked, again

@@ -38,9 +38,9 @@ class Server:
         return self.llm.llm_engine.model_config.max_model_len
 
     def generate(
-        self, prompts: list[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int]
-    ) -> list[list[tuple[list[int], list[float]]]]:
-        """For each (token ids, seed) `samples` completions: token ids, and their log-probabilities."""
+        self, prompts: list[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int], logprobs: bool
+    ) -> list[list[tuple[list[int], list[float] | None]]]:
+        """For each (token ids, seed) `samples` completions: token ids and, if asked for, their log-probabilities."""
         from vllm import SamplingParams, TokensPrompt
 
         settings = [
@@ -49,7 +49,7 @@ class Server:
                 seed=seed,
                 max_tokens=max_tokens,
                 stop_token_ids=eos_ids,
-                logprobs=0,
+                logprobs=0 if logprobs else None,  # 0: of the sampled token alone
                 temperature=1.0,
                 top_p=1.0,
                 top_k=0,
@@ -60,13 +60,14 @@ class Server:
         ]
         asked = [TokensPrompt(prompt_token_ids=ids) for ids, _ in prompts]
         answers = self.llm.generate(asked, settings, use_tqdm=False)
-        return [
-            [
-                (list(c.token_ids), [at[token].logprob for at, token in zip(c.logprobs, c.token_ids, strict=True)])
-                for c in sorted(answer.outputs, key=lambda c: c.index)
-            ]
-            for answer in answers
-        ]
+        return [[(list(c.token_ids), of_tokens(c)) for c in sorted(a.outputs, key=lambda c: c.index)] for a in answers]
+
+
+def of_tokens(completion: Any) -> list[float] | None:
+    """The log-probabilities of a completion's tokens, where they were asked for."""
+    if completion.logprobs is None:
+        return None
+    return [at[token].logprob for at, token in zip(completion.logprobs, completion.token_ids, strict=True)]
 
 
 def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:

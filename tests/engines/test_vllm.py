@@ -57,7 +57,8 @@ def test_its_log_probabilities_are_the_trainers(engine, worker, problems):
     asked = problems.train[:16]
     worker.load(engine.folder, "float32")
     prompts = engine.own.tokenizer([p.prompt for p in asked])["input_ids"]
-    answers = worker.generate([(p, 5) for p in prompts], 1, TOKENS, engine.own.eos_ids)
+    asked_for = {"samples": 1, "max_tokens": TOKENS, "eos_ids": engine.own.eos_ids}
+    answers = worker.generate([(p, 5) for p in prompts], **asked_for, logprobs=True)
     own = engine.score(asked, [given[0][0] for given in answers])
     theirs = [np.array(given[0][1]) for given in answers]
     assert max(np.abs(a - b).max() for a, b in zip(own, theirs, strict=True)) < 1e-4
