@@ -8,7 +8,7 @@ from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
 from npo_core.config.engine import EngineSettings
 from npo_core.config.model import BuiltInModel, Model
-from npo_core.config.problems import ChainProblems, Problems
+from npo_core.config.problems import ChainProblems, DataProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import LengthVerifier, leaves
 
@@ -104,6 +104,22 @@ class RunConfig(Closed):
                 "model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
                 "model.kind = pretrained with a path"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_can_do_it(self) -> Self:
+        if self.engine.rollouts and getattr(self.model, "lora", None) is not None:
+            raise ValueError(
+                "engine.rollouts = true would merge the adapters of model.lora into the base at every update and take "
+                "them out again, after which it is no longer the same base: set engine.rollouts to false, or train "
+                "all weights"
+            )
+        if self.engine.kind == "vllm" and isinstance(self.problems, DataProblems):
+            if names := {name for source in self.problems.sources.values() for name in source.columns.images}:
+                raise ValueError(
+                    "engine.kind = vllm is given text alone, and the problems have images (column "
+                    f"{', '.join(sorted(names))}): take engine.kind = transformers"
+                )
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 from multiprocessing import Pipe
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from npo_core.engines.check import k3, refuse_stale
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
 from npo_core.errors import ConfigError, DataError, DeviceError, OutOfMemoryError
+from npo_core.models.load import merged_folder
 from npo_core.problems import Problem
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
@@ -56,12 +58,18 @@ class VLLMWorker:
         self.close = weakref.finalize(self, end, self.process, self.connection)
 
     def load(self, folder: str, dtype: str) -> bool:
-        """Have the weights of a model folder or hub id loaded; whether they were loaded now."""
+        """Have the weights of a folder or hub id, of a model or an adapter, loaded; whether they were loaded now."""
         if folder == self.loaded:
             return False
         self.loaded = None
+        with TemporaryDirectory(prefix="npo-merged-") as target:  # for an adapter; gone once it is loaded
+            self.longest = self._load(str(merged_folder(folder, Path(target))), dtype)
+        self.loaded = folder
+        return True
+
+    def _load(self, model: str, dtype: str) -> int:
         arguments = {
-            "model": folder,
+            "model": model,
             "dtype": dtype,  # left to itself, vLLM halves float32
             "max_model_len": self.settings.max_model_len or -1,
             "tensor_parallel_size": self.settings.tensor_parallel,
@@ -73,9 +81,7 @@ class VLLMWorker:
             arguments["enforce_eager"] = True  # compiling takes longer than it saves
         else:
             arguments["gpu_memory_utilization"] = self.settings.memory
-        self.longest = self.ask(f"load {folder}", "load", arguments)
-        self.loaded = folder
-        return True
+        return self.ask(f"load {model}", "load", arguments)
 
     def generate(
         self,

@@ -9,6 +9,9 @@ from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
 from tasks.run import open_run
 
+TEXT = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl"}}
+PICTURES = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl", "columns": {"images": ["picture"]}}}
+
 
 def test_the_default_needs_nothing(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("no interpreter is asked"))
@@ -39,3 +42,22 @@ def test_a_run_does_not_begin_without_it(tmp_path):
     with pytest.raises(ConfigError, match="engine.rollouts"), open_run(config, str(tmp_path / "run")):
         pytest.fail("the run began")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"engine": {"rollouts": True}, "model": {"kind": "pretrained", "path": "x", "lora": {"rank": 4}}},
+            "engine.rollouts = true would merge the adapters of model.lora",
+        ),
+        (
+            {"engine": {"kind": "vllm"}, "model": {"kind": "pretrained", "path": "x"}, "problems": PICTURES},
+            "engine.kind = vllm is given text alone, and the problems have images .column picture.",
+        ),
+    ],
+)
+def test_what_an_engine_cannot_do(values, sentence):
+    parse_config({**values, "problems": values.get("problems", TEXT), "engine": {}})
+    with pytest.raises(ConfigError, match=sentence):
+        parse_config({**values, "problems": values.get("problems", TEXT)})

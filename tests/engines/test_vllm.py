@@ -4,10 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from npo_core.engines.check import k3
 from npo_core.engines.vllm import VLLMEngine
 from npo_core.errors import ConfigError, DataError, EngineError
+from npo_core.models.load import load_model, load_processor
 
 TOKENS = 4
 
@@ -96,3 +98,20 @@ def test_a_model_that_vllm_cannot_run(models, worker, problems):
         VLLMEngine(models["narrow"], worker).generate(problems.train[:2], samples=1, max_tokens=TOKENS, seed=1)
     healed = VLLMEngine(models["a"], worker)
     assert healed.generate(problems.train[:2], samples=1, max_tokens=TOKENS, seed=1)
+
+
+def test_adapters_come_merged_with_their_base(models, worker, problems, tmp_path):
+    """Under the name of the adapter's folder, and checked like any other: the base alone would be stale weights."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(load_model(models["b"]), LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(0)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(tmp_path / "adapter")
+    load_processor(models["b"]).save_pretrained(tmp_path / "adapter")
+    base, adapted = (VLLMEngine(folder, worker) for folder in (models["b"], tmp_path / "adapter"))
+    asked = {"samples": 2, "max_tokens": TOKENS, "seed": 2}
+    drawn = adapted.generate(problems.train[:16], **asked)
+    assert ids(drawn) != ids(base.generate(problems.train[:16], **asked))
