@@ -78,7 +78,8 @@ class VLLMWorker:
             "skip_tokenizer_init": True,
         }
         if self.device == "cpu":
-            arguments["enforce_eager"] = True  # compiling takes longer than it saves
+            # Compiling takes longer than it saves; a seeded request that is prefilled in two steps fails (vLLM 0.32).
+            arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
         else:
             arguments["gpu_memory_utilization"] = self.settings.memory
         return self.ask(f"load {model}", "load", arguments)

@@ -55,6 +55,16 @@ def test_nothing_is_cut_off_and_the_temperature_is_one(engine, problems):
     assert expected.max() < 0.9 and len(drawn) > 5  # else any temperature would do
 
 
+def test_more_prompt_tokens_than_vllm_takes_in_a_step(engine, worker, problems):
+    """On a CPU a seeded request that is prefilled in two steps fails: none may be."""
+    worker.load(engine.folder, "float32")
+    room, step = worker.longest, 4096
+    prompts = [([4 + (i + j) % 9 for j in range(room - 2)], i) for i in range(2 * step // room)]
+    asked_for = {"samples": 1, "max_tokens": 2, "eos_ids": engine.own.eos_ids, "logprobs": False}
+    together = worker.generate(prompts, **asked_for)
+    assert [together[i] for i in (0, 70)] == worker.generate([prompts[0], prompts[70]], **asked_for)
+
+
 def test_its_log_probabilities_are_the_trainers(engine, worker, problems):
     asked = problems.train[:16]
     worker.load(engine.folder, "float32")
