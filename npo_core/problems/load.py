@@ -55,7 +55,7 @@ def problem_set(
         parts["train"],
         parts["held_out"],
         judges[""] if [*judges] == [""] else ByName(judges),
-        benchmarks,
         ("accuracy", "reward") if weighted else ("accuracy",),
         report,
+        benchmarks,
     )

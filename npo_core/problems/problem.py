@@ -109,9 +109,9 @@ class ProblemSet:
     train: Sequence[Problem]
     held_out: Sequence[Problem]
     judge: Judge
-    benchmarks: Mapping[str, Sequence[Problem]] = field(default_factory=dict)  # further held-out sets by name
     reward_names: tuple[str, ...] = ("accuracy",)  # and `reward`, where training is on more than accuracy
     report: dict[str, Any] | None = None  # of problems from data: see `npo_core.problems.data.part_report`
+    benchmarks: Mapping[str, Sequence[Problem]] = field(default_factory=dict)  # further held-out sets by name
 
     @property
     def fingerprint(self) -> str:

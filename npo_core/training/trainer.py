@@ -219,8 +219,10 @@ class NPOTrainer(ImageTrainer):
         """Stop where vLLM's log-probabilities are not this model's; a guide's slot has none of vLLM."""
         sampled = output["sampling_per_token_logps"]
         known = output["completion_mask"].bool() & ~sampled.isnan()
-        log_r = (output["old_per_token_logps"] - sampled)[known].float()
-        kl = gather(torch.tensor([k3(log_r.cpu().numpy())], device=sampled.device)).mean().item()
+        log_r = (output["old_per_token_logps"] - sampled)[known].float().cpu().numpy()
+        mine = [k3(log_r) * len(log_r), len(log_r)] if len(log_r) else [0.0, 0.0]
+        total, tokens = gather(torch.tensor([mine], device=sampled.device)).sum(0).tolist()
+        kl = total / max(tokens, 1)
         self._metrics["train" if self.model.training else "eval"]["sampling/kl"].append(kl)
         refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
 

@@ -178,7 +178,7 @@ def test_a_proof_has_the_problems_of_the_run(run, tmp_path):
     base = run.base()["snapshot"]
     segment = run.workspace.timeline.segment(run(run.train("main", base))["segment"])
     copy = Run(tmp_path / "copy", Path(run.model.path)).workspace
-    respecify(run.workspace, copy, segment, 4, processes=1)
+    respecify(run.workspace, copy, segment, 4)
     kept = [sorted(p.name for p in Path(w.uri, "problems").rglob("*")) for w in (run.workspace, copy)]
     assert kept[0] == kept[1] and "problems.json" in kept[0]
 

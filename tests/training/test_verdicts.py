@@ -46,7 +46,7 @@ def play(base_folder, problem_set, train_settings, tmp_path):
 
     def run(kinds, judge, names=("accuracy", "reward"), guided=False, settings=None, **changes):
         problem = problem_set.train[0]
-        problems = ProblemSet([problem], problem_set.held_out, judge, names)
+        problems = ProblemSet([problem], problem_set.held_out, judge, reward_names=names)
         ids = [[*tokenizer(written(problem.prompt, kind))["input_ids"], tokenizer.eos_token_id] for kind in kinds]
         rewards = Rewards(problems, {tokenizer.eos_token_id})
         sizes = {"steps": 1, "prompts_per_step": 1, "group_size": len(kinds), "max_completion_tokens": 4}
