@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
+    from npo_core.training.recorder import SegmentRecorder
+    from npo_core.training.trainer import NPOTrainer
+
 
 def run(spec: TrainSpec, context: StageContext) -> dict:
     """Returns the segment's id, its snapshots and its cost."""
@@ -87,11 +90,6 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     """Train from the newest mark to the end; the parts made, and the seconds that snapshots took."""
     from transformers import PrinterCallback
 
-    from npo_core.models.load import base_of, load_model, load_processor
-    from npo_core.training.build import Rewards, grpo_config, training_data
-    from npo_core.training.recorder import SegmentRecorder
-    from npo_core.training.trainer import InjectionSettings, NPOTrainer
-
     workspace = context.workspace
     output = context.scratch / "checkpoints"
     with in_turn(context):
@@ -101,27 +99,48 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         if context.first:
             shutil.rmtree(output, ignore_errors=True)
     check_number(problems, spec.training)
+    recorder = make_recorder(spec, context, start, folder, marks)
+    trainer = make_trainer(spec, context, start, problems, folder, reference, output, recorder)
+    recorder.trainer = trainer
+    trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
+    trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
+    return recorder.marks, recorder.snapshot_seconds
+
+
+def make_recorder(
+    spec: TrainSpec, context: StageContext, start: Snapshot, folder: Path, marks: list[Mark]
+) -> "SegmentRecorder":
+    """What writes the segment down, shows its progress, and ends it."""
+    from npo_core.training.recorder import SegmentRecorder
+
+    def show(row: dict[str, Any]) -> None:
+        figures = {name: row[name] for name in ("step", "reward", "pass_rate", "entropy", "groups_injected")}
+        context.progress(row["step"] - start.step, spec.until - start.step, **figures)
+
+    tokens = math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks)
+    store = context.workspace.store
+    return SegmentRecorder(store, spec.fingerprint, spec.until, info_of(start), show, watching(spec, folder), tokens)
+
+
+def make_trainer(
+    spec: TrainSpec,
+    context: StageContext,
+    start: Snapshot,
+    problems: ProblemSet,
+    folder: Path,
+    reference: Path | None,
+    output: Path,
+    recorder: "SegmentRecorder",
+) -> "NPOTrainer":
+    """The trainer of the model in `folder`; `reference` has the model that a KL is taken to."""
+    from npo_core.models.load import load_processor
+    from npo_core.training.build import Rewards, grpo_config, training_data
+    from npo_core.training.trainer import InjectionSettings, NPOTrainer
+
     rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes)
     guidance = open_guidance(spec, context, start, problems)
-    recorder = SegmentRecorder(
-        workspace.store,
-        spec.fingerprint,
-        spec.until,
-        info_of(start),
-        lambda row: context.progress(
-            row["step"] - start.step,
-            spec.until - start.step,
-            **{k: row[k] for k in ("step", "reward", "pass_rate", "entropy", "groups_injected")},
-        ),
-        watching(spec, folder),
-        math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks),
-    )
-    sharded = spec.execution.sharding == "fsdp2"
-    attention = start.info.get("attention", "auto")
-    model = load_model(base_of(folder), attention=attention, shards=spec.processes if sharded else 1)
-    if reference is not None:  # TRL loads its reference model from here; adapters it turns off instead
-        model.config.name_or_path = str(reference)
-    trainer = NPOTrainer(
+    model = policy(spec, start, folder, reference)
+    return NPOTrainer(
         model,
         reward_funcs=rewards.functions,
         args=grpo_config(
@@ -130,7 +149,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
             output=output,
             device=context.device,
             processes=spec.processes,
-            sharded=sharded,
+            sharded=spec.execution.sharding == "fsdp2",
             until=spec.until,
             reward_weights=rewards.weights,
             engine=spec.engine,
@@ -145,10 +164,17 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         peft_config=adapters_of(start, model),  # new ones, from `seed`, unless it resumes
         max_kl=spec.engine.max_kl,
     )
-    recorder.trainer = trainer
-    trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
-    trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
-    return recorder.marks, recorder.snapshot_seconds
+
+
+def policy(spec: TrainSpec, start: Snapshot, folder: Path, reference: Path | None) -> "PreTrainedModel":
+    """The model that is trained; of a snapshot with adapters, its base."""
+    from npo_core.models.load import base_of, load_model
+
+    shards = spec.processes if spec.execution.sharding == "fsdp2" else 1
+    model = load_model(base_of(folder), attention=start.info.get("attention", "auto"), shards=shards)
+    if reference is not None:  # TRL loads its reference model from here; adapters it turns off instead
+        model.config.name_or_path = str(reference)
+    return model
 
 
 def images_of(problems: ProblemSet) -> Callable[[str], list] | None:

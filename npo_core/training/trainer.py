@@ -8,22 +8,20 @@ Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * 
 """
 
 import hashlib
-import os
 import statistics
 import time
 from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from accelerate.utils import broadcast_object_list, gather, gather_object, send_to_device
+from accelerate.utils import gather, gather_object
 
 from npo_core.engines.check import k3, refuse_stale
 from npo_core.errors import ConfigError, DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.training import exact, injection, sharded
-from npo_core.training.vision import ImageTrainer
+from npo_core.training import injection
+from npo_core.training.exact_trainer import ExactTrainer
 
 # Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
 COMPLETION_IDS, COMPLETIONS, LOGPROBS = 1, 3, 4
@@ -53,14 +51,14 @@ class PromptOutcome(NamedTuple):
     tokens: str  # 16 hex digits: hash of the group's token ids as trained on
 
 
-class NPOTrainer(ImageTrainer):
+class NPOTrainer(ExactTrainer):
     """GRPOTrainer with guidance by token id, per-prompt outcomes, and exact resumption.
 
     Args:
         guidance: maps a prompt id to its verified trajectory; None trains plain GRPO. The data set then needs a
             column `prompt_id`.
         injection_settings: gate, importance sampling and baseline.
-        sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
+        sampling_seed: seed of all sampling; see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.
         max_kl: nats a token from vLLM to this model, where vLLM samples, above which its weights are taken to be stale.
         Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,
@@ -81,16 +79,12 @@ class NPOTrainer(ImageTrainer):
         *args: Any,
         guidance: Guidance | None = None,
         injection_settings: InjectionSettings | None = None,
-        sampling_seed: int | None = None,
         max_kl: float = 0.005,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if self.is_distributed_loading_by_transformers:
-            sharded.prepare(self)
         self.guidance = guidance
         self.injection_settings = injection_settings or InjectionSettings()
-        self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
         self.max_kl = max_kl
         self.outcomes: list[PromptOutcome] = []  # of the newest generation batch
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
@@ -118,91 +112,18 @@ class NPOTrainer(ImageTrainer):
                 "the guidance cache keeps its trajectories."
             )
 
-    # --- exactness -------------------------------------------------------------------------------------------------
-
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if "prompt_id" not in self._signature_columns:
             self._signature_columns.append("prompt_id")
 
-    def _get_train_sampler(self, dataset=None):
-        """TRL's order of groups, permuted by (seed, epoch) alone."""
-        return exact.EpochSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
-            epoch=lambda: int(self.state.epoch or 0),
-        )
-
-    @property
-    def _window(self) -> int:
-        """Micro steps on one generation batch."""
-        return self.args.steps_per_generation * self.num_iterations
-
     def training_step(self, model, inputs, *args, **kwargs):
-        exact.seed_step(self.sampling_seed, *divmod(self._step, self._window), self.accelerator.process_index)
         started = time.perf_counter()
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.seconds["step"] += time.perf_counter() - started
         self._raw_loss += loss.item()
         self._logged_step = self.state.global_step if self._logged_step is None else self._logged_step
         return loss
-
-    def create_model_card(self, *args, **kwargs):
-        """Snapshots are written often; a card belongs to a published model."""
-
-    def _save_rng_state(self, output_dir):
-        """Nothing: seeds replace it, and only the first process writes into a checkpoint."""
-
-    def _save_optimizer_and_scheduler(self, output_dir):
-        if self.is_distributed_loading_by_transformers:
-            sharded.save_optimizer_and_scheduler(self, output_dir)
-        else:
-            super()._save_optimizer_and_scheduler(output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        """A sharded model has the checkpoint's weights already: it is loaded from there."""
-        if not self.is_distributed_loading_by_transformers:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
-        buffer = self._shares() if self._step % self._window else None
-        if self.args.should_save:
-            folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-            cursor = {
-                "global_step": self.state.global_step,
-                "micro_step": self._step,
-                "tokens_seen": self.state.num_input_tokens_seen,
-                "data_seed": self.args.seed,
-                "data_rows": len(self.train_dataset),
-            }
-            exact.save_cursor(folder, cursor, buffer)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        if checkpoint is not None and self.is_distributed_loading_by_transformers:
-            sharded.load_optimizer_and_scheduler(self, checkpoint)
-        else:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._take_up(*exact.load_cursor(checkpoint))
-
-    def _shares(self) -> list:
-        """The generation batch that is trained on; with several processes, a list of what each has of it."""
-        if self.accelerator.num_processes == 1:
-            return self._buffered_inputs
-        return gather_object([send_to_device(self._buffered_inputs, "cpu")])
-
-    def _take_up(self, cursor: dict, buffer: list | None) -> None:
-        """Go on where a checkpoint stands, whatever number of processes counted its micro steps."""
-        if cursor:
-            self._step = cursor["global_step"] * self.args.gradient_accumulation_steps
-        if buffer is not None:
-            share = exact.own_share(buffer, self.accelerator, cursor["global_step"])
-            self._buffered_inputs = send_to_device(share, self.accelerator.device)
 
     # --- injection -------------------------------------------------------------------------------------------------
 
@@ -248,12 +169,6 @@ class NPOTrainer(ImageTrainer):
         self.seconds["verify"] += time.perf_counter() - started
         self._metrics["train"]["tokens_generated"].append(sum(gather_object([sum(map(len, completion_ids))])))
         return self._inject(generated, rewards_BF)
-
-    def _shared_noise(self):
-        """With several processes, what makes the sampled tokens independent of their number."""
-        if self.accelerator.num_processes == 1 or self.use_vllm or not self.model.training:
-            return nullcontext()
-        return exact.SharedNoise(self.sampling_seed, self._step // self._window, self.accelerator)
 
     def _calculate_rewards(self, *args, **kwargs):
         """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""
@@ -356,10 +271,6 @@ class NPOTrainer(ImageTrainer):
             inputs["old_per_token_logps"] = torch.where(mask.bool(), guide_logps, policy_logps)
 
     # --- records ---------------------------------------------------------------------------------------------------
-
-    def agreed(self, value: Any) -> Any:
-        """What the first process has: decided upon by it, every process decides the same."""
-        return broadcast_object_list([value])[0]
 
     def _record_groups(self, pass_rate_P: torch.Tensor, injected_P: torch.Tensor, completion_ids: list) -> None:
         counts = injection.count_groups(pass_rate_P, injected_P)
