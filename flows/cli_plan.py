@@ -1,0 +1,55 @@
+"""The command that says what a run will need."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.options import AsJson, Overrides, emit, parse_overrides
+
+REFUSED = 64  # as a run's exit code would be
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")],
+    flow: Annotated[
+        str, typer.Option(help="grpo, early-bootstrap, plateau-breakthrough or auto-npo.")
+    ] = "early-bootstrap",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs that train; default: execution.processes, or 1.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Where the run will live: its free disk is the limit.")] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Generated tokens a second over whole stages, instead of an estimate."),
+    ] = None,
+    completion_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Expected mean length of completions; default: the longest.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will need before it starts: memory by part, disk, tokens, time; what does not fit, what to change.
+
+    Needs no GPU and downloads no weights. Exits with 64 where a run would be refused. docs/planning.md
+    tells how far off the estimates are.
+
+    Example: [cyan]npo plan deployments/configs/gsm8k.yaml --gpu L4[/]
+    """
+    from flows import show_plan
+    from npo_core.config import load_config
+
+    chosen = load_config(config, parse_overrides(overrides or []))
+    found = show_plan.plan_data(
+        chosen,
+        flow,
+        workspace,
+        machine={"gpus": gpus, "gpu": gpu, "gpu_memory": gpu_memory},
+        tokens_per_second=tokens_per_second,
+        completion_tokens=completion_tokens,
+    )
+    emit(found, show_plan.plan, as_json)
+    if found["refused"]:
+        raise typer.Exit(REFUSED)

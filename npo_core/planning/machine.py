@@ -1,0 +1,133 @@
+"""What a machine has: free memory of its GPUs or its own, free disk under a workspace, and how fast it computes.
+
+What cannot be found out is None, which nothing is refused for.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from npo_core.config import RunConfig
+from npo_core.errors import ConfigError
+from npo_core.planning.speed import GPUS, Speed, cpu_speed, gpu_of
+
+GIB = 2**30
+MATMUL = (
+    "import numpy as n,time;a=n.ones((768,768),n.float32);a@a;t=time.perf_counter();k=0\n"
+    "while time.perf_counter()-t<1:a@a;k+=1\n"
+    "print(k*2*768**3/(time.perf_counter()-t))"
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Sizes are in bytes and free now; `memory` is that of each GPU, or of the machine where stages run on its CPU."""
+
+    device: str  # cpu or cuda
+    gpus: int  # 0 on a CPU
+    name: str
+    memory: float | None
+    host: float | None
+    disk: float | None
+    speed: Speed | None = None
+
+    @property
+    def processes(self) -> int:
+        return max(self.gpus, 1)
+
+
+def look(
+    config: RunConfig,
+    folder: Path | None = None,
+    *,
+    gpus: int | None = None,
+    gpu: str | None = None,
+    gpu_memory: float | None = None,
+    measure: bool = False,
+) -> Machine:
+    """This machine, or the GPUs that are named.
+
+    Args:
+        folder: where the run's files go; None: not on this machine.
+        gpus: how many train. gpu: one of `GPUS`. gpu_memory: GiB that each has.
+        measure: take a second to find out how fast the CPU is.
+
+    Raises:
+        ConfigError: there is no such GPU in the table.
+    """
+    if gpu is not None and gpu.upper() not in GPUS:
+        raise ConfigError(f"gpu = {gpu}: give one of {', '.join(GPUS)}, or gpu_memory in GiB.")
+    there = [] if gpu or gpu_memory else gpus_here()
+    host, disk = free_memory(), free_disk(folder)
+    wanted = gpus or getattr(config.execution, "processes", 1)
+    device = config.execution.device
+    if device == "cpu" or (device == "auto" and not (gpu or gpu_memory or gpus or there)):
+        speed = cpu_speed(matmul_speed(config.execution.threads)) if measure else None
+        return Machine("cpu", 0, "CPU", host, host, disk, speed)
+    if gpu or gpu_memory:
+        name = gpu.upper() if gpu else "GPU"
+        memory = GIB * (gpu_memory or GPUS[name].memory)
+        return Machine("cuda", wanted, name, memory, None, disk, GPUS[name].speed if gpu else None)
+    used = there[:wanted]
+    known = gpu_of(used[0][0]) if used else None
+    return Machine(
+        "cuda",
+        wanted,
+        used[0][0] if used else "GPU",
+        min((free for _, free in used), default=None),
+        host if used else None,
+        disk,
+        known and GPUS[known].speed,
+    )
+
+
+def gpus_here() -> list[tuple[str, float]]:
+    """Name and free bytes of each GPU that is visible; none where nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+    if shutil.which(command[0]) is None:
+        return []
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        command.append(f"--id={visible}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    rows = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line] if done.returncode == 0 else []
+    return [(name.strip(), float(free) * 2**20) for name, free in rows if free.strip().isdigit()]
+
+
+def free_memory() -> float | None:
+    """Bytes that this machine, or the container this runs in, can still give."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    return min(free, left) if (left := left_in_container()) is not None else free
+
+
+def left_in_container(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Bytes up to the container's limit, files that can be dropped not counted as used; None without a limit."""
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        used = float((root / "memory.current").read_text())
+        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else float(limit) - used + float(stat.get("inactive_file", 0))
+
+
+def free_disk(folder: Path | None) -> float | None:
+    """Free bytes where a folder is, or would be made."""
+    if folder is None:
+        return None
+    there = next(path for path in [folder, *folder.parents] if path.exists())
+    return float(shutil.disk_usage(there).free)
+
+
+def matmul_speed(threads: int) -> float:
+    """float32 operations a second of a matrix product on so many threads, measured for a second."""
+    number = str(threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "MKL_NUM_THREADS": number}
+    done = subprocess.run([sys.executable, "-c", MATMUL], env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
