@@ -36,7 +36,7 @@ def plan(
     Needs no GPU and downloads no weights. Exits with 64 where a run would be refused. docs/planning.md
     tells how far off the estimates are.
 
-    Example: [cyan]npo plan deployments/configs/gsm8k.yaml --gpu L4[/]
+    Example: [cyan]npo plan deployments/configs/qwen3-0.6b-gsm8k-1gpu.yaml --gpu L4[/]
     """
     from flows import show_plan
     from npo_core.config import load_config

@@ -15,11 +15,15 @@ from npo_core.errors import ConfigError
 from npo_core.planning.speed import GPUS, Speed, cpu_speed, gpu_of
 
 GIB = 2**30
-MATMUL = (
-    "import numpy as n,time;a=n.ones((768,768),n.float32);a@a;t=time.perf_counter();k=0\n"
-    "while time.perf_counter()-t<1:a@a;k+=1\n"
-    "print(k*2*768**3/(time.perf_counter()-t))"
-)
+MATMUL = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+for dtype in (torch.bfloat16, torch.float32):
+    a, number, started = torch.ones(768, 768, dtype=dtype), 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < 0.5:
+        number, _ = number + 1, a @ a
+    print(number * 2 * 768**3 / seconds)
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def look(
     Args:
         folder: where the run's files go; None: not on this machine.
         gpus: how many train. gpu: one of `GPUS`. gpu_memory: GiB that each has.
-        measure: take a second to find out how fast the CPU is.
+        measure: take two seconds to find out how fast the CPU is.
 
     Raises:
         ConfigError: there is no such GPU in the table.
@@ -65,7 +69,7 @@ def look(
     wanted = gpus or getattr(config.execution, "processes", 1)
     device = config.execution.device
     if device == "cpu" or (device == "auto" and not (gpu or gpu_memory or gpus or there)):
-        speed = cpu_speed(matmul_speed(config.execution.threads)) if measure else None
+        speed = cpu_speed(*matmul_speeds(config.execution.threads)) if measure else None
         return Machine("cpu", 0, "CPU", host, host, disk, speed)
     if gpu or gpu_memory:
         name = gpu.upper() if gpu else "GPU"
@@ -125,9 +129,8 @@ def free_disk(folder: Path | None) -> float | None:
     return float(shutil.disk_usage(there).free)
 
 
-def matmul_speed(threads: int) -> float:
-    """float32 operations a second of a matrix product on so many threads, measured for a second."""
-    number = str(threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number, "MKL_NUM_THREADS": number}
-    done = subprocess.run([sys.executable, "-c", MATMUL], env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def matmul_speeds(threads: int) -> tuple[float, float]:
+    """Operations a second of bfloat16 and float32 matrix products on so many threads, half a second each."""
+    command = [sys.executable, "-c", MATMUL, str(threads)]
+    bf16, fp32 = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return float(bf16), float(fp32)

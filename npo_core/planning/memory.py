@@ -14,7 +14,7 @@ from npo_core.planning.work import met
 TILE_ROWS, TILE_WORDS = 4096, 32768  # of TRL's fused head: it never holds the logits of more tokens x words at once
 LIBRARIES = {"cpu": 400e6, "cuda": 600e6}  # torch, transformers and TRL; CUDA's context and its libraries' workspaces
 CPU_TILES = 6.5  # float32 copies of a tile that the head makes where there is no Triton
-CPU_HEAP = 125e6  # at most, of what was freed: glibc keeps blocks below 32 MB for itself
+CPU_HEAP, CPU_HEAP_SHARE = 125e6, 0.4  # of what was freed, at most: glibc keeps blocks below 32 MB for itself
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,15 @@ def train(setting: Setting) -> Memory:
     phases = {"generation": generation(setting, setting.rows), "update": update}
     if setting.device == "cpu":
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
-        always["free blocks"] = min(CPU_HEAP, max(sum(parts.values()) for parts in phases.values()))
+        most = max(sum(parts.values()) for parts in phases.values())
+        always["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * most)
     return Memory("train", always, phases)
 
 
 def activations(setting: Setting) -> float:
     """What autograd keeps of a micro batch until the backward pass, and the gradients of one block in it."""
-    size, sequence, kept = (
-        setting.size,
-        setting.micro_batch * setting.tokens,
-        setting.size.layers * block_bytes(setting),
-    )
+    size, sequence = setting.size, setting.micro_batch * setting.tokens
+    kept = size.layers * block_bytes(setting)
     if setting.config.training.gradient_checkpointing:  # the inputs of all blocks, and one block at a time
         kept = size.layers * input_bytes(setting) + block_bytes(setting)
     return sequence * (kept + 8 * size.hidden + block_gradient(setting))

@@ -174,9 +174,9 @@ def unknown(setting: Setting, machine: Machine) -> list[str]:
     said = []
     if not setting.prompts_bounded:
         said.append("problems.max_prompt_tokens = none: the length of prompts is unknown and left out; set a limit.")
-    if setting.size.vision:
-        said.append("Images: their number and size are unknown, so what the vision tower computes is left out.")
-    if setting.held_out is None:
+    if setting.images:
+        said.append("Images: their number and size are unknown; their tokens and the vision tower's work are left out.")
+    if setting.held_out is None or setting.benchmarks is None:
         said.append("Held-out problems: their number is known once the data is read.")
     what = {"memory": machine.memory, "disk": machine.disk, "speed": machine.speed}
     words = {

@@ -89,3 +89,15 @@ class Setting:
         if isinstance(problems, ChainProblems):
             return problems.held_out
         return problems.held_out_rows if problems.held_out is None else problems.held_out.limit
+
+    @property
+    def benchmarks(self) -> int | None:
+        """Problems of further data sets, at most; None as above."""
+        limits = [source.limit for source in getattr(self.config.problems, "benchmarks", {}).values()]
+        return None if None in limits else sum(limits)
+
+    @property
+    def images(self) -> bool:
+        """Whether problems have images."""
+        problems: Any = self.config.problems
+        return not isinstance(problems, ChainProblems) and any(s.columns.images for s in problems.sources.values())

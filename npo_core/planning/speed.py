@@ -45,6 +45,6 @@ def gpu_of(name: str) -> str | None:
     return next((known for known in GPUS if known in name.upper().replace("-", " ").split()), None)
 
 
-def cpu_speed(matmul: float) -> Speed:
-    """A CPU whose matrix product was measured; bfloat16 is not faster on most."""
-    return Speed(matmul, matmul, CPU_BANDWIDTH, CPU_SHARE, CPU_LAYER)
+def cpu_speed(bf16: float, fp32: float) -> Speed:
+    """A CPU whose matrix products were measured, in operations a second."""
+    return Speed(bf16, fp32, CPU_BANDWIDTH, CPU_SHARE, CPU_LAYER)

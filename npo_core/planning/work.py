@@ -110,5 +110,7 @@ def guide(setting: Setting, prompts: int, guides: int = 1) -> Work:
 def evaluate(setting: Setting, updates: int) -> Work:
     evaluation, held_out = setting.config.evaluation, setting.held_out
     number = ceil(updates / evaluation.every) + 1
-    rows = None if held_out is None else number * held_out * evaluation.samples
+    benchmarks, times = setting.benchmarks, number if evaluation.benchmarks == "all" else 1
+    known = held_out is not None and benchmarks is not None
+    rows = evaluation.samples * (number * held_out + times * benchmarks) if known else None
     return Work("evaluate", f"evaluate {number} snapshots", 0, rows, evaluation.batch)
