@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from npo_core.models.known import known_config
+from npo_core.models.load import sees_images
 
 
 def read_config(path: str) -> tuple[PreTrainedConfig, str]:
@@ -37,7 +38,7 @@ def read_config(path: str) -> tuple[PreTrainedConfig, str]:
 
 
 def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     with torch.device("meta"):
         return kind.from_config(config)
 

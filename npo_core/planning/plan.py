@@ -175,7 +175,9 @@ def unknown(setting: Setting, machine: Machine) -> list[str]:
     if not setting.prompts_bounded:
         said.append("problems.max_prompt_tokens = none: the length of prompts is unknown and left out; set a limit.")
     if setting.images:
-        said.append("Images: their number and size are unknown; their tokens and the vision tower's work are left out.")
+        said.append(
+            "Images: how much of a prompt they are is unknown; their pixels and the vision tower's work are left out."
+        )
     if setting.held_out is None or setting.benchmarks is None:
         said.append("Held-out problems: their number is known once the data is read.")
     what = {"memory": machine.memory, "disk": machine.disk, "speed": machine.speed}
