@@ -4,7 +4,7 @@
 
 Random Qwen3 models, each trained for three updates by a real stage in a process of its own that has imported everything
 before. On a CPU: the most memory of the process that is not files', beyond what the imports took; on a GPU: the most
-that PyTorch allocated. Disk: a snapshot's files. Time: the median update. The models never end by themselves, so that
+that PyTorch allocated. Disk: a snapshot's files. Time: the fastest update. The models never end by themselves, so that
 completions have the longest length.
 """
 

@@ -64,7 +64,7 @@ def train(setting: Setting) -> Memory:
     }
     if setting.mixed:
         update["weights in bfloat16"] = 2 * (size.parameters - size.words)
-    phases = {"generation": generation(setting, setting.rows), "update": update}
+    phases = generation(setting, setting.rows) | {"update": update}
     if setting.device == "cpu":
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
         most = max(sum(parts.values()) for parts in phases.values())
@@ -125,23 +125,29 @@ def logits(setting: Setting) -> float:
     return tile * copies + head + scored * size.hidden * 4
 
 
-def generation(setting: Setting, rows: int) -> dict[str, float]:
-    """A batch of `rows` completions, at the first token (its prompts) or the last one (its keys and values)."""
+def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
+    """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others."""
     size, wide = setting.size, setting.weight_bytes
     q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
+    prompts = rows * setting.prompt_tokens
     return {
-        "KV cache": rows * setting.tokens * cached * (size.layers + 1),  # one layer's is copied to grow
-        "logits": rows * size.vocabulary * (wide + 12),
-        "prompts": rows * setting.prompt_tokens * prompt,
+        "prompts": {"KV cache": prompts * cached * size.layers, "forward pass": prompts * prompt},
+        "generation": {
+            "KV cache": rows * setting.tokens * cached * (size.layers + 1),  # one layer's is copied to grow
+            "logits": rows * size.vocabulary * (wide + 12),
+        },
     }
 
 
 def scoring(setting: Setting, rows: int) -> dict[str, float]:
-    """Log-probabilities of `rows` completions at once: their logits, and two float32 tables made of them."""
-    wide, entries = setting.weight_bytes, rows * (setting.completion_tokens + 1) * setting.size.vocabulary
-    passed = rows * setting.tokens * (wide * 3 * setting.size.intermediate + 8 * setting.size.hidden)
-    return {"logits": entries * (8 if wide == 4 else wide + 8), "forward pass": passed}
+    """Log-probabilities of `rows` completions at once: float32 tables of their logits, before, in and after softmax."""
+    size = setting.size
+    parts = {"logits": 12 * rows * (setting.completion_tokens + 1) * size.vocabulary}
+    if setting.device == "cpu":  # keys and values of the forward pass, just freed
+        freed = rows * setting.tokens * 2 * size.key_value_heads * size.head * setting.weight_bytes * size.layers
+        parts["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * freed)
+    return parts
 
 
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
@@ -155,20 +161,20 @@ def guide(setting: Setting) -> Memory:
     prompts = min(guidance.chunk_prompts, met(setting, setting.config.training.steps))
     rows = prompts * guidance.samples_per_round
     kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
-    phases = {"generation": generation(setting, rows), "scoring what is kept": scoring(setting, min(rows, kept))}
+    phases = generation(setting, rows) | {"scoring what is kept": scoring(setting, min(rows, kept))}
     return Memory("guide", loaded(setting, 2 if guidance.keep == "closest" else 1), phases)
 
 
 def evaluate(setting: Setting) -> Memory:
     evaluation, held_out = setting.config.evaluation, setting.held_out
     rows = evaluation.batch if held_out is None else min(evaluation.batch, held_out * evaluation.samples)
-    return Memory("evaluate", loaded(setting), {"generation": generation(setting, rows)})
+    return Memory("evaluate", loaded(setting), generation(setting, rows))
 
 
 def probe(setting: Setting) -> Memory:
     asked = setting.config.auto.probe
     rows = asked.prompts * asked.samples
-    phases = {"generation": generation(setting, rows), "scoring by candidates": scoring(setting, rows)}
+    phases = generation(setting, rows) | {"scoring by candidates": scoring(setting, rows)}
     return Memory("probe", loaded(setting, 2), phases)
 
 

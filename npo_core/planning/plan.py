@@ -1,7 +1,7 @@
 """A plan: what a run needs beside what there is, what does not fit, and what to change."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -117,24 +117,29 @@ def make_plan(
 def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | None) -> list[Need]:
     """Memory of each stage, of the machine where a GPU trains, and disk."""
     stages = stages_of(setting, flow)
+    names = {stage.stage for stage in stages}
+    least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
     needs = [
-        Need(m.stage, m.parts, machine.memory, verdict(m.peak, machine.memory), m.worst)
-        for m in stage_memory(setting, {stage.stage for stage in stages})
+        Need(m.stage, m.parts, machine.memory, verdict(m.peak, machine.memory, least[m.stage] / (1 + BAND)), m.worst)
+        for m in stage_memory(setting, names)
     ]
     if setting.device == "cuda":
-        needs.append(Need("host", {"weights": host(setting)}, machine.host, verdict(host(setting), machine.host)))
+        needed = host(setting)
+        needs.append(
+            Need("host", {"weights": needed}, machine.host, verdict(needed, machine.host, needed / (1 + BAND)))
+        )
     parts, held = disk(setting, stages), there(folder)
     limit = None if machine.disk is None else machine.disk + held
     return [*needs, Need("disk", parts, limit, verdict(sum(parts.values()), limit, least_disk(setting, stages)))]
 
 
-def verdict(need: float, limit: float | None, least: float | None = None) -> Verdict:
-    """`least` is what is needed in any case; of memory, what the estimate's error leaves."""
+def verdict(need: float, limit: float | None, least: float) -> Verdict:
+    """`least` is what is needed in any case: of memory, with empty prompts and an estimate that is too high."""
     if limit is None:
         return "unknown"
     if need <= limit:
         return "fits"
-    return "close" if (need / (1 + BAND) if least is None else least) <= limit else "too much"
+    return "close" if least <= limit else "too much"
 
 
 def find_stages(setting: Setting, machine: Machine, flow: str, length: float, rate: float | None) -> list[Stage]:

@@ -22,6 +22,7 @@ class Setting:
     size: ModelSize
     device: str  # cpu or cuda
     processes: int = 1
+    longest_prompts: bool = True  # false: prompts from data count as empty
 
     @property
     def weight_bytes(self) -> int:
@@ -55,7 +56,9 @@ class Setting:
     @property
     def prompt_tokens(self) -> int:
         problems = self.config.problems
-        return 2 * problems.operands if isinstance(problems, ChainProblems) else problems.max_prompt_tokens or 0
+        if isinstance(problems, ChainProblems):
+            return 2 * problems.operands
+        return (problems.max_prompt_tokens or 0) if self.longest_prompts else 0
 
     @property
     def prompts_bounded(self) -> bool:

@@ -77,5 +77,5 @@ def conclusion(plan: Mapping[str, Any]) -> str:
     if "too much" in verdicts:
         return "It does not fit, and a run is refused."
     if "close" in verdicts:
-        return "It may not fit: the estimate is beyond what there is, by less than it may be off. A run is not refused."
+        return "It may not fit: only an estimate that is too high, or short prompts, would help. A run is not refused."
     return "What is known fits." if "unknown" in verdicts or not verdicts else "It fits."

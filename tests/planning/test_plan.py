@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.presets import FOLDER
-from npo_core.config import load_config
+from npo_core.config import load_config, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
@@ -104,6 +104,15 @@ def test_an_estimate_just_beyond_is_no_refusal():
     needed = need(plan(pretrained(), gpu(1000)), "train").total
     for share, verdict in ((1.01, "fits"), (0.9, "close"), (0.7, "too much")):
         assert need(plan(pretrained(), gpu(share * needed / GIB)), "train").verdict == verdict
+
+
+def test_long_prompts_alone_refuse_nothing():
+    source = {"path": "a", "limit": 64}
+    data = {"kind": "data", "train": source, "held_out": source, "max_prompt_tokens": 8192}
+    config = pretrained(training__micro_batch=1, training__group_size=2).model_dump(mode="json") | {"problems": data}
+    made = plan(parse_config(config), gpu(40), "grpo")
+    assert need(made, "train").verdict == need(made, "evaluate").verdict == "close" and not made.refused
+    assert plan(parse_config(config), gpu(7), "grpo").refused
 
 
 def test_tokens_are_prompts_times_group_times_length():
