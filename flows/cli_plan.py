@@ -20,13 +20,19 @@ def plan(
     ] = None,
     gpu: Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")] = None,
-    workspace: Annotated[str | None, typer.Option(help="Where the run will live: its free disk is the limit.")] = None,
+    workspace: Annotated[
+        str | None, typer.Option(help="Where the run lives or will live: its free disk is the limit.")
+    ] = None,
     tokens_per_second: Annotated[
         float | None,
         typer.Option(min=0.001, help="Generated tokens a second over whole stages, instead of an estimate."),
     ] = None,
     completion_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Expected mean length of completions; default: the longest.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Expected mean length of completions; default: that of the run in the workspace, or the longest.",
+        ),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from npo_core.config import BuiltInModel
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import Work
+from npo_core.timeline import folder_bytes
 
 TENSOR = 900  # bytes beside the values of a tensor: names, its place in the files, AdamW's count of steps
 TENSORS_A_BLOCK = 11
@@ -56,5 +57,4 @@ def there(folder: Path | None) -> float:
     """Bytes of snapshots and guidance that a workspace has already."""
     if folder is None:
         return 0.0
-    files = [path for part in ("snapshots", "guidance") for path in (folder / part).rglob("*")]
-    return float(sum(path.stat().st_size for path in files if path.is_file()))
+    return float(sum(folder_bytes(folder / part) for part in ("snapshots", "guidance")))

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
+from flows.show_plan import plan_data
 from npo_core.config import Plateau
 from npo_core.errors import ConfigError
+from npo_core.timeline.segments import read_steps
 from tasks import plan
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +26,17 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(flow, start, tmp_path
     with pytest.raises(ConfigError, match=r"does not fit.*\n.*Stage train needs .* and there are 96 MiB"):
         start(flow, tmp_path / "run", {}, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_tells_how_long_completions_are(auto):
+    no_gpu = {"gpus": None, "gpu": None, "gpu_memory": None}
+    data = plan_data(auto.config(), "grpo", auto.uri, machine=no_gpu, tokens_per_second=100.0, completion_tokens=None)
+    parts = [read_steps(auto.store, segment) for segment in auto.timeline.segments()]
+    rows = [length for part in parts for length in part["completion_length"].to_pylist()]
+    longest = auto.config().training.max_completion_tokens
+    assert (
+        0 < mean(rows) <= data["stages"][0]["tokens"] / data["stages"][0]["completions"] < mean(rows) + 1 <= longest + 1
+    )
 
 
 def test_the_check_takes_no_torch_and_hardly_any_time(tmp_path):
