@@ -44,13 +44,15 @@ class Case:
     dtype: str = "float32"
     bf16: bool = False
     checkpointing: bool = False
+    lora: int | None = None  # rank of adapters
     completion_tokens: int = 64
     prompts: int = 4
 
     @property
     def name(self) -> str:
         form = "mixed" if self.bf16 and self.dtype == "float32" else self.dtype
-        return f"{self.layers} x {self.width}, {form}, micro {self.micro_batch}" + ", again" * self.checkpointing
+        how = ", again" * self.checkpointing + (f", adapters of {self.lora}" if self.lora else "")
+        return f"{self.layers} x {self.width}, {form}, micro {self.micro_batch}{how}"
 
 
 MIDDLE = {"layers": 8, "width": 256, "heads": 4, "key_value_heads": 4, "intermediate": 1024, "vocabulary": 4096}
@@ -66,6 +68,7 @@ CASES = [
     Case(**MIDDLE, micro_batch=32, bf16=True, dtype="bfloat16"),
     Case(**WIDE, micro_batch=16),
     Case(**WIDE, micro_batch=16, bf16=True, dtype="bfloat16", checkpointing=True),
+    Case(**WIDE, micro_batch=16, bf16=True, dtype="bfloat16", lora=16),
     Case(**LARGE, micro_batch=8),
     Case(**LARGE, micro_batch=16, bf16=True, dtype="bfloat16"),
 ]
@@ -90,6 +93,7 @@ def configure(case: Case, folder: Path, device: str) -> RunConfig:
     }
     config = demo_config(True, **changes)
     model = {"kind": "pretrained", "path": str(folder), "dtype": case.dtype}
+    model |= {"lora": {"rank": case.lora}} if case.lora else {}
     return config.model_validate({**config.model_dump(), "model": model})
 
 

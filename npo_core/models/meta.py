@@ -8,6 +8,7 @@ A process of its own, for whoever counts does not want to import torch.
 import json
 import sys
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +20,21 @@ from transformers import (
     PreTrainedModel,
 )
 
+from npo_core.config import Lora
 from npo_core.models.known import known_config
-from npo_core.models.load import sees_images
+from npo_core.models.load import load_config, sees_images
 
 
 def read_config(path: str) -> tuple[PreTrainedConfig, str]:
-    """A model's configuration and where it comes from: a folder or what was downloaded, the known models, the hub.
+    """A model's configuration, of an adapter its base's, and where it comes from.
+
+    That is a folder or what was downloaded, else the known models, else the hub.
 
     Raises:
         OSError, ValueError: it is nowhere.
     """
+    if Path(path).is_dir():
+        return load_config(path), "its config.json"
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True), "its config.json"
     except (OSError, ValueError):
@@ -57,7 +63,7 @@ def describe(path: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "parameters": total,
         "active": total - experts + experts * routed // number,
-        "trainable": adapters(model, lora) if lora else total,
+        "trainable": total if lora is None else adapters(model, Lora(**lora)),
         "vision": sum(size for name, size in counted.items() if ".visual." in name or "vision_tower" in name),
         "words": words(model),
         "layers": text.num_hidden_layers,
@@ -78,14 +84,14 @@ def words(model: PreTrainedModel) -> int:
     return sum(prod(p.shape) for p in {id(end.weight): end.weight for end in ends if end is not None}.values())
 
 
-def adapters(model: PreTrainedModel, lora: dict[str, Any]) -> int:
-    """Parameters of the adapters that LoRA would train."""
-    from peft import LoraConfig, get_peft_model
+def adapters(model: PreTrainedModel, lora: Lora) -> int:
+    """Parameters of the adapters that would be trained."""
+    from peft import get_peft_model
 
-    targets = lora.get("targets", "all-linear")
-    config = LoraConfig(r=lora["rank"], target_modules=targets if isinstance(targets, str) else list(targets))
+    from npo_core.models.lora import lora_config
+
     with torch.device("meta"):
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, lora_config(lora, model))
     return sum(prod(p.shape) for p in adapted.parameters() if p.requires_grad)
 
 

@@ -6,7 +6,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import RunConfig, override, parse_config
+from npo_core.config import PretrainedModel, RunConfig, override, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning.machine import Machine
 from npo_core.planning.plan import Need, Plan, find_needs, in_gib
@@ -131,8 +131,8 @@ def halves(name: str, value: int) -> list[Fields]:
 
 def lighter(setting: Setting) -> list[Fields]:
     """LoRA, where a pretrained model is trained whole."""
-    fields = getattr(type(setting.config.model), "model_fields", {})
-    return [{"model.lora": {"rank": 16}}] if "lora" in fields and not setting.size.adapters else []
+    whole = isinstance(setting.config.model, PretrainedModel) and not setting.size.adapters
+    return [{"model.lora": {"rank": 16}}] if whole else []
 
 
 def sharding(setting: Setting) -> list[Fields]:

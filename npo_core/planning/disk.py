@@ -9,7 +9,7 @@ from npo_core.planning.work import Work
 from npo_core.timeline import folder_bytes
 
 TENSOR = 900  # bytes beside the values of a tensor: names, its place in the files, AdamW's count of steps
-TENSORS_A_BLOCK = 11
+TENSORS_A_BLOCK, ADAPTERS_A_BLOCK = 11, 14
 GUIDANCE_TOKEN = 5.3  # bytes of a guidance cache a token (docs/benchmarks.md)
 SMALL = 4e3  # settings, data position, and the built-in tokenizer
 TOKENIZER = 12e6  # where the model's folder is not at hand: Qwen3's
@@ -37,7 +37,7 @@ def least_disk(setting: Setting, stages: Sequence[Work]) -> float:
 def snapshot_bytes(setting: Setting) -> tuple[float, float]:
     """Of the base model's snapshot, and of every later one: weights, or adapters, and both of AdamW's moments."""
     size, beside = setting.size, SMALL + tokenizer_bytes(setting)
-    tensors = TENSOR * TENSORS_A_BLOCK * size.layers
+    tensors = TENSOR * size.layers * (ADAPTERS_A_BLOCK if size.adapters else TENSORS_A_BLOCK)
     base = size.parameters * setting.weight_bytes + beside
     return base, 3 * size.trainable * setting.trained_bytes + tensors + beside
 

@@ -94,9 +94,18 @@ def block_bytes(setting: Setting) -> float:
     grouped = size.key_value_heads < size.heads  # keys and values are then kept repeated for every head
     total = hidden * size.hidden + 4 * wide * size.intermediate + (4 + 3 * wide) * q + (4 + wide) * kv
     total += 2 * wide * (q if grouped else kv) + attention_bytes(setting)
-    if size.adapters and wide == 2:  # every adapted layer casts its input to float32
-        total += 4 * (5 * size.hidden + q + size.intermediate)
-    return total
+    return total + (adapted_bytes(setting) if size.adapters else 0)
+
+
+def adapted_bytes(setting: Setting) -> float:
+    """Bytes a token that adapters on weights that stay add to a block: less of its norms, more of their own inputs."""
+    size, wide, weights = setting.size, setting.product_bytes, setting.weight_bytes
+    q, kv = size.heads * size.head, size.key_value_heads * size.head
+    less = 2 * size.hidden * weights + wide * (q + kv)
+    if weights == 4:
+        return (2 * q if setting.mixed else 0) - less
+    casts = 2 if setting.config.training.bf16 else 4  # bytes of what each adapter makes of a layer's input
+    return casts * (5 * size.hidden + q + size.intermediate) - 2 * (2 * size.hidden + size.intermediate) - less
 
 
 def attention_bytes(setting: Setting) -> float:

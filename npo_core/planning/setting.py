@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from npo_core.config import ChainProblems, RunConfig
+from npo_core.config import ChainProblems, PretrainedModel, RunConfig
 from npo_core.planning.size import ModelSize
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def attention(self) -> str:
-        return getattr(self.config.model, "attention", "auto")
+        return self.config.model.attention if isinstance(self.config.model, PretrainedModel) else "auto"
 
     @property
     def sharded(self) -> int:

@@ -52,8 +52,8 @@ def model_size(config: RunConfig, environment: dict[str, str] | None = None) -> 
     """
     if isinstance(config.model, BuiltInModel):
         return built_in(config.model, BUILT_IN_VOCABULARY)
-    lora = getattr(config.model, "lora", None)
-    request = {"path": config.model.path, "lora": lora and lora.model_dump(mode="json")}
+    lora = config.model.lora
+    request = {"path": config.model.path, "lora": None if lora is None else lora.model_dump(mode="json")}
     return counted(json.dumps(request), frozenset((environment or os.environ).items()))
 
 

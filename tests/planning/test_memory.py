@@ -2,17 +2,25 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from settings import LARGE, gpu, pretrained, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from npo_core.config import Lora
+from npo_core.models.lora import lora_config
 from npo_core.planning import ModelSize, memory
 from npo_core.planning.setting import Setting
 
 ROWS, TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 4, 70, 3, 256, 768
-FORMATS = {"float32": ("float32", False), "bfloat16": ("bfloat16", True), "mixed": ("float32", True)}
+FORMATS = {
+    "float32": ("float32", False),
+    "bfloat16": ("bfloat16", False),
+    "bfloat16, autocast": ("bfloat16", True),
+    "mixed": ("float32", True),
+}
 
 
-def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkpointing: bool) -> int:
+def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkpointing: bool, lora: bool) -> int:
     """Bytes that a forward pass leaves for the backward pass, parameters not counted."""
     config = Qwen3Config(
         vocab_size=64,
@@ -27,6 +35,8 @@ def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkp
     model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora:
+        model = get_peft_model(model, lora_config(Lora(rank=1), model)).base_model.model
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -39,31 +49,33 @@ def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkp
     ids = torch.randint(0, 64, (ROWS, TOKENS))
     mask = torch.ones_like(ids)
     mask[:, :3] = 0  # prompts are padded on the left
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed and dtype == "float32")
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
         model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def setting(kv_heads: int, dtype: str, mixed: bool, checkpointing: bool = False) -> Setting:
-    size = ModelSize(1, 1, 1, 0, 0, LAYERS, HIDDEN, INTERMEDIATE, 8, kv_heads, 32, 64, None, "a test")
+def setting(kv_heads: int, dtype: str, mixed: bool, checkpointing: bool = False, lora: bool = False) -> Setting:
+    size = ModelSize(9, 9, 1 if lora else 9, 0, 0, LAYERS, HIDDEN, INTERMEDIATE, 8, kv_heads, 32, 64, None, "a test")
     fields = {"training__bf16": mixed, "model__dtype": dtype, "training__max_completion_tokens": TOKENS - 6}
     return Setting(pretrained(**fields, training__gradient_checkpointing=checkpointing), size, "cpu")
 
 
+@pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("kv_heads", [8, 2])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_block_keeps_what_autograd_keeps(name, kv_heads):
-    counted = [kept_by_autograd(kv_heads, *FORMATS[name], layers, False) for layers in (1, LAYERS)]
+def test_a_block_keeps_what_autograd_keeps(name, kv_heads, lora):
+    counted = [kept_by_autograd(kv_heads, *FORMATS[name], layers, False, lora) for layers in (1, LAYERS)]
     matrices = 2 * HIDDEN * 32 * (8 + kv_heads) + 3 * HIDDEN * INTERMEDIATE
     copies = 2 * matrices if name == "mixed" else 0  # weights in bfloat16, a part of their own
     block = (counted[1] - counted[0]) / (LAYERS - 1) - copies
-    assert memory.block_bytes(setting(kv_heads, *FORMATS[name])) * ROWS * TOKENS == pytest.approx(block, rel=0.03)
+    said = memory.block_bytes(setting(kv_heads, *FORMATS[name], lora=lora)) * ROWS * TOKENS
+    assert said == pytest.approx(block, rel=0.03)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_with_checkpointing_a_block_keeps_its_input(name):
-    counted = [kept_by_autograd(8, *FORMATS[name], layers, True) for layers in (1, LAYERS)]
+    counted = [kept_by_autograd(8, *FORMATS[name], layers, True, False) for layers in (1, LAYERS)]
     block = (counted[1] - counted[0]) / (LAYERS - 1)
     assert memory.input_bytes(setting(8, *FORMATS[name])) * ROWS * TOKENS == pytest.approx(block, rel=0.03)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from settings import LARGE, gpu, pretrained, tiny
@@ -49,6 +50,16 @@ def test_checkpointing_is_proposed_where_it_helps():
     config = pretrained(training__micro_batch=1, training__group_size=2, training__max_completion_tokens=16384)
     made = plan(config, gpu(40))
     assert any("training.gradient_checkpointing = true (now false)" in sentence for sentence in made.changes)
+
+
+def test_adapters_are_proposed_where_the_moments_are_too_much():
+    made = plan(pretrained(training__micro_batch=1, training__group_size=2, evaluation__batch=4), gpu(7), "grpo")
+    said = next(sentence for sentence in made.changes if sentence.startswith("Stage train needs"))
+    assert "model.lora = {rank: 16} (now none)" in said and ": training.micro_batch = " not in said
+    small = replace(LARGE, trainable=LARGE.parameters // 100)
+    fields = {"training__micro_batch": 1, "training__group_size": 2, "training__gradient_checkpointing": True}
+    adapted = pretrained(**fields, model__lora={"rank": 16})
+    assert need(plan(adapted, gpu(7), "grpo", size=small), "train").verdict == "fits"
 
 
 def test_a_batch_that_cannot_be_generated_is_refused_with_one_that_can():

@@ -1,12 +1,13 @@
 """Parameters are those of the model that will be trained, to the last one."""
 
 import pytest
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from settings import pretrained
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
-from npo_core.config import BuiltInModel
+from npo_core.config import BuiltInModel, Lora
 from npo_core.models.known import SIZES, VISION_SIZES, known_config
+from npo_core.models.lora import lora_config
 from npo_core.models.meta import describe, meta_model, read_config
 from npo_core.planning import model_size
 from npo_core.planning.size import BUILT_IN_VOCABULARY, built_in
@@ -49,13 +50,15 @@ def test_a_folder_is_counted_exactly_in_a_process_of_its_own(tmp_path, tied):
     assert (found.layers, found.heads, found.key_value_heads, found.head) == (3, 6, 2, 16)
 
 
-def test_adapters_are_counted_as_peft_makes_them(tmp_path):
+@pytest.mark.parametrize("targets", [[], ["q_proj", "down_proj"]])
+def test_adapters_are_counted_as_training_makes_them(tmp_path, targets):
     config = Qwen3Config(**GROUPED)
     config.save_pretrained(tmp_path)
-    lora = LoraConfig(r=4, target_modules="all-linear")
-    model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert describe(str(tmp_path), {"rank": 4})["trainable"] == trained
+    model = AutoModelForCausalLM.from_config(config)
+    adapted = get_peft_model(model, lora_config(Lora(rank=4, targets=targets), model))
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    found = describe(str(tmp_path), {"rank": 4, "targets": targets})
+    assert found["trainable"] == trained < found["parameters"] == model.num_parameters() - trained
 
 
 def test_a_token_passes_only_its_experts(tmp_path):
