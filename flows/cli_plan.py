@@ -15,9 +15,7 @@ def plan(
     flow: Annotated[
         str, typer.Option(help="grpo, early-bootstrap, plateau-breakthrough or auto-npo.")
     ] = "early-bootstrap",
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs that train; default: execution.processes, or 1.")
-    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that train; sets execution.processes.")] = None,
     gpu: Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")] = None,
     workspace: Annotated[
@@ -47,12 +45,13 @@ def plan(
     from flows import show_plan
     from npo_core.config import load_config
 
-    chosen = load_config(config, parse_overrides(overrides or []))
+    fields = parse_overrides(overrides or []) | ({} if gpus is None else {"execution.processes": gpus})
+    chosen = load_config(config, fields)
     found = show_plan.plan_data(
         chosen,
         flow,
         workspace,
-        machine={"gpus": gpus, "gpu": gpu, "gpu_memory": gpu_memory},
+        machine={"gpu": gpu, "gpu_memory": gpu_memory},
         tokens_per_second=tokens_per_second,
         completion_tokens=completion_tokens,
     )

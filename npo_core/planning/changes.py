@@ -89,8 +89,7 @@ def with_fields(setting: Setting, fields: Fields) -> Setting | None:
         q, kv = size.heads * size.head, size.key_value_heads * size.head
         ends = 4 * size.hidden + 2 * q + 2 * kv + 3 * (size.hidden + size.intermediate)
         size = replace(size, trainable=size.layers * lora["rank"] * ends)
-    processes = getattr(config.execution, "processes", 1) if "execution.processes" in fields else setting.processes
-    return Setting(config, size, setting.device, processes)
+    return replace(setting, config=config, size=size)
 
 
 def ways(need: Need, setting: Setting) -> list[list[Fields]]:
@@ -136,8 +135,8 @@ def lighter(setting: Setting) -> list[Fields]:
 
 
 def sharding(setting: Setting) -> list[Fields]:
-    """More GPUs, among which the state is spread, where training can start on several."""
-    if "sharding" not in type(setting.config.execution).model_fields or setting.device == "cpu":
+    """More GPUs, among which weights, gradients and optimizer are split."""
+    if setting.device == "cpu" or setting.size.adapters:
         return []
     return [
         {"execution.sharding": "fsdp2", "execution.processes": number}

@@ -39,16 +39,11 @@ class Machine:
     disk: float | None
     speed: Speed | None = None
 
-    @property
-    def processes(self) -> int:
-        return max(self.gpus, 1)
-
 
 def look(
     config: RunConfig,
     folder: Path | None = None,
     *,
-    gpus: int | None = None,
     gpu: str | None = None,
     gpu_memory: float | None = None,
     measure: bool = False,
@@ -57,7 +52,7 @@ def look(
 
     Args:
         folder: where the run's files go; None: not on this machine.
-        gpus: how many train. gpu: one of `GPUS`. gpu_memory: GiB that each has.
+        gpu: one of `GPUS`. gpu_memory: GiB that each has.
         measure: take two seconds to find out how fast the CPU is.
 
     Raises:
@@ -67,9 +62,8 @@ def look(
         raise ConfigError(f"gpu = {gpu}: give one of {', '.join(GPUS)}, or gpu_memory in GiB.")
     there = [] if gpu or gpu_memory else gpus_here()
     host, disk = free_memory(), free_disk(folder)
-    wanted = gpus or getattr(config.execution, "processes", 1)
-    device = config.execution.device
-    if device == "cpu" or (device == "auto" and not (gpu or gpu_memory or gpus or there)):
+    wanted, device = config.execution.processes, config.execution.device
+    if device == "cpu" or (device == "auto" and not (gpu or gpu_memory or there)):
         speed = cpu_speed(*matmul_speeds(config.execution.threads)) if measure else None
         return Machine("cpu", 0, "CPU", host, host, disk, speed)
     if gpu or gpu_memory:

@@ -6,13 +6,13 @@ them), TRL's fused head was read for its tiles, the rest was measured (docs/plan
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from math import ceil
 
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import met
 
 TILE_ROWS, TILE_WORDS = 4096, 32768  # of TRL's fused head: it never holds the logits of more tokens x words at once
 LIBRARIES = {"cpu": 400e6, "cuda": 600e6}  # torch, transformers and TRL; CUDA's context and its libraries' workspaces
+HOST_LIBRARIES = 3e9  # of a process on a GPU
 CPU_TILES = 6.5  # float32 copies of a tile that the head makes where there is no Triton
 CPU_HEAP, CPU_HEAP_SHARE = 125e6, 0.4  # of what was freed, at most: glibc keeps blocks below 32 MB for itself
 
@@ -47,6 +47,7 @@ def stage_memory(setting: Setting, stages: Collection[str]) -> list[Memory]:
 
 
 def train(setting: Setting) -> Memory:
+    """Of one process of a training stage."""
     size, config = setting.size, setting.config
     always = {
         "libraries": LIBRARIES[setting.device],
@@ -57,19 +58,28 @@ def train(setting: Setting) -> Memory:
         always["adapters"] = size.trainable * setting.trained_bytes
     elif config.training.kl_coef:
         always["base model for the KL"] = size.parameters * setting.weight_bytes
-    update = {
-        "gradients": size.trainable * setting.trained_bytes / setting.sharded,
-        "activations": activations(setting),
-        "logits": logits(setting),
-    }
-    if setting.mixed:
-        update["weights in bfloat16"] = 2 * (size.parameters - size.words)
-    phases = generation(setting, setting.rows) | {"update": update}
+    if setting.sharded > 1:  # embedding and head, and the block at work beside the next
+        rest = size.parameters - size.words
+        always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
+    phases = generation(setting, setting.rows) | {"update": update(setting)}
+    if setting.processes > 1:
+        phases["generation"]["random numbers"] = 4 * config.training.batch * size.vocabulary
     if setting.device == "cpu":
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
         most = max(sum(parts.values()) for parts in phases.values())
         always["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * most)
     return Memory("train", always, phases)
+
+
+def update(setting: Setting) -> dict[str, float]:
+    """The forward and backward pass of a micro batch."""
+    size, gradients = setting.size, setting.size.trainable * setting.trained_bytes / setting.sharded
+    parts = {"gradients": gradients, "activations": activations(setting), "logits": logits(setting)}
+    if setting.processes > setting.sharded:
+        parts["gradients to exchange"] = gradients  # DDP's buckets
+    if setting.mixed:
+        parts["weights in bfloat16"] = 2 * (size.parameters - size.words) / setting.sharded
+    return parts
 
 
 def activations(setting: Setting) -> float:
@@ -188,7 +198,9 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that a training stage on a GPU takes: its weights are loaded, and read back."""
-    return 3e9 + ceil(setting.size.parameters * setting.weight_bytes) * (
-        setting.processes if setting.sharded == 1 else 1
-    )
+    """Bytes of the machine's memory that training on GPUs takes: weights while they load, or a snapshot gathered."""
+    size, weights = setting.size, setting.size.parameters * setting.weight_bytes
+    held = setting.processes * weights
+    if setting.sharded > 1:
+        held = max(weights, 2 * size.trainable * setting.trained_bytes)
+    return setting.processes * HOST_LIBRARIES + held

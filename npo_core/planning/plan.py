@@ -98,7 +98,7 @@ def make_plan(
     model = {"path": getattr(config.model, "path", "built-in")}
     if isinstance(size, str):
         return Plan(config.name, flow, model, about, [], [], [], [size])
-    setting = Setting(config, size, machine.device, machine.processes)
+    setting = Setting(config, size, machine.device)
     length = min(completion_tokens or setting.completion_tokens, setting.completion_tokens)
     plan = Plan(
         name=config.name,
@@ -119,10 +119,13 @@ def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | Non
     stages = stages_of(setting, flow)
     names = {stage.stage for stage in stages}
     least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
-    needs = [
-        Need(m.stage, m.parts, machine.memory, verdict(m.peak, machine.memory, least[m.stage] / (1 + BAND)), m.worst)
-        for m in stage_memory(setting, names)
-    ]
+    needs = []
+    for memory in stage_memory(setting, names):
+        limit = machine.memory
+        if setting.device == "cpu" and memory.stage == "train" and limit is not None:
+            limit /= setting.processes
+        found = verdict(memory.peak, limit, least[memory.stage] / (1 + BAND))
+        needs.append(Need(memory.stage, memory.parts, limit, found, memory.worst))
     if setting.device == "cuda":
         needed = host(setting)
         needs.append(
@@ -168,8 +171,10 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
             f"{1000 * speed.layer:g} ms a block and generated token; verification is not counted."
         )
     if setting.processes > 1:
-        spread = "spread over" if setting.sharded > 1 else "copied to each of"
-        said.append(f"Weights, gradients and optimizer are {spread} {setting.processes} GPUs; other stages use one.")
+        spread = "split among" if setting.sharded > 1 else "copied to each of"
+        said.append(
+            f"Weights, gradients and optimizer are {spread} {setting.processes} processes; other stages have one."
+        )
     said.append("Guidance is counted as if every prompt were asked as often as allowed.")
     return said
 

@@ -12,7 +12,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Setting:
-    """A configuration, its model, and how many devices train it.
+    """A configuration, its model, and the kind of device.
 
     Lengths are the longest allowed, in tokens: where one row of a batch is that long, all are padded to it. Prompts
     without a limit count as empty, so that what is said of them is the least.
@@ -21,7 +21,6 @@ class Setting:
     config: RunConfig
     size: ModelSize
     device: str  # cpu or cuda
-    processes: int = 1
     longest_prompts: bool = True  # false: prompts from data count as empty
 
     @property
@@ -49,9 +48,14 @@ class Setting:
         return self.config.model.attention if isinstance(self.config.model, PretrainedModel) else "auto"
 
     @property
+    def processes(self) -> int:
+        """Processes of a training stage, which share each batch."""
+        return self.config.execution.processes
+
+    @property
     def sharded(self) -> int:
-        """Over how many processes weights, gradients and optimizer are spread."""
-        return self.processes if getattr(self.config.execution, "sharding", "none") != "none" else 1
+        """Over how many of them weights, gradients and optimizer are spread."""
+        return 1 if self.config.execution.sharding == "none" else self.processes
 
     @property
     def prompt_tokens(self) -> int:

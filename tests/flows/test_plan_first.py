@@ -29,7 +29,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_begins(flow, start, tmp_path
 
 
 def test_a_run_tells_how_long_completions_are(auto):
-    no_gpu = {"gpus": None, "gpu": None, "gpu_memory": None}
+    no_gpu = {"gpu": None, "gpu_memory": None}
     data = plan_data(auto.config(), "grpo", auto.uri, machine=no_gpu, tokens_per_second=100.0, completion_tokens=None)
     parts = [read_steps(auto.store, segment) for segment in auto.timeline.segments()]
     rows = [length for part in parts for length in part["completion_length"].to_pylist()]

@@ -44,6 +44,6 @@ def pretrained(**changes: object) -> RunConfig:
     return tiny(**{**fields, "training__micro_batch": 32, **changes})
 
 
-def gpu(memory: float, disk: float | None = 1e15, gpus: int = 1) -> Machine:
-    """A machine with GPUs of so many GiB."""
-    return Machine("cuda", gpus, "GPU", memory * GIB, None, disk)
+def gpu(memory: float, disk: float | None = 1e15) -> Machine:
+    """A machine with a GPU of so many GiB."""
+    return Machine("cuda", 1, "GPU", memory * GIB, None, disk)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
-from settings import LARGE, gpu, pretrained, tiny
+from settings import LARGE, pretrained, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from npo_core.config import Lora
@@ -104,10 +104,24 @@ def test_float32_takes_twice_the_weights_of_bfloat16():
         assert wide.always[part] == 2 * narrow.always[part]
 
 
+def of_processes(number: int, **changes: object) -> memory.Memory:
+    config = pretrained(execution__processes=number, training__micro_batch=8, **changes)
+    return memory.train(Setting(config, LARGE, "cuda"))
+
+
 def test_gpus_share_a_batch_but_not_the_weights():
-    one, four = (memory.train(Setting(pretrained(), LARGE, "cuda", gpu(1, gpus=n).processes)) for n in (1, 4))
+    one, four = of_processes(1), of_processes(4)
     assert one.phases["generation"]["KV cache"] == 4 * four.phases["generation"]["KV cache"]
     assert one.always["weights"] == four.always["weights"]
+    assert four.phases["update"]["gradients to exchange"] == four.phases["update"]["gradients"]
+
+
+def test_sharding_splits_weights_gradients_and_moments():
+    whole, split = of_processes(4), of_processes(4, execution__sharding="fsdp2")
+    for part in ("weights", "AdamW's moments"):
+        assert whole.always[part] == 4 * split.always[part]
+    assert whole.phases["update"]["gradients"] == 4 * split.phases["update"]["gradients"]
+    assert "gradients to exchange" not in split.phases["update"] and "weights gathered" not in whole.always
 
 
 def test_an_evaluation_never_generates_more_than_there_is():

@@ -62,6 +62,22 @@ def test_adapters_are_proposed_where_the_moments_are_too_much():
     assert need(plan(adapted, gpu(7), "grpo", size=small), "train").verdict == "fits"
 
 
+def test_more_gpus_are_proposed_where_weights_and_moments_are_too_much():
+    fields = {"training__micro_batch": 1, "training__gradient_checkpointing": True}
+    made = plan(pretrained(**fields, training__prompts_per_step=32), gpu(10), "grpo")
+    said = next(sentence for sentence in made.changes if sentence.startswith("Stage train needs"))
+    number = int(re.search(r"execution.sharding = fsdp2 \(now none\) and execution.processes = (\d+)", said)[1])
+    more = {"execution__processes": number, "execution__sharding": "fsdp2", "training__prompts_per_step": 32}
+    assert need(plan(pretrained(**fields, **more), gpu(10), "grpo"), "train").verdict == "fits"
+
+
+def test_processes_on_a_cpu_share_its_memory():
+    config = pretrained(execution__processes=2, training__micro_batch=4, execution__device="cpu")
+    machine = Machine("cpu", 0, "CPU", 64 * GIB, 64 * GIB, 1e15)
+    limits = {n.what: n.limit for n in plan(config, machine).needs}
+    assert limits["train"] == 32 * GIB and limits["evaluate"] == 64 * GIB
+
+
 def test_a_batch_that_cannot_be_generated_is_refused_with_one_that_can():
     made = plan(pretrained(training__prompts_per_step=64, training__micro_batch=1, problems__train=96), gpu(30))
     assert need(made, "train").phase == "generation"
@@ -135,13 +151,12 @@ def test_tokens_are_prompts_times_group_times_length():
 
 
 def test_time_falls_with_gpus_and_rises_with_length():
-    def hours(config, gpus):
-        machine = look(config, gpu="H100", gpus=gpus)
-        return make_plan(config, LARGE, machine, "grpo").stages[0].seconds
+    def hours(tokens, gpus):
+        fields = {"training__max_completion_tokens": tokens, "training__prompts_per_step": 32}
+        config = pretrained(**fields, training__micro_batch=32, execution__processes=gpus)
+        return make_plan(config, LARGE, look(config, gpu="H100"), "grpo").stages[0].seconds
 
-    long = pretrained(training__max_completion_tokens=2048, training__prompts_per_step=32)
-    short = pretrained(training__max_completion_tokens=512, training__prompts_per_step=32)
-    assert hours(long, 4) < hours(long, 1) > 2 * hours(short, 1) > 0
+    assert hours(2048, 4) < hours(2048, 1) > 2 * hours(512, 1) > 0
 
 
 def test_a_flow_or_gpu_that_does_not_exist_is_named():
