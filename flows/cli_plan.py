@@ -10,28 +10,30 @@ from flows.options import AsJson, Overrides, emit, parse_overrides
 REFUSED = 64  # as a run's exit code would be
 
 
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")]
+Flow = Annotated[str, typer.Option(help="grpo, early-bootstrap, plateau-breakthrough or auto-npo.")]
+Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs that train; sets execution.processes.")]
+Gpu = Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")]
+GpuMemory = Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")]
+Place = Annotated[str | None, typer.Option(help="Where the run lives or will live: its free disk is the limit.")]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, help="Generated tokens a second over whole stages, instead of an estimate.")
+]
+Length = Annotated[
+    int | None,
+    typer.Option(min=1, help="Expected mean length of completions; default: the workspace's, or the longest."),
+]
+
+
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")],
-    flow: Annotated[
-        str, typer.Option(help="grpo, early-bootstrap, plateau-breakthrough or auto-npo.")
-    ] = "early-bootstrap",
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs that train; sets execution.processes.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")] = None,
-    workspace: Annotated[
-        str | None, typer.Option(help="Where the run lives or will live: its free disk is the limit.")
-    ] = None,
-    tokens_per_second: Annotated[
-        float | None,
-        typer.Option(min=0.001, help="Generated tokens a second over whole stages, instead of an estimate."),
-    ] = None,
-    completion_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Expected mean length of completions; default: that of the run in the workspace, or the longest.",
-        ),
-    ] = None,
+    config: Config,
+    flow: Flow = "early-bootstrap",
+    gpus: Gpus = None,
+    gpu: Gpu = None,
+    gpu_memory: GpuMemory = None,
+    workspace: Place = None,
+    tokens_per_second: Rate = None,
+    completion_tokens: Length = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """What to change where something does not fit: each proposal was tried in the formulas before it is made."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import gcd
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import Any
 from npo_core.config import PretrainedModel, RunConfig, override, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning.machine import Machine
-from npo_core.planning.plan import Need, Plan, find_needs, in_gib
+from npo_core.planning.needs import Need, find_needs, in_gib
 from npo_core.planning.setting import Setting
 
 Fields = dict[str, Any]  # dotted field -> value
 
 
-def changes(setting: Setting, machine: Machine, plan: Plan, folder: Path | None) -> list[str]:
+def changes(needs: Sequence[Need], setting: Setting, machine: Machine, flow: str, folder: Path | None) -> list[str]:
     """A sentence for each need that is beyond its limit."""
     return [
-        sentence(need, setting, list(working(need, setting, machine, plan, folder)))
-        for need in plan.needs
+        sentence(need, setting, list(working(need, setting, machine, flow, folder)))
+        for need in needs
         if need.verdict in ("close", "too much")
     ]
 
@@ -59,20 +59,20 @@ def now(config: RunConfig, dotted: str) -> object:
     return value
 
 
-def working(need: Need, setting: Setting, machine: Machine, plan: Plan, folder: Path | None) -> Iterator[Fields]:
+def working(need: Need, setting: Setting, machine: Machine, flow: str, folder: Path | None) -> Iterator[Fields]:
     """Of each way to need less, the first value that fits."""
     for way in ways(need, setting):
-        yield from first_that_fits(way, need, setting, machine, plan, folder)
+        yield from first_that_fits(way, need, setting, machine, flow, folder)
 
 
 def first_that_fits(
-    way: Iterable[Fields], need: Need, setting: Setting, machine: Machine, plan: Plan, folder: Path | None
+    way: Iterable[Fields], need: Need, setting: Setting, machine: Machine, flow: str, folder: Path | None
 ) -> list[Fields]:
     for fields in way:
         changed = with_fields(setting, fields)
         if changed is None:
             continue
-        after = {n.what: n for n in find_needs(changed, machine, plan.flow, folder)}
+        after = {n.what: n for n in find_needs(changed, machine, flow, folder)}
         if after[need.what].verdict == "fits":
             return [fields]
     return []

@@ -29,7 +29,10 @@ for dtype in (torch.bfloat16, torch.float32):
 
 @dataclass(frozen=True)
 class Machine:
-    """Sizes are in bytes and free now; `memory` is that of each GPU, or of the machine where stages run on its CPU."""
+    """Sizes are in bytes and free now.
+
+    `memory` is that of each GPU, or of the machine where stages run on its CPU; `host` the machine's beside GPUs.
+    """
 
     device: str  # cpu or cuda
     gpus: int  # 0 on a CPU
@@ -60,27 +63,19 @@ def look(
     """
     if gpu is not None and gpu.upper() not in GPUS:
         raise ConfigError(f"gpu = {gpu}: give one of {', '.join(GPUS)}, or gpu_memory in GiB.")
-    there = [] if gpu or gpu_memory else gpus_here()
-    host, disk = free_memory(), free_disk(folder)
-    wanted, device = config.execution.processes, config.execution.device
-    if device == "cpu" or (device == "auto" and not (gpu or gpu_memory or there)):
+    named = gpu or gpu_memory
+    there = [] if named else gpus_here()[: config.execution.processes]
+    device, disk = config.execution.device, free_disk(folder)
+    if device == "cpu" or (device == "auto" and not (named or there)):
         speed = cpu_speed(*matmul_speeds(config.execution.threads)) if measure else None
-        return Machine("cpu", 0, "CPU", host, host, disk, speed)
-    if gpu or gpu_memory:
-        name = gpu.upper() if gpu else "GPU"
-        memory = GIB * (gpu_memory or GPUS[name].memory)
-        return Machine("cuda", wanted, name, memory, None, disk, GPUS[name].speed if gpu else None)
-    used = there[:wanted]
-    known = gpu_of(used[0][0]) if used else None
-    return Machine(
-        "cuda",
-        wanted,
-        used[0][0] if used else "GPU",
-        min((free for _, free in used), default=None),
-        host if used else None,
-        disk,
-        known and GPUS[known].speed,
-    )
+        return Machine("cpu", 0, "CPU", free_memory(), None, disk, speed)
+    name = gpu.upper() if gpu else there[0][0] if there else "GPU"
+    known = GPUS.get(gpu_of(name) or "")
+    memory = min((free for _, free in there), default=None)
+    if named:
+        memory = GIB * (gpu_memory or known.memory)
+    host = free_memory() if there else None
+    return Machine("cuda", config.execution.processes, name, memory, host, disk, known and known.speed)
 
 
 def gpus_here() -> list[tuple[str, float]]:

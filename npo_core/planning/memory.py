@@ -61,7 +61,7 @@ def train(setting: Setting) -> Memory:
     if setting.sharded > 1:  # embedding and head, and the block at work beside the next
         rest = size.parameters - size.words
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
-    phases = generation(setting, setting.rows) | {"update": update(setting)}
+    phases = generation(setting, setting.rows, setting.mixed) | {"update": update(setting)}
     if setting.processes > 1:
         phases["generation"]["random numbers"] = 4 * config.training.batch * size.vocabulary
     if setting.device == "cpu":
@@ -144,10 +144,13 @@ def logits(setting: Setting) -> float:
     return tile * copies + head + scored * size.hidden * 4
 
 
-def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
-    """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others."""
-    size, wide = setting.size, setting.weight_bytes
-    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
+def generation(setting: Setting, rows: int, mixed: bool = False) -> dict[str, dict[str, float]]:
+    """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others.
+
+    `mixed`: in training's mixed precision, where keys are float32 and values bfloat16; engines have none.
+    """
+    size, wide = setting.size, 2 if mixed else setting.weight_bytes
+    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if mixed else wide)
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
     prompts = rows * setting.prompt_tokens
     return {

@@ -1,37 +1,17 @@
 """A plan: what a run needs beside what there is, what does not fit, and what to change."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from math import ceil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from npo_core.config import RunConfig
-from npo_core.planning.disk import disk, least_disk, there
-from npo_core.planning.machine import GIB, Machine
-from npo_core.planning.memory import host, stage_memory
+from npo_core.planning.changes import changes
+from npo_core.planning.machine import Machine
+from npo_core.planning.needs import Need, find_needs
 from npo_core.planning.seconds import seconds
 from npo_core.planning.setting import Setting
 from npo_core.planning.size import ModelSize
 from npo_core.planning.work import stages_of
-
-BAND = 0.25  # how far memory estimates may be off; see docs/planning.md
-Verdict = Literal["fits", "close", "too much", "unknown"]
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes that something takes, by part, beside the bytes that there are."""
-
-    what: str  # train, guide, probe, evaluate, host or disk
-    parts: dict[str, float]
-    limit: float | None
-    verdict: Verdict
-    phase: str = ""  # of the stage, the one that takes most
-
-    @property
-    def total(self) -> float:
-        return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
@@ -92,57 +72,24 @@ def make_plan(
     Raises:
         ConfigError: there is no such flow.
     """
-    from npo_core.planning.changes import changes
-
     about = {"device": machine.device, "gpus": machine.gpus, "name": machine.name, "memory": machine.memory}
     model = {"path": getattr(config.model, "path", "built-in")}
     if isinstance(size, str):
         return Plan(config.name, flow, model, about, [], [], [], [size])
     setting = Setting(config, size, machine.device)
     length = min(completion_tokens or setting.completion_tokens, setting.completion_tokens)
-    plan = Plan(
+    needs = find_needs(setting, machine, flow, folder)
+    return Plan(
         name=config.name,
         flow=flow,
         model=model | {**asdict(size), "dtype": "bfloat16" if setting.weight_bytes == 2 else "float32"},
         machine=about,
-        needs=find_needs(setting, machine, flow, folder),
+        needs=needs,
         stages=find_stages(setting, machine, flow, length, tokens_per_second),
         assumptions=assumptions(setting, machine, length, tokens_per_second),
         unknown=unknown(setting, machine),
+        changes=changes(needs, setting, machine, flow, folder),
     )
-    plan.changes.extend(changes(setting, machine, plan, folder))
-    return plan
-
-
-def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | None) -> list[Need]:
-    """Memory of each stage, of the machine where a GPU trains, and disk."""
-    stages = stages_of(setting, flow)
-    names = {stage.stage for stage in stages}
-    least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
-    needs = []
-    for memory in stage_memory(setting, names):
-        limit = machine.memory
-        if setting.device == "cpu" and memory.stage == "train" and limit is not None:
-            limit /= setting.processes
-        found = verdict(memory.peak, limit, least[memory.stage] / (1 + BAND))
-        needs.append(Need(memory.stage, memory.parts, limit, found, memory.worst))
-    if setting.device == "cuda":
-        needed = host(setting)
-        needs.append(
-            Need("host", {"weights": needed}, machine.host, verdict(needed, machine.host, needed / (1 + BAND)))
-        )
-    parts, held = disk(setting, stages), there(folder)
-    limit = None if machine.disk is None else machine.disk + held
-    return [*needs, Need("disk", parts, limit, verdict(sum(parts.values()), limit, least_disk(setting, stages)))]
-
-
-def verdict(need: float, limit: float | None, least: float) -> Verdict:
-    """`least` is what is needed in any case: of memory, with empty prompts and an estimate that is too high."""
-    if limit is None:
-        return "unknown"
-    if need <= limit:
-        return "fits"
-    return "close" if least <= limit else "too much"
 
 
 def find_stages(setting: Setting, machine: Machine, flow: str, length: float, rate: float | None) -> list[Stage]:
@@ -197,14 +144,3 @@ def unknown(setting: Setting, machine: Machine) -> list[str]:
         "speed": "Time is unknown for this device; give generated tokens a second (--tokens-per-second).",
     }
     return said + [words[name] for name, value in what.items() if value is None]
-
-
-def in_gib(size: float) -> str:
-    """Bytes in GiB, or in MiB below a tenth of one."""
-    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{ceil(size / 2**20):,} MiB"
-
-
-def largest(needs: Sequence[Need]) -> Need | None:
-    """The need that is furthest beyond its limit; None where all fit."""
-    beyond = [need for need in needs if need.verdict in ("close", "too much")]
-    return max(beyond, key=lambda need: need.total / need.limit, default=None)

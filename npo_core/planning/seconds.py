@@ -14,8 +14,9 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     processes = setting.processes if stage.stage == "train" else 1  # the others run in one process
     rows = max(min(stage.at_once, stage.completions) // processes, 1)
     batches = ceil(stage.completions / processes / rows)
-    passes = passed(setting, length) / speed.flops(setting.product_bytes)
-    total = batches * generation(setting, speed, rows, length) + stage.scored * passes
+    flops = speed.flops(setting.product_bytes if stage.stage == "train" else setting.weight_bytes)  # engines: as stored
+    passes = passed(setting, length) / flops
+    total = batches * generation(setting, speed, flops, rows, length) + stage.scored * passes
     if stage.updates:
         # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
         times = (2 if setting.size.adapters else 3) + setting.config.training.gradient_checkpointing
@@ -29,9 +30,9 @@ def passed(setting: Setting, length: float) -> float:
     return tokens * (2 * size.active + 4 * size.layers * size.heads * size.head * tokens)
 
 
-def generation(setting: Setting, speed: Speed, rows: int, length: float) -> float:
+def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float) -> float:
     """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended."""
-    size, wide, flops = setting.size, setting.weight_bytes, speed.flops(setting.product_bytes)
+    size, wide = setting.size, setting.weight_bytes
     prompts = rows * setting.prompt_tokens * 2 * size.active / flops
     cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
     computing = rows * 2 * size.active / flops

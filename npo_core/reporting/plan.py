@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from npo_core.planning.plan import in_gib
+from npo_core.planning.needs import in_gib
 from npo_core.reporting.tables import NONE, Table, number
 
 STAGES = ("train", "guide", "probe", "evaluate")

@@ -40,7 +40,8 @@ def tiny(**changes: object) -> RunConfig:
 
 def pretrained(**changes: object) -> RunConfig:
     """A pretrained model with long completions."""
-    fields = {"model__kind": "pretrained", "model__path": "a/model", "training__max_completion_tokens": 1024}
+    fields = {"model__kind": "pretrained", "model__path": "a/model", "model__dtype": "bfloat16"}
+    fields |= {"training__max_completion_tokens": 1024}
     return tiny(**{**fields, "training__micro_batch": 32, **changes})
 
 

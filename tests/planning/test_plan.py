@@ -14,7 +14,7 @@ from npo_core.config import load_config, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
-from npo_core.planning.plan import find_needs
+from npo_core.planning.needs import find_needs
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import FLOWS
 
