@@ -33,6 +33,7 @@ TITLES = {
     "guidance": "Guidance",
     "control_cost": "What AutoNPO's control costs",
     "verifiers": "Verifiers",
+    "plan": "The plan beside what is taken",
 }
 QUICK_CACHE = ["--rows", "4096", "--tokens", "16", "--prompts", "100"]
 

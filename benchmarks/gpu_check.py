@@ -8,6 +8,8 @@
    is reported, not failed.
 2. A random Qwen3 of about 100 million parameters in bf16 mixed precision with a larger batch: seconds of a step and
    peak memory, TRL's GRPOTrainer and NPOTrainer in turn. Its guidance is the worked solutions; it solves nothing.
+3. What `npo plan` says of memory, disk, tokens and time of small random models beside what a training stage takes; then
+   the largest micro batch that the plan says fits the free memory is trained.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from typing import Any
 
 from benchmarks.common import ROOT, Ground, base_folder, demo_config, markdown, say, settle
 from benchmarks.flow_parts import PHASES
+from benchmarks.plan import CASES, Case, as_text, compare, largest
+from benchmarks.plan import TINY as TINY_CASE
 from benchmarks.snapshots import TINY, random_model
 from benchmarks.steps import NPO, TRL, Setting, run_block
 from npo_core.config import RunConfig
@@ -33,6 +37,8 @@ from npo_core.timeline.segments import read_steps
 DOCS = ROOT / "docs/gpu.md"
 LARGE = {"width": 768, "layers": 12, "heads": 12, "intermediate": 2560}  # 99 M
 VARIANTS = {"fp32": (False, False), "bf16": (True, False), "bf16, adapters": (True, True)}
+FILLING = Case(12, 768, 12, 12, 2560, 32768, micro_batch=8, bf16=True, completion_tokens=512, prompts=1)
+TINY_LIMIT = 600e6  # bytes, libraries included, that the tiny check pretends to have
 
 
 def configure(options: argparse.Namespace, bf16: bool, adapters: bool = False) -> RunConfig:
@@ -127,6 +133,19 @@ def large_model(config: RunConfig, options: argparse.Namespace, folder: Path) ->
     }
 
 
+def plan_parts(options: argparse.Namespace) -> str:
+    """Said and measured of all cases, and of the largest micro batch that is said to fit."""
+    found = [compare(case, options.device) for case in ([TINY_CASE] if options.tiny else CASES)]
+    filling = largest(TINY_CASE, "cpu", TINY_LIMIT) if options.tiny else largest(FILLING, options.device)
+    try:
+        found.append(compare(filling, options.device))
+        said, measured = (found[-1][side]["memory"] for side in ("said", "measured"))
+        end = f"it trained; {said / 1e9:.2f} GB were said and {measured / 1e9:.2f} GB measured ({said / measured:.2f})"
+    except SystemExit as error:
+        end = f"it did not train: {error}"
+    return f"{as_text(found)}\n\nThe largest micro batch that the plan says fits is {filling.micro_batch}: {end}."
+
+
 def forget_peak(device: str) -> None:
     if device == "cuda":
         import gc
@@ -157,7 +176,7 @@ def card(device: str) -> str:
     return f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, CUDA {torch.version.cuda})"
 
 
-def section(device: str, steps: int, small: dict[str, dict[str, str]], large: dict[str, str]) -> str:
+def section(device: str, steps: int, small: dict[str, dict[str, str]], large: dict[str, str], plan: str) -> str:
     """The dated part of docs/gpu.md."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "accelerate"))
     names = list(dict.fromkeys(name for found in small.values() for name in found))
@@ -170,6 +189,7 @@ def section(device: str, steps: int, small: dict[str, dict[str, str]], large: di
         f"Python {platform.python_version()}, {packages}.",
         table,
         markdown(["random Qwen3, bf16 mixed precision", "measured"], list(large.items())),
+        plan,
     ])  # fmt: skip
 
 
@@ -189,7 +209,8 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing was checked: run `make gpu-check` on a machine with one.")
         return 0
-    small = {}
+    say("gpu-check: the plan")
+    plan, small = plan_parts(options), {}  # first, while this process holds nothing of the GPU
     with tempfile.TemporaryDirectory(prefix="npo-gpu-") as folder:
         for name, variant in VARIANTS.items():
             say(f"gpu-check: the demo through the stages, {name}")
@@ -197,7 +218,7 @@ def main() -> int:
             small[name] = through_stages(config, Path(folder) / name)
         say("gpu-check: the large model")
         large = large_model(config, options, Path(folder))
-    text = section(options.device, config.bootstrap.scout_steps, small, large)
+    text = section(options.device, config.bootstrap.scout_steps, small, large, plan)
     print(text)
     if options.device == "cuda" and not options.tiny:
         DOCS.write_text(f"{DOCS.read_text().rstrip()}\n\n{text}\n")

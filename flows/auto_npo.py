@@ -17,6 +17,7 @@ from tasks.base import make_base
 from tasks.decide import make_decision, record_outcome
 from tasks.evaluate import evaluate
 from tasks.guide import generate_guidance
+from tasks.plan import check_plan
 from tasks.probe import probe
 from tasks.report import report
 from tasks.rollback import open_branch
@@ -46,7 +47,9 @@ def auto_npo(config: RunConfig, workspace: str | None = None, baseline: str | No
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
     """
     check_budget(config)
-    with open_run(config, choose_workspace(workspace, config.name)) as run:
+    place = choose_workspace(workspace, config.name)
+    check_plan(config, place, "auto-npo")
+    with open_run(config, place) as run:
         do = Steps(run)
         here = begin(do)
         decisions = declined = quiet_until = 0  # declined: decisions in a row that did not intervene

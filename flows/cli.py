@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from flows.cli_decide import approve, decide, signals
 from flows.cli_evaluate import evaluate
+from flows.cli_plan import plan
 from flows.cli_problems import problems
 from flows.cli_run import run_app
 from flows.options import AsJson, Baseline, Uri, emit
@@ -57,6 +58,7 @@ app.add_typer(run_app, name="run", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(approve)
 app.command(rich_help_panel=LOOK)(decide)
 app.command(rich_help_panel=LOOK)(evaluate)
+app.command(rich_help_panel=LOOK)(plan)
 app.command(rich_help_panel=LOOK)(problems)
 app.command(rich_help_panel=LOOK)(signals)
 

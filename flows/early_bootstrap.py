@@ -10,6 +10,7 @@ from npo_core.config import RunConfig
 from tasks.base import make_base
 from tasks.evaluate import evaluate
 from tasks.guide import generate_guidance
+from tasks.plan import check_plan
 from tasks.report import report
 from tasks.rollback import open_branch
 from tasks.run import open_run
@@ -26,7 +27,9 @@ def early_bootstrap(config: RunConfig, workspace: str | None = None, baseline: s
             folder.
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
     """
-    with open_run(config, choose_workspace(workspace, config.name)) as run:
+    place = choose_workspace(workspace, config.name)
+    check_plan(config, place, "early-bootstrap")
+    with open_run(config, place) as run:
         do = Steps(run)
         base = do(make_base, run.base(), config.name).result["snapshot"]
         replay = bootstrap(do, base)

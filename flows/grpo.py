@@ -7,6 +7,7 @@ from npo_core.config import RunConfig
 from tasks.announce import announce
 from tasks.base import make_base
 from tasks.evaluate import evaluate
+from tasks.plan import check_plan
 from tasks.report import report
 from tasks.rollback import open_branch
 from tasks.run import open_run
@@ -27,7 +28,9 @@ def grpo(
         announce_plateau: At the end of a run that reached a plateau, start plateau-breakthrough on it, by the event
             npo.plateau.detected.
     """
-    with open_run(config, choose_workspace(workspace, config.name)) as run:
+    place = choose_workspace(workspace, config.name)
+    check_plan(config, place, "grpo")
+    with open_run(config, place) as run:
         do = Steps(run)
         base = do(make_base, run.base(), config.name).result["snapshot"]
         do(open_branch, run, "main", at=base, reason="GRPO")

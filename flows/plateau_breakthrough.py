@@ -16,6 +16,7 @@ from tasks.base import make_base
 from tasks.decide import find_rollback, planned_before, record_outcome
 from tasks.evaluate import evaluate
 from tasks.guide import generate_guidance
+from tasks.plan import check_plan
 from tasks.report import report
 from tasks.rollback import open_branch
 from tasks.run import Run, open_run
@@ -48,7 +49,9 @@ def plateau_breakthrough(
     if not workspace and config is None:
         raise ConfigError("plateau-breakthrough needs a workspace with a run, or a config to train one: give either.")
     place = choose_workspace(workspace, config.name if config else "")
-    with open_run(config or Workspace(place).config(), place) as run:
+    config = config or Workspace(place).config()
+    check_plan(config, place, "plateau-breakthrough")
+    with open_run(config, place) as run:
         do = Steps(run)
         base = do(make_base, run.base(), run.config.name).result["snapshot"]
         made = planned_before(run, plateau) or find(do, plateau, base)

@@ -1,0 +1,255 @@
+"""Compares what `npo plan` says with what a training stage takes: memory, disk, tokens and time.
+
+    python -m benchmarks.plan [--device cpu] [--quick] [--json]
+
+Random Qwen3 models, each trained for three updates by a real stage in a process of its own that has imported everything
+before. On a CPU: the most memory of the process that is not files', beyond what the imports took; on a GPU: the most
+that PyTorch allocated. Disk: a snapshot's files. Time: the fastest update. The models never end by themselves, so that
+completions have the longest length.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.common import ROOT, Check, Ground, demo_config, finish, markdown, parser, say, settle
+from npo_core.config import RunConfig
+from npo_core.planning import Machine, ModelSize, look, make_plan, memory, model_size
+from npo_core.planning.disk import snapshot_bytes
+from npo_core.planning.seconds import seconds
+from npo_core.planning.setting import Setting
+from npo_core.planning.work import stages_of
+from npo_core.stages.launch import environment
+
+UPDATES, GROUP, MOST_PROMPTS = 3, 8, 4096
+LARGE_ENOUGH = 200e6  # bytes; below, the process's own small things count
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random model and how it is trained."""
+
+    layers: int
+    width: int
+    heads: int
+    key_value_heads: int
+    intermediate: int
+    vocabulary: int
+    micro_batch: int
+    dtype: str = "float32"
+    bf16: bool = False
+    checkpointing: bool = False
+    lora: int | None = None  # rank of adapters
+    completion_tokens: int = 64
+    prompts: int = 4
+
+    @property
+    def name(self) -> str:
+        form = "mixed" if self.bf16 and self.dtype == "float32" else self.dtype
+        how = ", again" * self.checkpointing + (f", adapters of {self.lora}" if self.lora else "")
+        return f"{self.layers} x {self.width}, {form}, micro {self.micro_batch}{how}"
+
+
+MIDDLE = {"layers": 8, "width": 256, "heads": 4, "key_value_heads": 4, "intermediate": 1024, "vocabulary": 4096}
+WIDE = {"layers": 8, "width": 512, "heads": 8, "key_value_heads": 4, "intermediate": 1536, "vocabulary": 8192}
+LARGE = {"layers": 12, "width": 640, "heads": 10, "key_value_heads": 5, "intermediate": 1792, "vocabulary": 16384}
+TINY = Case(2, 64, 2, 2, 128, 512, micro_batch=8, completion_tokens=6)
+CASES = [
+    Case(4, 128, 4, 4, 384, 1024, micro_batch=32),
+    Case(**MIDDLE, micro_batch=8),
+    Case(**MIDDLE, micro_batch=32),
+    Case(**MIDDLE, micro_batch=32, checkpointing=True),
+    Case(**MIDDLE, micro_batch=32, bf16=True),
+    Case(**MIDDLE, micro_batch=32, bf16=True, dtype="bfloat16"),
+    Case(**WIDE, micro_batch=16),
+    Case(**WIDE, micro_batch=16, bf16=True, dtype="bfloat16", checkpointing=True),
+    Case(**WIDE, micro_batch=16, bf16=True, dtype="bfloat16", lora=16),
+    Case(**LARGE, micro_batch=8),
+    Case(**LARGE, micro_batch=16, bf16=True, dtype="bfloat16"),
+]
+GENERATING = [Case(**MIDDLE, micro_batch=32), Case(**WIDE, micro_batch=32, dtype="bfloat16")]
+
+
+def configure(case: Case, folder: Path, device: str) -> RunConfig:
+    """Three updates of a random model that is saved to `folder`."""
+    save_model(case, folder)
+    changes = {
+        "execution__device": device,
+        "training__steps": UPDATES,
+        "training__snapshot_every": UPDATES,
+        "bootstrap__scout_steps": UPDATES,
+        "evaluation__every": UPDATES,
+        "training__prompts_per_step": case.prompts,
+        "training__group_size": GROUP,
+        "training__micro_batch": case.micro_batch,
+        "training__max_completion_tokens": case.completion_tokens,
+        "training__bf16": case.bf16,
+        "training__gradient_checkpointing": case.checkpointing,
+    }
+    config = demo_config(True, **changes)
+    model = {"kind": "pretrained", "path": str(folder), "dtype": case.dtype}
+    model |= {"lora": {"rank": case.lora}} if case.lora else {}
+    return config.model_validate({**config.model_dump(), "model": model})
+
+
+def save_model(case: Case, folder: Path) -> None:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    from npo_core.config import BuiltInModel
+    from npo_core.problems.tokenizer import make_tokenizer
+    from npo_core.training.base import qwen3_config
+
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = qwen3_config(BuiltInModel(layers=case.layers, width=case.width, heads=case.heads), tokenizer, operands=6)
+    config.intermediate_size, config.vocab_size = case.intermediate, case.vocabulary
+    config.num_key_value_heads, config.max_position_embeddings = case.key_value_heads, 2048
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():  # a direction that all tokens but the end share, so that no completion ends by itself
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        model.model.embed_tokens.weight[tokenizer.eos_token_id, 0] = -1.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def said_of(config: RunConfig, size: ModelSize, machine: Machine) -> dict[str, float]:
+    """What the plan says of training: memory and a snapshot in bytes, tokens, seconds of an update."""
+    setting = Setting(config, size, machine.device)
+    work = stages_of(setting, "grpo")[0]
+    time = seconds(work, setting, machine.speed, config.training.max_completion_tokens)
+    return {
+        "memory": memory.train(setting).peak - memory.LIBRARIES[machine.device],
+        "disk": snapshot_bytes(setting)[1],
+        "tokens": work.tokens(config.training.max_completion_tokens),
+        "seconds": float("nan") if time is None else time / work.updates,
+    }
+
+
+def measured(what: str, config: RunConfig, folder: Path) -> dict[str, float]:
+    """What a piece of work took, in a process of its own."""
+    ground = Ground(config, folder)
+    request = json.dumps({"what": what, "workspace": ground.workspace.uri, "base": ground.base})
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.plan_measure", request]
+    done = subprocess.run(command, cwd=ROOT, env=environment(config.execution), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"benchmarks.plan_measure ended with {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(case: Case, device: str) -> dict:
+    """Training said and measured, and the number of parameters."""
+    with tempfile.TemporaryDirectory(prefix="npo-plan-") as name:
+        config = configure(case, Path(name) / "model", device)
+        size = model_size(config)
+        said = said_of(config, size, look(config, measure=device == "cpu"))
+        found = measured("train", config, Path(name) / "run")
+    say(f"plan: {case.name}: {said['memory'] / 1e6:.0f} MB said, {found['memory'] / 1e6:.0f} MB measured")
+    return {"case": case.name, "parameters": size.parameters, "said": said, "measured": found}
+
+
+def compare_others(case: Case, device: str, rows: int) -> list[dict]:
+    """Memory of evaluating, and of scoring, so many completions at once, said and measured."""
+    with tempfile.TemporaryDirectory(prefix="npo-plan-") as name:
+        config = configure(case, Path(name) / "model", device)
+        fields = {
+            "problems": {"held_out": rows // 4},
+            "evaluation": {"samples": 4},
+            "guidance": {"chunk_prompts": rows},
+        }
+        config = config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in fields.items()})
+        setting = Setting(config, model_size(config), device)
+        scoring = memory.Memory("score", memory.loaded(setting), {"scoring": memory.scoring(setting, rows)})
+        needed = {"evaluate": memory.evaluate(setting), "score": scoring}
+        return [
+            {
+                "case": f"{what} {rows} completions, {case.name.split(', micro')[0]}",
+                "said": {"memory": need.peak - memory.LIBRARIES[device]},
+                "measured": measured(what, config, Path(name) / what),
+            }
+            for what, need in needed.items()
+        ]
+
+
+def largest(case: Case, device: str, limit: float | None = None) -> Case:
+    """The case with the largest micro batch, all of a batch, that the plan says fits this machine, or `limit` bytes."""
+    with tempfile.TemporaryDirectory(prefix="npo-plan-") as name:
+        config = configure(case, Path(name), device)
+        size, machine = model_size(config), look(config)
+    machine = replace(machine, memory=limit or machine.memory)
+
+    def beyond(prompts: int) -> bool:
+        fields = {"prompts_per_step": prompts, "micro_batch": GROUP * prompts}
+        wider = config.model_copy(update={"training": config.training.model_copy(update=fields)})
+        needs = make_plan(wider, size, machine, "grpo").needs
+        return next(need for need in needs if need.what == "train").verdict != "fits"
+
+    prompts = max(bisect_left(range(1, MOST_PROMPTS), True, key=beyond), 1)
+    return replace(case, prompts=prompts, micro_batch=GROUP * prompts)
+
+
+FORMS = {"memory": (1e6, ".0f"), "disk": (1e6, ".1f"), "tokens": (1, ",.0f"), "seconds": (1, ".2f")}
+
+
+def rows_of(found: Sequence[dict]) -> list[list[str]]:
+    """A line a case: said, measured, ratio, for memory, disk, tokens and time."""
+    return [
+        [row["case"], f"{row['parameters'] / 1e6:.1f} M", *(cell for name in FORMS for cell in cells(row, name))]
+        for row in found
+    ]
+
+
+def cells(row: dict, name: str) -> list[str]:
+    (scale, form), said, measured = FORMS[name], row["said"][name], row["measured"][name]
+    return [f"{said / scale:{form}} / {measured / scale:{form}}", f"{said / measured:.2f}"]
+
+
+def as_text(found: Sequence[dict], others: Sequence[dict] = ()) -> str:
+    head = ["layers x width", "parameters", "memory, MB: said / measured", "ratio", "snapshot, MB", "ratio"]
+    training = markdown([*head, "tokens", "ratio", "s an update", "ratio"], rows_of(found))
+    rows = [[row["case"], *cells(row, "memory")] for row in others]
+    return (
+        f"{training}\n\n{markdown(['other stages', 'memory, MB: said / measured', 'ratio'], rows)}"
+        if rows
+        else training
+    )
+
+
+def checks_of(found: Sequence[dict], others: Sequence[dict]) -> list[Check]:
+    """How far off the estimates are, at most."""
+
+    def worst(name: str, rows: Sequence[dict]) -> float:
+        return max((abs(row["said"][name] / row["measured"][name] - 1) for row in rows), default=0.0)
+
+    large, large_others = ([r for r in rows if r["measured"]["memory"] > LARGE_ENOUGH] for rows in (found, others))
+    return [
+        Check("plan, memory of training above 200 MB off by", worst("memory", large), 0.25),
+        Check("plan, memory of other stages above 200 MB off by", worst("memory", large_others), 0.25),
+        Check("plan, snapshot off by", worst("disk", found), 0.02),
+        Check("plan, tokens off by", worst("tokens", found), 0.0),
+        Check("plan, time of an update off by", worst("seconds", found)),
+    ]
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = options.parse_args()
+    settle(demo_config(options.quick))
+    found = [compare(case, options.device) for case in ([TINY] if options.quick else CASES)]
+    others = [
+        row
+        for case in ([TINY] if options.quick else GENERATING)
+        for row in compare_others(case, options.device, rows=16 if options.quick else 256)
+    ]
+    text = as_text(found, others)
+    return finish({"cases": found, "others": others}, checks_of(found, others), text, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Time of a stage, from operations and bytes: 2 x parameters a token forwards, 6 x for an update, and attention."""
+
+from math import ceil
+
+from npo_core.planning.setting import Setting
+from npo_core.planning.speed import Speed
+from npo_core.planning.work import Work
+
+
+def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -> float | None:
+    """Seconds of a stage whose completions have `length` tokens on average; None where something is not known."""
+    if speed is None or stage.completions is None:
+        return None
+    processes = setting.processes if stage.stage == "train" else 1  # the others run in one process
+    rows = max(min(stage.at_once, stage.completions) // processes, 1)
+    batches = ceil(stage.completions / processes / rows)
+    flops = speed.flops(setting.product_bytes if stage.stage == "train" else setting.weight_bytes)  # engines: as stored
+    passes = passed(setting, length) / flops
+    total = batches * generation(setting, speed, flops, rows, length) + stage.scored * passes
+    if stage.updates:
+        # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
+        times = (2 if setting.size.adapters else 3) + setting.config.training.gradient_checkpointing
+        total += times * passes * batches * rows  # however many updates a batch is split into
+    return total
+
+
+def passed(setting: Setting, length: float) -> float:
+    """Operations of one sequence's forward pass."""
+    size, tokens = setting.size, setting.prompt_tokens + length
+    return tokens * (2 * size.active + 4 * size.layers * size.heads * size.head * tokens)
+
+
+def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float) -> float:
+    """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended."""
+    size, wide = setting.size, setting.weight_bytes
+    prompts = rows * setting.prompt_tokens * 2 * size.active / flops
+    cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
+    computing = rows * 2 * size.active / flops
+    reading = (size.parameters * wide + rows * cached) / speed.bandwidth
+    return prompts + setting.completion_tokens * (max(computing, reading) + size.layers * speed.layer)

@@ -1,0 +1,129 @@
+"""The formulas of memory against what autograd really keeps, and against a hand count."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from settings import LARGE, pretrained, tiny
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from npo_core.config import Lora
+from npo_core.models.lora import lora_config
+from npo_core.planning import ModelSize, memory
+from npo_core.planning.setting import Setting
+
+ROWS, TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 4, 70, 3, 256, 768
+FORMATS = {
+    "float32": ("float32", False),
+    "bfloat16": ("bfloat16", False),
+    "bfloat16, autocast": ("bfloat16", True),
+    "mixed": ("float32", True),
+}
+
+
+def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkpointing: bool, lora: bool) -> int:
+    """Bytes that a forward pass leaves for the backward pass, parameters not counted."""
+    config = Qwen3Config(
+        vocab_size=64,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=kv_heads,
+        head_dim=32,
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora:
+        model = get_peft_model(model, lora_config(Lora(rank=1), model)).base_model.model
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.randint(0, 64, (ROWS, TOKENS))
+    mask = torch.ones_like(ids)
+    mask[:, :3] = 0  # prompts are padded on the left
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def setting(kv_heads: int, dtype: str, mixed: bool, checkpointing: bool = False, lora: bool = False) -> Setting:
+    size = ModelSize(9, 9, 1 if lora else 9, 0, 0, LAYERS, HIDDEN, INTERMEDIATE, 8, kv_heads, 32, 64, None, "a test")
+    fields = {"training__bf16": mixed, "model__dtype": dtype, "training__max_completion_tokens": TOKENS - 6}
+    return Setting(pretrained(**fields, training__gradient_checkpointing=checkpointing), size, "cpu")
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("kv_heads", [8, 2])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_block_keeps_what_autograd_keeps(name, kv_heads, lora):
+    counted = [kept_by_autograd(kv_heads, *FORMATS[name], layers, False, lora) for layers in (1, LAYERS)]
+    matrices = 2 * HIDDEN * 32 * (8 + kv_heads) + 3 * HIDDEN * INTERMEDIATE
+    copies = 2 * matrices if name == "mixed" else 0  # weights in bfloat16, a part of their own
+    block = (counted[1] - counted[0]) / (LAYERS - 1) - copies
+    said = memory.block_bytes(setting(kv_heads, *FORMATS[name], lora=lora)) * ROWS * TOKENS
+    assert said == pytest.approx(block, rel=0.03)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_with_checkpointing_a_block_keeps_its_input(name):
+    counted = [kept_by_autograd(8, *FORMATS[name], layers, True, False) for layers in (1, LAYERS)]
+    block = (counted[1] - counted[0]) / (LAYERS - 1)
+    assert memory.input_bytes(setting(8, *FORMATS[name])) * ROWS * TOKENS == pytest.approx(block, rel=0.03)
+
+
+def test_checkpointing_saves_all_blocks_but_one():
+    plain, again = (setting(8, *FORMATS["bfloat16"], checkpointing=on) for on in (False, True))
+    saved = (LAYERS - 1) * memory.block_bytes(plain) - LAYERS * memory.input_bytes(plain)
+    sequence = plain.micro_batch * plain.tokens
+    assert memory.activations(plain) - memory.activations(again) == pytest.approx(sequence * saved)
+
+
+def test_parts_of_training_add_up_by_hand():
+    config = pretrained(training__kl_coef=0.1, training__gradient_checkpointing=True)
+    parts = memory.train(Setting(config, LARGE, "cuda")).always
+    assert parts["weights"] == parts["base model for the KL"] == 2 * LARGE.parameters
+    assert parts["AdamW's moments"] == 4 * LARGE.parameters
+    update = memory.train(Setting(config, LARGE, "cuda")).phases["update"]
+    assert update["gradients"] == 2 * LARGE.parameters
+    cache = memory.generation(Setting(config, LARGE, "cuda"), rows=32)["generation"]["KV cache"]
+    assert cache == 32 * (1024 + 6) * 2 * 8 * 128 * 2 * 29  # rows, tokens, keys and values, heads, bytes, layers
+
+
+def test_float32_takes_twice_the_weights_of_bfloat16():
+    wide, narrow = (memory.train(Setting(pretrained(model__dtype=d), LARGE, "cuda")) for d in ("float32", "bfloat16"))
+    for part in ("weights", "AdamW's moments"):
+        assert wide.always[part] == 2 * narrow.always[part]
+
+
+def of_processes(number: int, **changes: object) -> memory.Memory:
+    config = pretrained(execution__processes=number, training__micro_batch=8, **changes)
+    return memory.train(Setting(config, LARGE, "cuda"))
+
+
+def test_gpus_share_a_batch_but_not_the_weights():
+    one, four = of_processes(1), of_processes(4)
+    assert one.phases["generation"]["KV cache"] == 4 * four.phases["generation"]["KV cache"]
+    assert one.always["weights"] == four.always["weights"]
+    assert four.phases["update"]["gradients to exchange"] == four.phases["update"]["gradients"]
+
+
+def test_sharding_splits_weights_gradients_and_moments():
+    whole, split = of_processes(4), of_processes(4, execution__sharding="fsdp2")
+    for part in ("weights", "AdamW's moments"):
+        assert whole.always[part] == 4 * split.always[part]
+    assert whole.phases["update"]["gradients"] == 4 * split.phases["update"]["gradients"]
+    assert "gradients to exchange" not in split.phases["update"] and "weights gathered" not in whole.always
+
+
+def test_an_evaluation_never_generates_more_than_there_is():
+    small = Setting(tiny(evaluation__batch=2048), LARGE, "cpu")
+    assert memory.evaluate(small).phases == memory.generation(small, rows=32)
