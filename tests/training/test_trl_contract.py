@@ -15,6 +15,7 @@ from trl.trainer.utils import RepeatSampler
 
 from npo_core.training import exact, trainer
 from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.exact_trainer import ExactTrainer
 from npo_core.training.trainer import NPOTrainer
 from npo_core.training.vision import IMAGES, ImageTrainer
 
