@@ -15,7 +15,8 @@ from typing import Any
 from npo_core.config import RunConfig, Training, load_config
 from npo_core.problems import ProblemSet
 from npo_core.stages.execute import execute
-from npo_core.stages.launch import environment, prepare, read_result
+from npo_core.stages.forked import environment
+from npo_core.stages.launch import prepare, read_result
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch

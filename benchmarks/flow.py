@@ -33,7 +33,7 @@ from benchmarks.common import (
     spread,
 )
 from npo_core.config import RunConfig
-from npo_core.stages.launch import environment
+from npo_core.stages.forked import environment
 
 TARGET = 1.25
 

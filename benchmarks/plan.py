@@ -24,7 +24,7 @@ from npo_core.planning.disk import snapshot_bytes
 from npo_core.planning.seconds import seconds
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import stages_of
-from npo_core.stages.launch import environment
+from npo_core.stages.forked import environment
 
 UPDATES, GROUP, MOST_PROMPTS = 3, 8, 4096
 LARGE_ENOUGH = 200e6  # bytes; below, the process's own small things count

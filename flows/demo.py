@@ -17,7 +17,8 @@ from flows.run import run_flow
 from flows.server import local_server, prefect_home
 from npo_core.config import RunConfig, load_config
 from npo_core.errors import NPOError
-from npo_core.stages.launch import fork_server, forks
+from npo_core.stages.forked import fork_server
+from npo_core.stages.launch import forks
 
 CONFIG = Path(__file__).parents[1] / "deployments/configs/demo.yaml"
 

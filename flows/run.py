@@ -7,7 +7,8 @@ from typing import Any
 from flows.server import local_server
 from npo_core.config import RunConfig
 from npo_core.errors import ConfigError
-from npo_core.stages.launch import fork_server, forks
+from npo_core.stages.forked import fork_server
+from npo_core.stages.launch import forks
 from npo_core.stages.workspace import Workspace
 
 FLOWS = {

@@ -21,7 +21,7 @@ def evaluate_data(config: "RunConfig") -> Data:
     Raises:
         DataError, ConfigError: model or problems cannot be used, before anything is generated.
     """
-    from npo_core.stages.launch import environment
+    from npo_core.stages.forked import environment
 
     os.environ |= environment(config.execution)
     from npo_core.evaluation import passrate

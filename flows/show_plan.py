@@ -20,7 +20,7 @@ def plan_data(config: "RunConfig", flow: str, workspace: str | None, *, machine:
         ConfigError: there is no such flow or GPU.
     """
     from npo_core.planning import look, make_plan, model_size
-    from npo_core.stages.launch import environment
+    from npo_core.stages.forked import environment
     from npo_core.timeline import Store
 
     store = Store(workspace) if workspace else None

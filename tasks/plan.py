@@ -8,7 +8,7 @@ from npo_core.errors import ConfigError
 from npo_core.planning import Plan, look, make_plan, model_size
 from npo_core.reporting.plan import conclusion, plan_tables
 from npo_core.reporting.tables import markdown
-from npo_core.stages.launch import environment
+from npo_core.stages.forked import environment
 from npo_core.timeline import Store
 from tasks.artifacts import Section, key_of, publish, wait_until_published
 

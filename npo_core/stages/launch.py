@@ -3,14 +3,11 @@
 A stage whose result is there is not started. What a stage leaves behind after any end is safe to start again.
 """
 
-import atexit
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,6 +19,7 @@ from npo_core.config import Execution
 from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
 from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
 from npo_core.stages.execute import RESULT_FILE, SPEC_FILE, STOP, STOPPED
+from npo_core.stages.forked import environment, fork_server
 from npo_core.stages.processes import ERROR_FILE, PARENT
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
@@ -59,106 +57,6 @@ class Process(Protocol):
     def terminate(self) -> None: ...
 
     def kill(self) -> None: ...
-
-
-def environment(execution: Execution) -> dict[str, str]:
-    """The environment of stages: quiet libraries, no telemetry, as many threads as configured."""
-    threads = str(execution.threads)
-    fixed = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-    }
-    found = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Stages keep the folder of whoever starts them, from which relative paths count; no module is taken from it.
-    paths = {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
-    return {**os.environ, **fixed, **paths}
-
-
-class ForkServer:
-    """A preloaded parent process; see `npo_core.stages.forkserver`."""
-
-    def __init__(self, execution: Execution):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "npo_core.stages", "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment(execution),
-            start_new_session=True,
-        )
-        self.answers: dict[int, dict[str, int]] = {}
-        self.lock = threading.Lock()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        for line in self.process.stdout:
-            fields = json.loads(line)
-            self.answers.setdefault(fields.pop("id"), {}).update(fields)
-
-    def start(self, spec: Spec, scratch: Path) -> "Forked":
-        with self.lock:
-            number = len(self.answers)
-            self.answers[number] = {}
-            request = {
-                "id": number,
-                "stage": spec.stage,
-                "spec": str(scratch / SPEC_FILE),
-                "log": str(scratch / LOG_FILE),
-            }
-            with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(request).encode() + b"\n")
-                self.process.stdin.flush()
-        return Forked(self, number)
-
-    def close(self) -> None:
-        """End all stages and the server."""
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-
-
-class Forked:
-    """A stage started by a `ForkServer`."""
-
-    def __init__(self, server: ForkServer, number: int):
-        self.server, self.number = server, number
-
-    @property
-    def pid(self) -> int:
-        return self.server.answers[self.number].get("pid", 0)
-
-    def poll(self) -> int | None:
-        code = self.server.answers[self.number].get("exit")
-        if code is None and self.server.process.poll() is not None:
-            return -9  # the server died, and its stages with it
-        return code
-
-    def terminate(self) -> None:
-        self._send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._send(signal.SIGKILL)
-
-    def _send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            if self.pid:  # 0 until the server has forked it; a signal to 0 would go to the caller's own group
-                os.kill(self.pid, number)
-
-
-_servers: dict[int, ForkServer] = {}  # by number of threads
-
-
-def fork_server(execution: Execution) -> ForkServer:
-    """The server of this process, started when first asked for; asking early hides the time of its imports."""
-    server = _servers.get(execution.threads)
-    if server is None or server.process.poll() is not None:
-        server = _servers[execution.threads] = ForkServer(execution)
-        atexit.register(server.close)
-    return server
 
 
 def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:

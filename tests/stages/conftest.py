@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from npo_core.config import RunConfig, parse_config
-from npo_core.stages import launch
+from npo_core.stages import forked, launch
 from npo_core.stages.context import LOG_FILE
 from npo_core.stages.execute import SPEC_FILE, main
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, TrainSpec
@@ -159,7 +159,7 @@ def reference(home: Path, config: RunConfig, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("reference")
     found: dict[str, Any] = {}
     run, before, left, results = Run(folder / "run", config, found), {}, {}, {}
-    launch.fork_server(config.execution)
+    forked.fork_server(config.execution)
     found["base"] = launch.run_stage(run.base()).result["snapshot"]
     for branch in ("scout", "guided"):
         run.workspace.timeline.add_branch(Branch(name=branch, parent=found["base"], parent_step=0, reason="test"))
@@ -186,7 +186,7 @@ def fresh(reference: SimpleNamespace, config: RunConfig, tmp_path: Path) -> Call
     return make
 
 
-def stage_processes(server: launch.ForkServer) -> list[psutil.Process]:
+def stage_processes(server: forked.ForkServer) -> list[psutil.Process]:
     """The stages that a fork server runs now."""
     try:
         children = psutil.Process(server.process.pid).children()
@@ -198,7 +198,7 @@ def stage_processes(server: launch.ForkServer) -> list[psutil.Process]:
 @pytest.fixture
 def running(config: RunConfig) -> Callable[[], list[psutil.Process]]:
     """Asks which stages the fork server of this session runs now."""
-    return lambda: stage_processes(launch.fork_server(config.execution))
+    return lambda: stage_processes(forked.fork_server(config.execution))
 
 
 class OwnFork:

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from npo_core.errors import DeviceError, DivergedError, NPOError, StageError
-from npo_core.stages import evaluate, launch
+from npo_core.stages import evaluate, forked, launch
 from npo_core.stages.context import EVENTS_FILE, LOG_FILE, StageContext, scratch_folder
 from npo_core.stages.execute import RESULT_FILE
 from npo_core.stages.launch import run_stage
@@ -146,7 +146,7 @@ def test_what_is_done_is_not_done_again(reference, fresh, config, stage):
     run = fresh(stage)
     spec = run.spec(stage)
     first = run_stage(spec)
-    server = launch.fork_server(config.execution)
+    server = forked.fork_server(config.execution)
     asked, file = len(server.answers), run.workspace.store.local(f"{spec.folder}/{RESULT_FILE}")
     before = (file.stat().st_mtime_ns, file.read_bytes())
     again = run_stage(spec, lambda event: pytest.fail("a finished stage has no events"))
@@ -208,7 +208,7 @@ def test_the_fork_server_is_killed(reference, fresh, running, config):
     """Its stages end with it; the next start has a new server and goes on."""
     run = fresh("train")
     spec, stages = run.guided(), []
-    server = launch.fork_server(config.execution)
+    server = forked.fork_server(config.execution)
 
     def watch(event: dict) -> None:
         if not stages:
@@ -221,7 +221,7 @@ def test_the_fork_server_is_killed(reference, fresh, running, config):
     assert len(stages) == 1
     assert gone(stages)
     result = run_stage(spec).result
-    assert launch.fork_server(config.execution) is not server
+    assert forked.fork_server(config.execution) is not server
     assert run.outcome(spec, result) == reference.left["train"]
 
 
@@ -313,7 +313,7 @@ class SlowServer:
 
 def test_a_stage_that_has_no_process_yet_is_ended_once_it_has_one(monkeypatch):
     server = SlowServer(monkeypatch, polls=4)
-    launch.end(launch.Forked(server, 0))
+    launch.end(forked.Forked(server, 0))
     assert server.sent == [(4242, signal.SIGTERM)]
 
 
@@ -321,7 +321,7 @@ def test_a_stage_that_never_gets_a_process_costs_the_caller_nothing(monkeypatch)
     """A signal to process 0 would go to whoever called, and all of its group."""
     server, clock = SlowServer(monkeypatch, polls=float("inf")), count(1)
     monkeypatch.setattr(launch.time, "monotonic", lambda: float(next(clock)))
-    launch.end(launch.Forked(server, 0))
+    launch.end(forked.Forked(server, 0))
     assert server.sent == []
 
 
