@@ -114,7 +114,8 @@ def training_ways(need: Need, setting: Setting) -> list[list[Fields]]:
     light = [{**fields, **again, **micro} for fields in lighter(setting) for micro in ({}, *smaller)]
     spread = sharding(setting)
     if need.phase in ("prompts", "generation"):
-        return [halves("training.prompts_per_step", training.prompts_per_step), light[:1], spread]
+        rollouts = [{"engine.rollouts": True}] if setting.device == "cuda" else []
+        return [halves("training.prompts_per_step", training.prompts_per_step), rollouts, light[:1], spread]
     simple = [smaller, [again] if again else []]
     return [*simple, both, light, spread]
 
