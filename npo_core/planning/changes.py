@@ -42,8 +42,9 @@ OTHERWISE = {
 
 
 def written(fields: Fields, config: RunConfig) -> str:
-    """`training.micro_batch = 4 (now 16)`; several with `and`."""
-    return " and ".join(f"{name} = {shown(value)} (now {shown(now(config, name))})" for name, value in fields.items())
+    """`training.micro_batch = 4 (now 16)`; several with `and`, without those that are so already."""
+    changed = {name: value for name, value in fields.items() if now(config, name) != value}
+    return " and ".join(f"{name} = {shown(value)} (now {shown(now(config, name))})" for name, value in changed.items())
 
 
 def shown(value: object) -> str:
