@@ -89,7 +89,7 @@ def score(run: Run, base: str) -> dict[str, float]:
 
     rows, length = run.config.guidance.chunk_prompts, run.config.training.max_completion_tokens
     folder = run.workspace.timeline.snapshots.folder(base, run.workspace.scratch / "snapshots")
-    engine = open_engine(folder, device=prepare_device(run.config.execution), batch=rows)
+    engine = open_engine(folder, run.config.engine, device=prepare_device(run.config.execution), batch=rows)
     engine.score(load_problems(run.config.problems).train[:rows], [list(range(2, 2 + length))] * rows)
     return {}
 

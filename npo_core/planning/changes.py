@@ -42,8 +42,9 @@ OTHERWISE = {
 
 
 def written(fields: Fields, config: RunConfig) -> str:
-    """`training.micro_batch = 4 (now 16)`; several with `and`."""
-    return " and ".join(f"{name} = {shown(value)} (now {shown(now(config, name))})" for name, value in fields.items())
+    """`training.micro_batch = 4 (now 16)`; several with `and`, without those that are so already."""
+    changed = {name: value for name, value in fields.items() if now(config, name) != value}
+    return " and ".join(f"{name} = {shown(value)} (now {shown(now(config, name))})" for name, value in changed.items())
 
 
 def shown(value: object) -> str:
@@ -114,7 +115,8 @@ def training_ways(need: Need, setting: Setting) -> list[list[Fields]]:
     light = [{**fields, **again, **micro} for fields in lighter(setting) for micro in ({}, *smaller)]
     spread = sharding(setting)
     if need.phase in ("prompts", "generation"):
-        return [halves("training.prompts_per_step", training.prompts_per_step), light[:1], spread]
+        rollouts = [{"engine.rollouts": True}] if setting.device == "cuda" else []
+        return [halves("training.prompts_per_step", training.prompts_per_step), rollouts, light[:1], spread]
     simple = [smaller, [again] if again else []]
     return [*simple, both, light, spread]
 

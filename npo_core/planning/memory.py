@@ -6,6 +6,7 @@ them), TRL's fused head was read for its tiles, the rest was measured (docs/plan
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import ceil
 
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import met
@@ -13,6 +14,7 @@ from npo_core.planning.work import met
 TILE_ROWS, TILE_WORDS = 4096, 32768  # of TRL's fused head: it never holds the logits of more tokens x words at once
 LIBRARIES = {"cpu": 400e6, "cuda": 600e6}  # torch, transformers and TRL; CUDA's context and its libraries' workspaces
 HOST_LIBRARIES = 3e9  # of a process on a GPU
+MOST_LOGITS = 2**28  # of one forward pass when scoring; npo_core/engines/transformers.py has it too, beside torch
 CPU_TILES = 6.5  # float32 copies of a tile that the head makes where there is no Triton
 CPU_HEAP, CPU_HEAP_SHARE = 125e6, 0.4  # of what was freed, at most: glibc keeps blocks below 32 MB for itself
 
@@ -61,8 +63,10 @@ def train(setting: Setting) -> Memory:
     if setting.sharded > 1:  # embedding and head, and the block at work beside the next
         rest = size.parameters - size.words
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
-    phases = generation(setting, setting.rows, setting.mixed) | {"update": update(setting)}
-    if setting.processes > 1:
+    phases = {"update": update(setting)}
+    if not config.engine.rollouts:
+        phases |= generation(setting, setting.rows, setting.mixed)
+    if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * config.training.batch * size.vocabulary
     if setting.device == "cpu":
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
@@ -144,6 +148,14 @@ def logits(setting: Setting) -> float:
     return tile * copies + head + scored * size.hidden * 4
 
 
+def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, float]]:
+    """The phases of a stage's engine, which reads a prompt once for all its samples; vLLM has a share of its own."""
+    if setting.config.engine.kind == "vllm":
+        return {"check": scoring(setting, prompts * samples)}
+    phases = generation(setting, prompts * samples)
+    return phases | {"prompts": generation(setting, prompts)["prompts"]}
+
+
 def generation(setting: Setting, rows: int, mixed: bool = False) -> dict[str, dict[str, float]]:
     """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others.
 
@@ -163,9 +175,10 @@ def generation(setting: Setting, rows: int, mixed: bool = False) -> dict[str, di
 
 
 def scoring(setting: Setting, rows: int) -> dict[str, float]:
-    """Log-probabilities of `rows` completions at once: float32 tables of their logits, before, in and after softmax."""
-    size = setting.size
-    parts = {"logits": 12 * rows * (setting.completion_tokens + 1) * size.vocabulary}
+    """Log-probabilities of `rows` completions: float32 tables of their logits, before, in and after softmax."""
+    size, length = setting.size, setting.completion_tokens + 1
+    rows = max(min(rows, MOST_LOGITS // (length * size.vocabulary)), 1)  # as many at once
+    parts = {"logits": 12 * rows * length * size.vocabulary}
     if setting.device == "cpu":  # keys and values of the forward pass, just freed
         freed = rows * setting.tokens * 2 * size.key_value_heads * size.head * setting.weight_bytes * size.layers
         parts["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * freed)
@@ -181,22 +194,21 @@ def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
 def guide(setting: Setting) -> Memory:
     guidance = setting.config.guidance
     prompts = min(guidance.chunk_prompts, met(setting, setting.config.training.steps))
-    rows = prompts * guidance.samples_per_round
     kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
-    phases = generation(setting, rows) | {"scoring what is kept": scoring(setting, min(rows, kept))}
+    phases = engine(setting, prompts, guidance.samples_per_round) | {"scoring what is kept": scoring(setting, kept)}
     return Memory("guide", loaded(setting, 2 if guidance.keep == "closest" else 1), phases)
 
 
 def evaluate(setting: Setting) -> Memory:
     evaluation, held_out = setting.config.evaluation, setting.held_out
     rows = evaluation.batch if held_out is None else min(evaluation.batch, held_out * evaluation.samples)
-    return Memory("evaluate", loaded(setting), generation(setting, rows))
+    return Memory("evaluate", loaded(setting), engine(setting, ceil(rows / evaluation.samples), evaluation.samples))
 
 
 def probe(setting: Setting) -> Memory:
     asked = setting.config.auto.probe
-    rows = asked.prompts * asked.samples
-    phases = generation(setting, rows) | {"scoring by candidates": scoring(setting, rows)}
+    phases = engine(setting, asked.prompts, asked.samples)
+    phases |= {"scoring by candidates": scoring(setting, asked.prompts * asked.samples)}
     return Memory("probe", loaded(setting, 2), phases)
 
 

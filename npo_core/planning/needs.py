@@ -37,9 +37,7 @@ def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | Non
     least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
     needs = []
     for memory in stage_memory(setting, names):
-        limit = machine.memory
-        if setting.device == "cpu" and memory.stage == "train" and limit is not None:
-            limit /= setting.processes
+        limit = machine.memory and machine.memory * share(setting, memory.stage)
         found = verdict(memory.peak, limit, least[memory.stage] / (1 + BAND))
         needs.append(Need(memory.stage, memory.parts, limit, found, memory.worst))
     if setting.device == "cuda":
@@ -50,6 +48,16 @@ def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | Non
     parts, held = disk(setting, stages), there(folder)
     limit = None if machine.disk is None else machine.disk + held
     return [*needs, Need("disk", parts, limit, verdict(sum(parts.values()), limit, least_disk(setting, stages)))]
+
+
+def share(setting: Setting, stage: str) -> float:
+    """The part of a device's memory that a stage's process may take: vLLM has its own, processes share a CPU's."""
+    engine = setting.config.engine
+    if setting.device == "cpu":
+        return 1 / setting.processes if stage == "train" else 1.0
+    if stage == "train":
+        return 1 - engine.rollout_memory if engine.rollouts else 1.0
+    return 1 - engine.memory if engine.kind == "vllm" else 1.0
 
 
 def verdict(need: float, limit: float | None, least: float) -> Verdict:

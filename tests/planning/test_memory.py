@@ -9,6 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from npo_core.config import Lora
 from npo_core.models.lora import lora_config
 from npo_core.planning import ModelSize, memory
+from npo_core.planning.needs import share
 from npo_core.planning.setting import Setting
 
 ROWS, TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 4, 70, 3, 256, 768
@@ -126,4 +127,19 @@ def test_sharding_splits_weights_gradients_and_moments():
 
 def test_an_evaluation_never_generates_more_than_there_is():
     small = Setting(tiny(evaluation__batch=2048), LARGE, "cpu")
-    assert memory.evaluate(small).phases == memory.generation(small, rows=32)
+    assert memory.evaluate(small).phases["generation"] == memory.generation(small, rows=32)["generation"]
+
+
+def test_scoring_takes_as_many_rows_at_once_as_the_engine():
+    from npo_core.engines.transformers import MOST_LOGITS
+
+    assert memory.MOST_LOGITS == MOST_LOGITS
+    large = Setting(pretrained(), LARGE, "cuda")
+    assert memory.scoring(large, 64) == memory.scoring(large, 1) and memory.scoring(large, 1)["logits"] > 0
+
+
+def test_vllm_has_a_share_of_its_own():
+    config = pretrained(engine__kind="vllm", engine__rollouts=True, engine__memory=0.6, engine__rollout_memory=0.3)
+    setting = Setting(config, LARGE, "cuda")
+    assert set(memory.train(setting).phases) == {"update"} and set(memory.evaluate(setting).phases) == {"check"}
+    assert share(setting, "train") == pytest.approx(0.7) and share(setting, "guide") == pytest.approx(0.4)
