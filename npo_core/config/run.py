@@ -114,6 +114,11 @@ class RunConfig(Closed):
                 "them out again, after which it is no longer the same base: set engine.rollouts to false, or train "
                 "all weights"
             )
+        if self.engine.rollouts and self.execution.sharding != "none":
+            raise ValueError(
+                "engine.rollouts = true with execution.sharding = fsdp2: TRL gathers no weights that transformers has "
+                "split, so vLLM would not get them: set engine.rollouts to false, or sharding: none"
+            )
         if self.engine.kind == "vllm" and isinstance(self.problems, DataProblems):
             if names := {name for source in self.problems.sources.values() for name in source.columns.images}:
                 raise ValueError(

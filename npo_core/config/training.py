@@ -15,6 +15,12 @@ class Training(Closed):
     group_size: int = Field(8, ge=2, description="completions a prompt, n")
     updates_per_batch: int = Field(1, ge=1, description="optimizer updates on each generation batch")
     micro_batch: int = Field(256, ge=1, description="completions in one forward and backward pass of a process")
+    generation_batch: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda rows: rows is None,
+        description="completions that a process samples at once in a rollout, which bounds its KV cache; none: all",
+    )
     max_completion_tokens: int = Field(6, ge=1, description="tokens a completion may have, EOS included")
     learning_rate: float = Field(2e-4, gt=0, description="AdamW")
     lr_schedule: Literal["constant", "constant_with_warmup", "cosine", "linear"] = Field(

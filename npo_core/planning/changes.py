@@ -116,7 +116,7 @@ def training_ways(need: Need, setting: Setting) -> list[list[Fields]]:
     spread = sharding(setting)
     if need.phase in ("prompts", "generation"):
         rollouts = [{"engine.rollouts": True}] if setting.device == "cuda" else []
-        return [halves("training.prompts_per_step", training.prompts_per_step), rollouts, light[:1], spread]
+        return [halves("training.generation_batch", setting.rows), rollouts, light[:1], spread]
     simple = [smaller, [again] if again else []]
     return [*simple, both, light, spread]
 

@@ -67,7 +67,7 @@ def train(setting: Setting) -> Memory:
     if not config.engine.rollouts:
         phases |= generation(setting, setting.rows, setting.mixed)
     if setting.processes > 1 and "generation" in phases:
-        phases["generation"]["random numbers"] = 4 * config.training.batch * size.vocabulary
+        phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
         most = max(sum(parts.values()) for parts in phases.values())

@@ -13,6 +13,7 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
         return None
     processes = setting.processes if stage.stage == "train" else 1  # the others run in one process
     rows = max(min(stage.at_once, stage.completions) // processes, 1)
+    rows = min(rows, setting.rows) if stage.stage == "train" else rows
     batches = ceil(stage.completions / processes / rows)
     flops = speed.flops(setting.product_bytes if stage.stage == "train" else setting.weight_bytes)  # engines: as stored
     passes = passed(setting, length) / flops

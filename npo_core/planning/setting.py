@@ -81,7 +81,8 @@ class Setting:
     @property
     def rows(self) -> int:
         """Completions that a process generates at once in training."""
-        return ceil(self.config.training.batch / self.processes)
+        share = ceil(self.config.training.batch / self.processes)
+        return min(self.config.training.generation_batch or share, share)
 
     @property
     def micro_batch(self) -> int:

@@ -34,6 +34,8 @@ def shrink(config: RunConfig) -> RunConfig:
     """
     fields = config.model_dump(mode="json", exclude_unset=True)
     fields["training"] = fields.get("training", {}) | TRAINING
+    if config.training.generation_batch is not None:
+        fields["training"]["generation_batch"] = 4
     if config.training.updates_per_batch > 1:
         fields["training"]["updates_per_batch"] = 2
     ladder = [2, 4] if config.bootstrap.ladder else []

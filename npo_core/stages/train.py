@@ -160,6 +160,7 @@ def make_trainer(
         guidance=guidance,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
+        generation_batch=spec.training.generation_batch,
         images=images_of(problems),
         peft_config=adapters_of(start, model),  # new ones, from `seed`, unless it resumes
         max_kl=spec.engine.max_kl,

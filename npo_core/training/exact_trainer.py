@@ -15,13 +15,18 @@ class ExactTrainer(ImageTrainer):
 
     Args:
         sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
+        generation_batch: completions that a process samples at once in a rollout, which bounds its KV cache; None: all.
+            vLLM has its own ways.
     """
 
-    def __init__(self, *args: Any, sampling_seed: int | None = None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, sampling_seed: int | None = None, generation_batch: int | None = None, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
         if self.is_distributed_loading_by_transformers:
             sharded.prepare(self)
         self.sampling_seed = self.args.seed if sampling_seed is None else sampling_seed
+        self.generation_batch = generation_batch
 
     def _get_train_sampler(self, dataset=None):
         """TRL's order of groups, permuted by (seed, epoch) alone."""
@@ -43,6 +48,15 @@ class ExactTrainer(ImageTrainer):
     def training_step(self, *args, **kwargs):
         exact.seed_step(self.sampling_seed, *divmod(self._step, self._window), self.accelerator.process_index)
         return super().training_step(*args, **kwargs)
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
+        """TRL's, over parts of `generation_batch` rows."""
+        generate, size = super()._generate_single_turn, self.generation_batch or len(prompt_ids)
+        if size >= len(prompt_ids) or self.use_vllm:
+            return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
+        found = [generate(prompt_ids[part], images, self._fields_beside(part), *args, **kwargs)[0] for part in parts]
+        return [row for rows in found for row in rows], None  # log-probabilities come from vLLM alone
 
     def _shared_noise(self) -> AbstractContextManager:
         """With several processes, what makes the sampled tokens independent of their number."""

@@ -58,7 +58,7 @@ class NPOTrainer(ExactTrainer):
         guidance: maps a prompt id to its verified trajectory; None trains plain GRPO. The data set then needs a
             column `prompt_id`.
         injection_settings: gate, importance sampling and baseline.
-        sampling_seed: seed of all sampling; see `ExactTrainer`.
+        sampling_seed, generation_batch: see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.
         max_kl: nats a token from vLLM to this model, where vLLM samples, above which its weights are taken to be stale.
         Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,

@@ -56,11 +56,17 @@ class ImageTrainer(GRPOTrainer):
         if self.open_images is None:
             return super()._tokenize_prompts(prompts)
         numbers = self._numbers.tolist()
-        rows = [self._prompt(number) for number in numbers]
-        width = max(len(row.ids) for row in rows)
-        fields = beside_ids(rows, [width - len(row.ids) for row in rows], width)
+        tokens = [self._prompt(number).ids for number in numbers]
         ids = self.train_dataset[numbers]["prompt_id"] if self.use_vllm else []
-        return [row.ids for row in rows], [list(self.open_images(id_)) for id_ in ids] or None, fields
+        return tokens, [list(self.open_images(id_)) for id_ in ids] or None, self._fields_beside(slice(None))
+
+    def _fields_beside(self, part: slice) -> dict[str, Any]:
+        """What goes beside some of the prompts that are asked, padded on the left among themselves."""
+        if self.open_images is None:
+            return {}
+        rows = [self._prompt(number) for number in self._numbers[part].tolist()]
+        width = max(len(row.ids) for row in rows)
+        return beside_ids(rows, [width - len(row.ids) for row in rows], width)
 
     def _generate(self, prompts, *args, **kwargs):
         generated = super()._generate(prompts, *args, **kwargs)

@@ -52,6 +52,14 @@ def test_a_run_does_not_begin_without_it(tmp_path):
             "engine.rollouts = true would merge the adapters of model.lora",
         ),
         (
+            {
+                "engine": {"rollouts": True},
+                "model": {"kind": "pretrained", "path": "x"},
+                "execution": {"processes": 2, "sharding": "fsdp2"},
+            },
+            "engine.rollouts = true with execution.sharding = fsdp2",
+        ),
+        (
             {"engine": {"kind": "vllm"}, "model": {"kind": "pretrained", "path": "x"}, "problems": PICTURES},
             "engine.kind = vllm is given text alone, and the problems have images .column picture.",
         ),

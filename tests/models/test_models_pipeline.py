@@ -187,6 +187,30 @@ def test_gradient_checkpointing_changes_no_bit(run, kind, monkeypatch):
     assert plain.record.snapshots == checked.record.snapshots
 
 
+def pictures_of(batches: list[dict]) -> int:
+    return sum(len(batch.get("image_grid_thw", ())) for batch in batches)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
+def test_rollouts_in_parts(run, kind, monkeypatch):
+    """No more rows at once than asked for, each with its pictures; repeated exactly; of one part, the same as none."""
+    run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
+    base = run.base()
+    rows, generate = [], GenerationMixin.generate
+    monkeypatch.setattr(GenerationMixin, "generate", lambda self, **k: rows.append(k) or generate(self, **k))
+    whole = run.train("whole", base, until=2)
+    assert [len(batch["input_ids"]) for batch in rows] == [16, 16]
+    pictures = pictures_of(rows)
+    rows.clear()
+    parts = run.train("parts", base, until=2, generation_batch=6)
+    assert [len(batch["input_ids"]) for batch in rows] == [6, 6, 4] * 2
+    assert pictures_of(rows) == pictures and bool(pictures) == (kind == "qwen3_vl")
+    assert parts.record.snapshots != whole.record.snapshots and any(row["reward"] for row in parts.steps)
+    again = run.train("again", base, until=2, generation_batch=6)
+    one = run.train("one", base, until=2, generation_batch=16)
+    assert again.record.snapshots == parts.record.snapshots and one.record.snapshots == whole.record.snapshots
+
+
 def test_a_model_that_sees_trains_on_text(run):
     run = run("qwen3_vl", rows=text_rows)
     base = run.base()

@@ -81,9 +81,10 @@ def test_processes_on_a_cpu_share_its_memory():
 def test_a_batch_that_cannot_be_generated_is_refused_with_one_that_can():
     made = plan(pretrained(training__prompts_per_step=64, training__micro_batch=1, problems__train=96), gpu(30))
     assert need(made, "train").phase == "generation"
-    value = re.search(r"training\.prompts_per_step = (\d+) \(now 64\)", "".join(made.changes))[1]
-    less = pretrained(training__prompts_per_step=int(value), training__micro_batch=1)
-    assert value == "32" and need(plan(less, gpu(30)), "train").verdict == "fits"
+    value = re.search(r"training\.generation_batch = (\d+) \(now none\)", "".join(made.changes))[1]
+    fields = {"training__prompts_per_step": 64, "training__micro_batch": 1, "problems__train": 96}
+    less = pretrained(**fields, training__generation_batch=int(value))
+    assert value == "128" and need(plan(less, gpu(30)), "train").verdict == "fits"
 
 
 @pytest.mark.parametrize(
@@ -195,3 +196,12 @@ def test_the_plan_reads_well_in_a_terminal(tmp_path):
     for text in ("memory of train", "KV cache", "train replay, guided", "Time: 50% of", "It fits."):
         assert text in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p.stem.startswith("qwen3")], ids=lambda path: path.stem)
+def test_presets_fit_the_gpus_that_they_name(preset):
+    config = load_config(preset)
+    machine = Machine("cuda", config.execution.processes, "80 GB", 79 * GIB, None, None)
+    made = plan(config, machine, size=model_size(config))
+    stages = {n.what: n.verdict for n in made.needs if n.what in ("train", "guide", "evaluate")}
+    assert stages == {"train": "fits", "guide": "fits", "evaluate": "fits"}
