@@ -22,7 +22,7 @@ RUN, LOOK, PROVE = "Run", "Look", "Prove"
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 EPILOG = (
     "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that "
-    "does not fit; 66 something stored is damaged; 67 training diverged; 69 too many answers could not be verified; "
+    "does not fit; 66 something stored is damaged; 67 training diverged; 68 vLLM generates from other weights; 69 too many answers could not be verified; "
     "70 a stage failed; 71 out of memory; 73 storage refused; 74 the accelerator failed; 75 the workspace is in "
     "use; 76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
     "when started again."

@@ -27,8 +27,9 @@ def evaluate_data(config: "RunConfig") -> Data:
     from npo_core.evaluation import passrate
     from npo_core.training.exact import derive_seed
 
-    problems, path = read_problems(config), config.model.path
-    engine = load_engine(config)
+    device, path = usable_device(config), config.model.path
+    problems = read_problems(config)
+    engine = load_engine(config, device)
     samples, limit = config.evaluation.samples, config.training.max_completion_tokens
     asked = sum(map(len, [problems.held_out, *problems.benchmarks.values()]))
     print(f"Asking {path} {asked:,} problems, {samples} times each, on {engine.device}.", file=sys.stderr, flush=True)
@@ -37,13 +38,21 @@ def evaluate_data(config: "RunConfig") -> Data:
     return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **scores}
 
 
-def load_engine(config: "RunConfig") -> "Engine":
-    """Raises DataError where the model is none."""
-    from npo_core.engines.open import open_engine
-    from npo_core.stages.base import no_model
+def usable_device(config: "RunConfig") -> str:
+    """The device. Raises ConfigError where there is none as configured, or no such engine."""
+    from npo_core.engines.open import require_engine
     from npo_core.stages.execute import prepare_device
 
     device = prepare_device(config.execution)
+    require_engine(config.engine, gpu=device == "cuda")
+    return device
+
+
+def load_engine(config: "RunConfig", device: str) -> "Engine":
+    """Raises DataError where the model is none."""
+    from npo_core.engines.open import open_engine
+    from npo_core.stages.base import no_model
+
     try:
         batch, attention = config.evaluation.batch, config.model.attention
         return open_engine(config.model.path, config.engine, device=device, batch=batch, attention=attention)
@@ -60,7 +69,7 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
     if isinstance(config.problems, ChainProblems):
         return load_problems(config.problems)
     processor = processor_for(config.problems, config.model.path)
-    return load_problems(config.problems, config.execution, processor)
+    return load_problems(config.problems, config.execution, processor, held_out_only=True)
 
 
 def evaluate(data: Data, console: Console) -> None:

@@ -17,7 +17,7 @@ class EngineSettings(Closed):
     tensor_parallel: int = Field(1, ge=1, description="GPUs that vLLM splits the model over")
     memory: float = Field(0.6, gt=0, lt=1, description="share of a GPU's memory that vLLM takes in a stage")
     max_model_len: int | None = Field(
-        None, ge=2, description="tokens of a prompt and its completion; null: what the model and the memory allow"
+        None, ge=2, description="tokens of a prompt and its completion; none: what the model and the memory allow"
     )
     max_kl: float = Field(
         0.005,
@@ -25,7 +25,7 @@ class EngineSettings(Closed):
         description="KL, nats a token, from vLLM to the trainer's model, above which weights are taken to be stale",
     )
     rollouts: bool = Field(
-        False, description="true: training samples with vLLM too, on its own GPUs (TRL's colocated mode)"
+        False, description="true: training samples with vLLM too, on the trainer's GPUs (TRL's colocated mode)"
     )
     rollout_memory: float = Field(
         0.3, gt=0, lt=1, description="share of a GPU's memory that vLLM takes beside the trainer"

@@ -144,6 +144,11 @@ class DataProblems(Closed):
         held_out = {} if self.held_out is None else {"held_out": self.held_out}
         return {"train": self.train, **held_out} | {f"benchmarks.{name}": s for name, s in self.benchmarks.items()}
 
+    @property
+    def image_columns(self) -> list[str]:
+        """The columns with images, of all sources."""
+        return list(dict.fromkeys(name for source in self.sources.values() for name in source.columns.images))
+
     def verifier_named(self, name: str) -> Verifier:
         """One of `verifiers`, or `verifier` for an empty name. Raises KeyError if there is none."""
         return self.verifiers[name] if name else self.verifier

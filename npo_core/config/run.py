@@ -114,18 +114,38 @@ class RunConfig(Closed):
                 "them out again, after which it is no longer the same base: set engine.rollouts to false, or train "
                 "all weights"
             )
+        if getattr(self.model, "lora", None) is not None and self.execution.sharding != "none":
+            raise ValueError(
+                "execution.sharding = fsdp2 splits no adapters (model.lora), which are small: set it to none, so that "
+                "each process holds the base and all adapters"
+            )
+        if self.engine.rollouts and self.execution.processes % self.engine.tensor_parallel:
+            raise ValueError(
+                f"engine.tensor_parallel = {self.engine.tensor_parallel} does not divide execution.processes = "
+                f"{self.execution.processes}, among which rollouts split the model: choose a divisor"
+            )
+        self._lengths_fit()
         if self.engine.rollouts and self.execution.sharding != "none":
             raise ValueError(
                 "engine.rollouts = true with execution.sharding = fsdp2: TRL gathers no weights that transformers has "
                 "split, so vLLM would not get them: set engine.rollouts to false, or sharding: none"
             )
         if self.engine.kind == "vllm" and isinstance(self.problems, DataProblems):
-            if names := {name for source in self.problems.sources.values() for name in source.columns.images}:
+            if names := self.problems.image_columns:
                 raise ValueError(
                     "engine.kind = vllm is given text alone, and the problems have images (column "
                     f"{', '.join(sorted(names))}): take engine.kind = transformers"
                 )
         return self
+
+    def _lengths_fit(self) -> None:
+        most, completion = self.engine.max_model_len, self.training.max_completion_tokens
+        prompt = getattr(self.problems, "max_prompt_tokens", None) or 1
+        if self.engine.kind == "vllm" and most is not None and most < prompt + completion:
+            raise ValueError(
+                f"engine.max_model_len = {most} has no room for a prompt of {prompt} and a completion of {completion} "
+                f"tokens: set at least {prompt + completion}"
+            )
 
     @model_validator(mode="after")
     def _penalty_is_in_reach(self) -> Self:

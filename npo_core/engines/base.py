@@ -1,4 +1,4 @@
-"""What guidance, evaluation and (later) probes ask of a generation engine."""
+"""What guidance, probes and evaluation ask of a generation engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

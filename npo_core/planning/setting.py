@@ -108,4 +108,4 @@ class Setting:
     def images(self) -> bool:
         """Whether problems have images."""
         problems: Any = self.config.problems
-        return not isinstance(problems, ChainProblems) and any(s.columns.images for s in problems.sources.values())
+        return not isinstance(problems, ChainProblems) and bool(problems.image_columns)

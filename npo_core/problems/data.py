@@ -23,7 +23,9 @@ class Part:
     rows: list[Row]
 
 
-def load_data(settings: DataProblems, processor: Any) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
+def load_data(
+    settings: DataProblems, processor: Any, held_out_only: bool = False
+) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
     """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
     `processor` (a tokenizer, where the model takes text alone) renders and measures prompts; None only where neither
@@ -39,7 +41,15 @@ def load_data(settings: DataProblems, processor: Any) -> dict[str, tuple[list[Pr
             "never and no problems.max_prompt_tokens."
         )
     render = Renderer(settings, processor)
-    found = {name: part_problems(part, settings, render) for name, part in read_parts(settings).items()}
+    parts = read_parts(settings, held_out_only)
+    found = {name: part_problems(part, settings, render) for name, part in parts.items()}
+    if "train" in found:
+        check_apart(found)
+    return found
+
+
+def check_apart(found: dict[str, tuple[list[Problem], dict[str, Any]]]) -> None:
+    """Raises DataError where a training problem is also a held-out one."""
     train, train_report = found["train"]
     trained = {problem.id for problem in train}
     for held_out, report in (found[name] for name in found if name != "train"):
@@ -48,16 +58,17 @@ def load_data(settings: DataProblems, processor: Any) -> dict[str, tuple[list[Pr
                 f"{shared} problems are in both {train_report['source']} and {report['source']}: remove them from one, "
                 "or the evaluation measures memory."
             )
-    return found
 
 
-def read_parts(settings: DataProblems) -> dict[str, Part]:
+def read_parts(settings: DataProblems, held_out_only: bool) -> dict[str, Part]:
     """The rows of all parts, each from its source; held-out ones may be split off from those of training."""
-    parts = {}
+    parts, apart = {}, settings.held_out is not None
     for name, source in settings.sources.items():
+        if name == "train" and held_out_only and apart:
+            continue
         table = open_source(source)
         parts[name] = Part(table.name, read_rows(table, source, settings))
-    return parts if settings.held_out is not None else split_rows(parts.pop("train"), settings) | parts
+    return parts if apart else split_rows(parts.pop("train"), settings) | parts
 
 
 def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:

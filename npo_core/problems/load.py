@@ -13,19 +13,22 @@ from npo_core.problems.problem import Problem, ProblemSet
 BENCHMARK = "benchmarks."  # what the name of a benchmark's part begins with
 
 
-def load_problems(settings: Problems, execution: Execution | None = None, processor: Any = None) -> ProblemSet:
+def load_problems(
+    settings: Problems, execution: Execution | None = None, processor: Any = None, held_out_only: bool = False
+) -> ProblemSet:
     """Generate or read the problems.
 
     Args:
         execution: says how many processes verify where the verifier needs some.
         processor: the model's, or its tokenizer, which renders and measures prompts; only problems from data need it.
+        held_out_only: leave training problems unread where they have a source of their own; there are none then.
 
     Raises:
         DataError: a source cannot be read or a row is wrong; names file, rows and column.
         ConfigError: the tokenizer does not fit the settings.
     """
     if isinstance(settings, DataProblems):
-        found = load_data(settings, processor)
+        found = load_data(settings, processor, held_out_only)
         parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
         return problem_set(settings, execution, parts, report)
     try:
@@ -52,7 +55,7 @@ def problem_set(
     weighted = any(isinstance(settings.verifier_named(name), WeightedVerifier) for name in judges)
     benchmarks = {name.removeprefix(BENCHMARK): part for name, part in parts.items() if name.startswith(BENCHMARK)}
     return ProblemSet(
-        parts["train"],
+        parts.get("train", []),
         parts["held_out"],
         judges[""] if [*judges] == [""] else ByName(judges),
         ("accuracy", "reward") if weighted else ("accuracy",),

@@ -65,13 +65,12 @@ def benchmark_cells(scores: Mapping[str, Record], names: list[str]) -> list[str]
 def score_table(name: str, score: Record) -> Table:
     """One model's score on the held-out problems `name`, with intervals, and what it took."""
     k = most_samples(score)
-    rows = [[f"pass@1 (avg@{k})", interval(score["pass_rate"], score["standard_error"])]]
+    number_of = score["problems"]
+    rows = [[f"pass@1 (avg@{k})", interval(score["pass_rate"], score["standard_error"], number_of)]]
     for text, rate in score["pass_at_k"].items():
         if text != "1":
-            rows.append([f"pass@{text}", interval(rate, score["pass_at_k_error"][text])])
-    if len(score["by_difficulty"]) > 1:
-        errors = score["by_difficulty_error"]
-        rows += [[f"pass@1, difficulty {at}", interval(r, errors[at])] for at, r in score["by_difficulty"].items()]
+            rows.append([f"pass@{text}", interval(rate, score["pass_at_k_error"][text], number_of)])
+    rows += [[f"pass@1, {level}", rate] for level, rate in graded(score)]
     counts = [("problems", "problems"), ("samples a problem", "samples"), ("generated tokens", "tokens")]
     counts += [("answers cut off", "unfinished"), ("answers without a verdict", "unverified"), ("seconds", "seconds")]
     rows += [[words, number(score[count])] for words, count in counts if count in score]
@@ -93,11 +92,20 @@ def data_sets_table(score: Record) -> Table | None:
         [
             name,
             number(part["problems"]),
-            interval(part["pass_rate"], part["standard_error"]),
-            *([interval(part["pass_at_k"][str(k)], part["pass_at_k_error"][str(k)])] if k > 1 else []),
+            interval(part["pass_rate"], part["standard_error"], part["problems"]),
+            *(
+                [interval(part["pass_at_k"][str(k)], part["pass_at_k_error"][str(k)], part["problems"])]
+                if k > 1
+                else []
+            ),
             number(part["unfinished"]),
         ]
         for name, part in found.items()
+    ]
+    rows += [
+        [f"{name}, {level}", NONE, rate, *[NONE] * (len(header) - 3)]
+        for name, part in found.items()
+        for level, rate in graded(part)
     ]
     mean = sum(part["pass_rate"] for part in found.values()) / len(found)
     rows.append(["mean of data sets", NONE, number(mean, 3), *[NONE] * (len(header) - 3)])
@@ -115,8 +123,18 @@ def value(score: Record, name: str, key: str) -> str:
     return number(rate, 3) if error is None else plus_minus(rate, error)
 
 
-def interval(rate: float, error: float) -> str:
-    return plus_minus(rate, WIDTH * error)
+def graded(score: Record) -> list[tuple[str, str]]:
+    """pass@1 of each difficulty, where there are several."""
+    rates, errors = score["by_difficulty"], score["by_difficulty_error"]
+    return [(f"difficulty {at}", interval(r, errors[at])) for at, r in rates.items()] if len(rates) > 1 else []
+
+
+def interval(rate: float, error: float, problems: int = 0) -> str:
+    """A rate with 95 %; where all of `problems` were alike, the bound of Clopper and Pearson, which needs no spread."""
+    if error > 0 or problems < 1 or rate not in (0.0, 1.0):
+        return plus_minus(rate, WIDTH * error)
+    bound = 1 - 0.025 ** (1 / problems)
+    return f"{rate:.3f} (at most {bound:.3f})" if rate == 0 else f"{rate:.3f} (at least {1 - bound:.3f})"
 
 
 def natural(text: str) -> tuple[int, str]:

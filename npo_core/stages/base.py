@@ -75,7 +75,7 @@ def processor_for(problems: DataProblems, path: str) -> Any:
         config, processor = load_config(path), load_processor(path)
     except (OSError, ValueError) as error:
         raise no_model(path, error) from None
-    if (images := image_columns(problems)) and not sees_images(config):
+    if (images := problems.image_columns) and not sees_images(config):
         raise ConfigError(
             f"The problems have images (column {', '.join(images)}), but model.path = {path} ({config.model_type}) "
             "takes text alone: choose a vision-language model, or name no columns.images."
@@ -83,13 +83,8 @@ def processor_for(problems: DataProblems, path: str) -> Any:
     return processor
 
 
-def image_columns(problems: DataProblems) -> list[str]:
-    """The columns with images, of all sources."""
-    return list(dict.fromkeys(name for source in problems.sources.values() for name in source.columns.images))
-
-
 def no_model(path: str, error: Exception) -> DataError:
-    return DataError(f"model.path = {path} is no causal language model with a tokenizer: {error}")
+    return DataError(f"model.path = {path} is no language or vision-language model with a tokenizer: {error}")
 
 
 def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:

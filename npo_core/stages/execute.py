@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.config import Execution
-from npo_core.errors import DeviceError, NPOError, OutOfMemoryError, StorageError
+from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.process import die_with_parent
 from npo_core.stages import processes
 from npo_core.stages.context import StageContext, scratch_folder
@@ -75,10 +75,15 @@ def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
 
 
 def prepare_device(execution: Execution) -> str:
-    """Pick the device and set what holds for the whole process."""
+    """Pick the device and set what holds for the whole process. Raises ConfigError where there is no such device."""
     import torch
 
     torch.set_num_threads(execution.threads)
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"execution.device = cuda, but torch {torch.__version__} finds no GPU here: set it to auto or cpu, or run "
+            "where there is one."
+        )
     if execution.device != "auto":
         return execution.device
     return "cuda" if torch.cuda.is_available() else "cpu"

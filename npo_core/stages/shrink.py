@@ -42,6 +42,8 @@ def shrink(config: RunConfig) -> RunConfig:
     fields["bootstrap"] = fields.get("bootstrap", {}) | {"scout_steps": 4, "ladder": ladder}
     fields["guidance"] = fields.get("guidance", {}) | {"chunk_prompts": 8}
     fields["evaluation"] = fields.get("evaluation", {}) | {"every": 4, "samples": 2, "batch": 64}
+    fields["engine"] = {}  # vLLM's attention knows no heads this small
+    fields["name"] = f"{config.name}-shrunk"
     fields["execution"] = fields.get("execution", {}) | {
         "device": "cpu",
         "threads": 1,

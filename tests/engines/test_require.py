@@ -60,6 +60,22 @@ def test_a_run_does_not_begin_without_it(tmp_path):
             "engine.rollouts = true with execution.sharding = fsdp2",
         ),
         (
+            {
+                "engine": {"rollouts": True, "tensor_parallel": 3},
+                "model": {"kind": "pretrained", "path": "x"},
+                "execution": {"processes": 2},
+            },
+            "engine.tensor_parallel = 3 does not divide execution.processes = 2",
+        ),
+        (
+            {
+                "engine": {"kind": "vllm", "max_model_len": 100},
+                "model": {"kind": "pretrained", "path": "x"},
+                "training": {"max_completion_tokens": 120},
+            },
+            "engine.max_model_len = 100 has no room for a prompt of 1 and a completion of 120 tokens: set at least 121",
+        ),
+        (
             {"engine": {"kind": "vllm"}, "model": {"kind": "pretrained", "path": "x"}, "problems": PICTURES},
             "engine.kind = vllm is given text alone, and the problems have images .column picture.",
         ),

@@ -6,6 +6,7 @@ from small_data import data, problems_of, write_jsonl
 
 from npo_core.errors import DataError
 from npo_core.problems import Completion, Outcome
+from npo_core.problems.load import load_problems
 
 TRAIN = [
     {"question": "1+1?", "answer": "#### 2", "how": None},
@@ -78,3 +79,13 @@ def test_answers_are_checked_by_the_verifier_of_their_row(settings):
 def test_training_on_a_benchmark_is_refused(settings):
     with pytest.raises(DataError, match="1 problems are in both .*train.jsonl and .*quiz.jsonl"):
         problems_of(settings(train=[*TRAIN, {"question": QUIZ[0]["q"], "answer": "B", "how": "letters"}]))
+
+
+def test_an_evaluation_alone_leaves_training_problems_unread(settings, tmp_path):
+    held_out = {"path": write_jsonl(tmp_path / "held_out.jsonl", TRAIN[:1])}
+    apart = settings(held_out=held_out, held_out_rows=None)
+    (tmp_path / "train.jsonl").unlink()
+    problems = load_problems(apart, held_out_only=True)
+    assert not problems.train and len(problems.held_out) == 1 and len(problems.benchmarks["quiz"]) == 2
+    with pytest.raises(DataError, match="gone.jsonl"):
+        load_problems(settings().model_copy(update={"train": apart.train.model_copy(update={"path": "gone.jsonl"})}))

@@ -200,7 +200,7 @@ def test_images_and_a_model_for_text(run, tmp_path, model):
 
 def test_a_model_that_is_none(run, tmp_path):
     run.model = PretrainedModel(kind="pretrained", path=str(tmp_path / "none"))
-    with pytest.raises(DataError, match="is no causal language model with a tokenizer"):
+    with pytest.raises(DataError, match="is no language or vision-language model with a tokenizer"):
         run.base()
 
 

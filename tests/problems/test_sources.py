@@ -201,3 +201,11 @@ def test_a_full_disk_is_no_fault_of_the_data(sources, monkeypatch):
     with pytest.raises(StorageError, match="where data sets are converted, is full: make room") as caught:
         problems_of(data(train=sources["parquet"], **ONE_HELD_OUT))
     assert caught.value.retryable
+
+
+def test_two_rows_with_the_same_id_are_named(tmp_path):
+    rows = [row | {"key": f"k{min(i, 4)}"} for i, row in enumerate(gsm8k())]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match=r"the same id \(column key\) as an earlier row: row 6 \(k4\) as 5"):
+        problems_of(train_only(path, source={"columns": {"id": "key"}}))
+    problems_of(train_only(path))  # the column is not declared

@@ -6,10 +6,12 @@ import copy
 import json
 
 import pytest
+import torch
 import yaml
 
-from npo_core.config import EngineSettings, Guidance, RunConfig, Training, load_config, parse_config
+from npo_core.config import EngineSettings, Execution, Guidance, RunConfig, Training, load_config, parse_config
 from npo_core.errors import ConfigError, DamagedError, DataError
+from npo_core.stages.execute import prepare_device
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 
@@ -509,3 +511,17 @@ def other(value: object) -> object:
     if isinstance(value, int | float):
         return value + 1
     return f"{value}x" if isinstance(value, str) else ["x"]
+
+
+def test_adapters_are_not_sharded():
+    model = {"kind": "pretrained", "path": "x", "lora": {"rank": 4}}
+    problems = {"kind": "data", "train": {"path": "x.jsonl"}, "held_out_rows": 4}
+    with pytest.raises(ConfigError, match="execution.sharding = fsdp2 splits no adapters"):
+        parse_config({"model": model, "problems": problems, "execution": {"processes": 2, "sharding": "fsdp2"}})
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_anything_is_made():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="execution.device = cuda, but torch .* finds no GPU here"):
+        prepare_device(Execution(device="cuda"))
