@@ -54,8 +54,8 @@ def load_engine(config: "RunConfig", device: str) -> "Engine":
     from npo_core.stages.base import no_model
 
     try:
-        batch, attention = config.evaluation.batch, config.model.attention
-        return open_engine(config.model.path, config.engine, device=device, batch=batch, attention=attention)
+        how = {"batch": config.evaluation.batch, "attention": config.model.attention, "bf16": config.training.bf16}
+        return open_engine(config.model.path, config.engine, device=device, **how)
     except (OSError, ValueError) as error:
         raise no_model(config.model.path, error) from None
 

@@ -90,6 +90,7 @@ class Run:
             control=config.auto.control,
             probe=config.auto.probe,
             max_completion_tokens=config.training.max_completion_tokens,
+            bf16=config.training.bf16,
             seed=config.seed,
             snapshot=snapshot,
             candidates=candidates,
@@ -101,6 +102,7 @@ class Run:
             evaluation=self.config.evaluation,
             snapshots=snapshots,
             max_completion_tokens=self.config.training.max_completion_tokens,
+            bf16=self.config.training.bf16,
             **self.common,
         )
 

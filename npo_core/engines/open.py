@@ -12,16 +12,23 @@ FIND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is
 
 
 def open_engine(
-    folder: Path | str, settings: EngineSettings, *, device: str, batch: int, attention: str = "auto"
+    folder: Path | str,
+    settings: EngineSettings,
+    *,
+    device: str,
+    batch: int,
+    attention: str = "auto",
+    bf16: bool = False,
 ) -> Engine:
-    """The engine for a model folder; `batch` completions are generated, or scored, at once."""
+    """The engine for a model folder; see `TransformersEngine` for the words."""
+    how = {"device": device, "batch": batch, "attention": attention, "bf16": bf16}
     if settings.kind == "vllm":
         from npo_core.engines.vllm import VLLMEngine, worker
 
-        return VLLMEngine(folder, worker(settings, device), device=device, batch=batch, attention=attention)
+        return VLLMEngine(folder, worker(settings, device), **how)
     from npo_core.engines.transformers import TransformersEngine
 
-    return TransformersEngine(folder, device=device, batch=batch, attention=attention)
+    return TransformersEngine(folder, **how)
 
 
 def require_engine(settings: EngineSettings, *, gpu: bool) -> None:

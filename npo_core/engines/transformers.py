@@ -24,13 +24,25 @@ class TransformersEngine:
         device: `cpu` or `cuda`.
         batch: completions generated, or scored, at once. Part of what makes two runs equal bit for bit.
         attention: see `npo_core.models.load.load_model`.
+        bf16: compute in bfloat16 where weights are float32, as training does with `training.bf16`.
     """
 
-    def __init__(self, folder: Path | str, *, device: str = "cpu", batch: int = 2048, attention: str = "auto"):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        device: str = "cpu",
+        batch: int = 2048,
+        attention: str = "auto",
+        bf16: bool = False,
+    ):
         self.processor = load_processor(folder)
         self.tokenizer = tokenizer_of(self.processor)
         self.model = load_model(folder, attention=attention).to(device).eval()
-        self.device, self.batch = device, batch
+        self.device, self.batch, self.bf16 = device, batch, bf16
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     @property
     def eos_ids(self) -> list[int]:
@@ -67,11 +79,12 @@ class TransformersEngine:
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
         prompts = list({problem.id: problem for problem in problems}.values()) if divides(self.model) else problems
         inputs = self._on_device(left_padded(read_prompts(self.processor, prompts), self.tokenizer.pad_token_id))
-        if len(prompts) < len(problems):
-            place = {problem.id: number for number, problem in enumerate(prompts)}
-            rows = torch.tensor([place[problem.id] for problem in problems], device=self.device)
-            inputs = shared_prefill(self.model, inputs["input_ids"], inputs["attention_mask"], rows)
-        output = self.model.generate(**inputs, generation_config=config)
+        with self._precision():
+            if len(prompts) < len(problems):
+                place = {problem.id: number for number, problem in enumerate(prompts)}
+                rows = torch.tensor([place[problem.id] for problem in problems], device=self.device)
+                inputs = shared_prefill(self.model, inputs["input_ids"], inputs["attention_mask"], rows)
+            output = self.model.generate(**inputs, generation_config=config)
         ended = set(self.eos_ids)
         found = []
         for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
@@ -81,11 +94,14 @@ class TransformersEngine:
         return [Generated(tokens, text, done) for (tokens, done), text in zip(found, texts, strict=True)]
 
     @torch.inference_mode()
-    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def score(
+        self, problems: Sequence[Problem], completions: Sequence[Sequence[int]], *, as_sampled: bool = False
+    ) -> list[np.ndarray]:
+        """`as_sampled`: of what is left once `never_sampled` is ruled out, as `generate` does; else of the model."""
         pairs = list(zip(problems, completions, strict=True))
-        return [logps for part in self._parts(pairs) for logps in self._score(part)]
+        return [logps for part in self._parts(pairs) for logps in self._score(part, as_sampled)]
 
-    def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]]) -> list[np.ndarray]:
+    def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]], as_sampled: bool) -> list[np.ndarray]:
         prompts = read_prompts(self.processor, [problem for problem, _ in pairs])
         rows = [torch.tensor([*p.ids, *c]) for p, (_, c) in zip(prompts, pairs, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
@@ -94,10 +110,13 @@ class TransformersEngine:
         keep = ids.shape[1] - shortest_prompt + 1
         if len(pairs) > 1 and len(pairs) * keep * self.model.config.get_text_config().vocab_size > MOST_LOGITS:
             half = len(pairs) // 2
-            return self._score(pairs[:half]) + self._score(pairs[half:])
+            return self._score(pairs[:half], as_sampled) + self._score(pairs[half:], as_sampled)
         beside = beside_ids(prompts, [0] * len(prompts), ids.shape[1])
         inputs = self._on_device({"input_ids": ids, "attention_mask": mask, **beside})
-        logits = self.model(**inputs, logits_to_keep=keep).logits.float()
+        with self._precision():
+            logits = self.model(**inputs, logits_to_keep=keep).logits.float()
+        if as_sampled and self.never_sampled:
+            logits[:, :, self.never_sampled] = -torch.inf
         logps = torch.log_softmax(logits[:, :-1], dim=-1)
         taken = logps.gather(2, ids[:, shortest_prompt:, None].to(self.device))[:, :, 0].cpu().numpy()
         starts = [len(p.ids) - shortest_prompt for p in prompts]

@@ -65,7 +65,7 @@ def train(setting: Setting) -> Memory:
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
     phases = {"update": update(setting)}
     if not config.engine.rollouts:
-        phases |= generation(setting, setting.rows, setting.mixed)
+        phases |= generation(setting, setting.rows)
     if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
@@ -156,13 +156,13 @@ def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, 
     return phases | {"prompts": generation(setting, prompts)["prompts"]}
 
 
-def generation(setting: Setting, rows: int, mixed: bool = False) -> dict[str, dict[str, float]]:
+def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
     """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others.
 
-    `mixed`: in training's mixed precision, where keys are float32 and values bfloat16; engines have none.
+    In mixed precision keys are float32 and values bfloat16.
     """
-    size, wide = setting.size, 2 if mixed else setting.weight_bytes
-    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if mixed else wide)
+    size, wide = setting.size, setting.product_bytes
+    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
     prompts = rows * setting.prompt_tokens
     return {
@@ -188,7 +188,8 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
     weights = setting.size.parameters * setting.weight_bytes
     adapters = setting.size.trainable * setting.trained_bytes if setting.size.adapters else 0
-    return {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
+    found = {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
+    return found | ({"weights in bfloat16": 2 * setting.size.parameters} if setting.mixed else {})
 
 
 def guide(setting: Setting) -> Memory:

@@ -15,7 +15,7 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     rows = max(min(stage.at_once, stage.completions) // processes, 1)
     rows = min(rows, setting.rows) if stage.stage == "train" else rows
     batches = ceil(stage.completions / processes / rows)
-    flops = speed.flops(setting.product_bytes if stage.stage == "train" else setting.weight_bytes)  # engines: as stored
+    flops = speed.flops(setting.product_bytes)
     passes = passed(setting, length) / flops
     total = batches * generation(setting, speed, flops, rows, length) + stage.scored * passes
     if stage.updates:

@@ -42,7 +42,8 @@ def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id
 
     snapshot = context.workspace.timeline.snapshots.get(id_)
     folder, attention = context.workspace.snapshot_folder(id_), snapshot.info.get("attention", "auto")
-    engine = open_engine(folder, spec.engine, device=context.device, batch=spec.evaluation.batch, attention=attention)
+    how = {"device": context.device, "batch": spec.evaluation.batch, "attention": attention, "bf16": spec.bf16}
+    engine = open_engine(folder, spec.engine, **how)
     scores = passrate.evaluate(
         engine,
         problems,

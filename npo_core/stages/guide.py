@@ -119,4 +119,5 @@ def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
     folder = context.workspace.snapshot_folder(snapshot)
     attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
-    return open_engine(folder, spec.engine, device=context.device, batch=batch, attention=attention)
+    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": spec.training.bf16}
+    return open_engine(folder, spec.engine, **how)

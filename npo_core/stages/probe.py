@@ -48,4 +48,5 @@ def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine
     batch = spec.probe.prompts * spec.probe.samples
     folder = context.workspace.snapshot_folder(snapshot)
     attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
-    return open_engine(folder, spec.engine, device=context.device, batch=batch, attention=attention)
+    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": spec.bf16}
+    return open_engine(folder, spec.engine, **how)

@@ -107,6 +107,7 @@ class ProbeSpec(Spec):
     control: config.Control
     probe: config.Probe
     max_completion_tokens: int
+    bf16: bool = Field(False, exclude_if=lambda on: not on, description="compute in bfloat16, as training does")
     seed: int
     snapshot: str
     candidates: list[str] = Field(description="snapshot ids, rising by step")
@@ -120,6 +121,7 @@ class EvaluateSpec(Spec):
     problems: config.Problems
     evaluation: config.Evaluation
     max_completion_tokens: int
+    bf16: bool = Field(False, exclude_if=lambda on: not on, description="compute in bfloat16, as training does")
     snapshots: list[str]
 
     @property

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -135,7 +136,8 @@ def problems_seen(run, base: str):
     return run_problems(spec, context, run.workspace.timeline.snapshots.get(base)).train
 
 
-def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch, bf16):
     """At the first update of a replay the policy is the base: its log-probabilities of what the guide wrote."""
     run = run("qwen3_vl")
     base = run.base()
@@ -153,13 +155,16 @@ def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch):
         return relate(self, inputs, policy_logps)
 
     monkeypatch.setattr(NPOTrainer, "_relate_to_guide", watched)
-    run.train("replay", base, cache)
+    run.train("replay", base, cache, bf16=bf16)
     assert len(found) >= 2
     problems = [problems_seen(run, base)[number] for number, *_ in found]
-    engine = TransformersEngine(run.workspace.timeline.snapshots.folder(base, run.folder))
-    scores = engine.score(problems, [ids for _, ids, _ in found])
-    for score, (_, _, logps) in zip(scores, found, strict=True):
-        assert torch.allclose(torch.tensor(score), logps, atol=1e-5)
+    folder, asked = run.workspace.timeline.snapshots.folder(base, run.folder), [ids for _, ids, _ in found]
+    trained = torch.cat([logps for *_, logps in found]).float()
+    far = {}
+    for precision in (False, True):
+        scores = TransformersEngine(folder, bf16=precision).score(problems, asked)
+        far[precision] = (torch.tensor(np.concatenate(scores)) - trained).abs().mean()
+    assert far[bf16] < 1e-5 < far[not bf16]
 
 
 def test_a_snapshot_inside_a_window_goes_on_exactly(run):

@@ -48,7 +48,10 @@ def test_a_benchmark_row_becomes_a_prompt(tmp_path, tokenizer):
     """MMBench's template on a row of our own, without its image."""
     fields = yaml.safe_load(PAPER.read_text())["problems"]["benchmarks"]["mmbench"]
     row = {"index": 1, "hint": None, "question": "Which?", "A": "one", "B": "two", "C": "", "D": None, "answer": "B"}
-    fields |= {"path": write_jsonl(tmp_path / "rows.jsonl", [row, row | {"index": 2, "question": "What?"}]), "split": None}
+    fields |= {
+        "path": write_jsonl(tmp_path / "rows.jsonl", [row, row | {"index": 2, "question": "What?"}]),
+        "split": None,
+    }
     fields["columns"] |= {"images": []}
     config = {
         "kind": "data",
