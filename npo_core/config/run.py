@@ -8,7 +8,7 @@ from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
 from npo_core.config.engine import EngineSettings
 from npo_core.config.model import BuiltInModel, Model
-from npo_core.config.problems import ChainProblems, DataProblems, Problems
+from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import LengthVerifier, leaves
 
@@ -130,12 +130,6 @@ class RunConfig(Closed):
                 "engine.rollouts = true with execution.sharding = fsdp2: TRL gathers no weights that transformers has "
                 "split, so vLLM would not get them: set engine.rollouts to false, or sharding: none"
             )
-        if self.engine.kind == "vllm" and isinstance(self.problems, DataProblems):
-            if names := self.problems.image_columns:
-                raise ValueError(
-                    "engine.kind = vllm is given text alone, and the problems have images (column "
-                    f"{', '.join(sorted(names))}): take engine.kind = transformers"
-                )
         return self
 
     def _lengths_fit(self) -> None:

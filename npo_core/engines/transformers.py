@@ -81,11 +81,14 @@ class TransformersEngine:
         return [Generated(tokens, text, done) for (tokens, done), text in zip(found, texts, strict=True)]
 
     @torch.inference_mode()
-    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def score(
+        self, problems: Sequence[Problem], completions: Sequence[Sequence[int]], *, as_sampled: bool = False
+    ) -> list[np.ndarray]:
+        """`as_sampled`: of what is left once `never_sampled` is ruled out, as `generate` does; else of the model."""
         pairs = list(zip(problems, completions, strict=True))
-        return [logps for part in self._parts(pairs) for logps in self._score(part)]
+        return [logps for part in self._parts(pairs) for logps in self._score(part, as_sampled)]
 
-    def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]]) -> list[np.ndarray]:
+    def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]], as_sampled: bool) -> list[np.ndarray]:
         prompts = read_prompts(self.processor, [problem for problem, _ in pairs])
         rows = [torch.tensor([*p.ids, *c]) for p, (_, c) in zip(prompts, pairs, strict=True)]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
@@ -94,10 +97,12 @@ class TransformersEngine:
         keep = ids.shape[1] - shortest_prompt + 1
         if len(pairs) > 1 and len(pairs) * keep * self.model.config.get_text_config().vocab_size > MOST_LOGITS:
             half = len(pairs) // 2
-            return self._score(pairs[:half]) + self._score(pairs[half:])
+            return self._score(pairs[:half], as_sampled) + self._score(pairs[half:], as_sampled)
         beside = beside_ids(prompts, [0] * len(prompts), ids.shape[1])
         inputs = self._on_device({"input_ids": ids, "attention_mask": mask, **beside})
         logits = self.model(**inputs, logits_to_keep=keep).logits.float()
+        if as_sampled and self.never_sampled:
+            logits[:, :, self.never_sampled] = -torch.inf
         logps = torch.log_softmax(logits[:, :-1], dim=-1)
         taken = logps.gather(2, ids[:, shortest_prompt:, None].to(self.device))[:, :, 0].cpu().numpy()
         starts = [len(p.ids) - shortest_prompt for p in prompts]

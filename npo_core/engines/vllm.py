@@ -21,9 +21,11 @@ from npo_core.engines.base import Generated
 from npo_core.engines.check import k3, refuse_stale
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
-from npo_core.errors import ConfigError, DataError, DeviceError, OutOfMemoryError
-from npo_core.models.load import merged_folder
+from npo_core.errors import ConfigError, DataError, DeviceError, EngineError, OutOfMemoryError
+from npo_core.models.inputs import PromptInputs, read_prompts
+from npo_core.models.load import load_config, merged_folder, sees_images
 from npo_core.problems import Problem
+from npo_core.problems.images import image_content
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 CHECKED = 64  # completions of the first batch after a load that are scored by the trainer's model too
@@ -34,6 +36,8 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+Completion = tuple[list[int], list[float] | None]  # token ids and, if asked for, their log-probabilities
+Answer = tuple[list[int], list[Completion]]  # the token ids of the prompt as vLLM read it, and what it sampled
 
 
 class VLLMWorker:
@@ -75,8 +79,11 @@ class VLLMWorker:
             "tensor_parallel_size": self.settings.tensor_parallel,
             "generation_config": "vllm",  # what a model recommends for sampling would change the log-probabilities
             "logprobs_mode": "processed_logprobs",
-            "skip_tokenizer_init": True,
         }
+        if sees_images(load_config(model)):
+            arguments["limit_mm_per_prompt"] = {"video": 0}  # else vLLM keeps memory for what is never asked
+        else:
+            arguments["skip_tokenizer_init"] = True  # where there are images, the processor needs it
         if self.device == "cpu":
             # Compiling takes longer than it saves; a seeded request that is prefilled in two steps fails (vLLM 0.32).
             arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
@@ -86,23 +93,38 @@ class VLLMWorker:
 
     def generate(
         self,
-        prompts: Sequence[tuple[list[int], int]],
+        prompts: Sequence[tuple[list[int], list[bytes], int]],
         *,
         samples: int,
         max_tokens: int,
         eos_ids: list[int],
+        never: Sequence[int] = (),
         logprobs: bool,
-    ) -> list[list[tuple[list[int], list[float] | None]]]:
-        """Of each (token ids, seed) `samples` completions: token ids and, if asked for, their log-probabilities."""
-        longest = max((len(ids) for ids, _ in prompts), default=0) + max_tokens
+    ) -> list[Answer]:
+        """Of each (token ids, images, seed) the token ids that vLLM read, and `samples` completions.
+
+        A prompt has one placeholder for each of its images, which are the bytes of files; what vLLM read has one for
+        every token of an image. Tokens in `never` are not sampled.
+        """
+        return self.ask(
+            f"generate with {self.loaded}",
+            "generate",
+            list(prompts),
+            samples,
+            max_tokens,
+            eos_ids,
+            list(never),
+            logprobs,
+        )
+
+    def refuse_longer(self, longest: int) -> None:
+        """Stop where vLLM has no room for a prompt and its completion of `longest` tokens. Raises ConfigError."""
         if longest > self.longest:
             raise ConfigError(
                 f"The longest prompt and its completion take {longest} tokens, and vLLM has room for {self.longest}: "
                 "raise engine.max_model_len or engine.memory, or lower training.max_completion_tokens or "
                 "problems.max_prompt_tokens."
             )
-        request = list(prompts), samples, max_tokens, eos_ids, logprobs
-        return self.ask(f"generate with {self.loaded}", "generate", *request)
 
     def ask(self, what: str, *request: Any) -> Any:
         try:
@@ -172,6 +194,17 @@ def request_seed(seed: int, problem: Problem) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {problem.id}".encode()).digest()[:6])
 
 
+def refuse_other_prompts(problems: Sequence[Problem], read: Sequence[PromptInputs], answers: Sequence[Answer]) -> None:
+    """Stop where vLLM read other token ids than the trainer does. Raises EngineError."""
+    for problem, own, (ids, _) in zip(problems, read, answers, strict=True):
+        if ids != own.ids:
+            raise EngineError(
+                f"vLLM read the prompt {problem.id} as {len(ids)} tokens, the trainer as {len(own.ids)}, and they are "
+                "not the same: the processor in engine.python makes another prompt of its images. Install the "
+                "trainer's version of transformers there, or take engine.kind = transformers."
+            )
+
+
 class VLLMEngine:
     """Samples in the worker; scores with the trainer's own model, loaded here.
 
@@ -181,7 +214,8 @@ class VLLMEngine:
         device: `cpu` or `cuda`. batch, attention: of the model that scores; see `TransformersEngine`.
 
     Raises, when asked to generate:
-        EngineError: the first completions after a load are not those of these weights. What `VLLMWorker` raises.
+        EngineError: the first completions after a load are not those of these weights, or vLLM's own processor made
+            another prompt of an image. DataError: an image is gone. What `VLLMWorker` raises.
     """
 
     def __init__(
@@ -196,22 +230,36 @@ class VLLMEngine:
         if not problems:
             return []
         loaded = self.worker.load(self.folder, str(self.own.model.dtype).removeprefix("torch."))
-        prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"]
-        asked = [(ids, request_seed(seed, problem)) for ids, problem in zip(prompts, problems, strict=True)]
+        read = read_prompts(self.own.processor, problems)
+        self.worker.refuse_longer(max(len(prompt.ids) for prompt in read) + max_tokens)
         eos_ids = self.own.eos_ids
-        answers = self.worker.generate(asked, samples=samples, max_tokens=max_tokens, eos_ids=eos_ids, logprobs=loaded)
+        answers = self.worker.generate(
+            self._asked(problems, seed),
+            samples=samples,
+            max_tokens=max_tokens,
+            eos_ids=eos_ids,
+            never=self.own.never_sampled or (),
+            logprobs=loaded,
+        )
+        refuse_other_prompts(problems, read, answers)
+        drawn = [completions for _, completions in answers]
         if loaded:
-            self._check(problems, answers)
-        flat = [ids for completions in answers for ids, _ in completions]
+            self._check(problems, drawn)
+        flat = [ids for completions in drawn for ids, _ in completions]
         texts = iter(self.own.tokenizer.batch_decode(flat, skip_special_tokens=True))
-        return [[Generated(ids, next(texts), ids[-1] in eos_ids) for ids, _ in given] for given in answers]
+        return [[Generated(ids, next(texts), ids[-1] in eos_ids) for ids, _ in given] for given in drawn]
+
+    def _asked(self, problems: Sequence[Problem], seed: int) -> list[tuple[list[int], list[bytes], int]]:
+        prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"]
+        images = [[image_content(image) for image in problem.images] for problem in problems]
+        return list(zip(prompts, images, [request_seed(seed, problem) for problem in problems], strict=True))
 
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return self.own.score(problems, completions)
 
-    def _check(self, problems: Sequence[Problem], answers: list[list[tuple[list[int], list[float] | None]]]) -> None:
-        rows = [(problem, *c) for problem, given in zip(problems, answers, strict=True) for c in given][:CHECKED]
-        own = self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows])
+    def _check(self, problems: Sequence[Problem], drawn: list[list[Completion]]) -> None:
+        rows = [(problem, *c) for problem, given in zip(problems, drawn, strict=True) for c in given][:CHECKED]
+        own = self.own.score([problem for problem, _, _ in rows], [ids for _, ids, _ in rows], as_sampled=True)
         kl = k3(np.concatenate(own) - np.concatenate([logps for _, _, logps in rows]))
         self.worker.loaded = None  # if it is refused, whoever asks again has it loaded, and checked, again
         refuse_stale(kl, self.worker.settings.max_kl, f"the model {self.folder}")

@@ -6,6 +6,7 @@ and answers each with (kind, value). It ends when the other end closes, and on L
 
 import ctypes
 import gc
+import io
 import os
 import platform
 import signal
@@ -38,10 +39,20 @@ class Server:
         return self.llm.llm_engine.model_config.max_model_len
 
     def generate(
-        self, prompts: list[tuple[list[int], int]], samples: int, max_tokens: int, eos_ids: list[int], logprobs: bool
-    ) -> list[list[tuple[list[int], list[float] | None]]]:
-        """For each (token ids, seed) `samples` completions: token ids and, if asked for, their log-probabilities."""
-        from vllm import SamplingParams, TokensPrompt
+        self,
+        prompts: list[tuple[list[int], list[bytes], int]],
+        samples: int,
+        max_tokens: int,
+        eos_ids: list[int],
+        never: list[int],
+        logprobs: bool,
+    ) -> list[tuple[list[int], list[tuple[list[int], list[float] | None]]]]:
+        """For each (token ids, images, seed) the ids that the model read, and `samples` completions.
+
+        The ids given have one placeholder for an image. Completions: token ids, without those that are `never` to be
+        sampled, and, if asked for, their log-probabilities.
+        """
+        from vllm import SamplingParams
 
         settings = [
             SamplingParams(
@@ -55,12 +66,27 @@ class Server:
                 top_k=0,
                 min_p=0.0,
                 detokenize=False,
+                logit_bias=dict.fromkeys(never, -100.0) or None,  # the lowest there is: e**-100 is never drawn
             )
-            for _, seed in prompts
+            for *_, seed in prompts
         ]
-        asked = [TokensPrompt(prompt_token_ids=ids) for ids, _ in prompts]
-        answers = self.llm.generate(asked, settings, use_tqdm=False)
-        return [[(list(c.token_ids), of_tokens(c)) for c in sorted(a.outputs, key=lambda c: c.index)] for a in answers]
+        answers = self.llm.generate([prompt(ids, images) for ids, images, _ in prompts], settings, use_tqdm=False)
+        return [(list(a.prompt_token_ids), completions(a)) for a in answers]
+
+
+def prompt(ids: list[int], images: list[bytes]) -> Any:
+    """A prompt as vLLM takes it; the model's processor makes of a placeholder as many as its image has tokens."""
+    from PIL import Image
+    from vllm import TokensPrompt
+
+    if not images:
+        return TokensPrompt(prompt_token_ids=ids)
+    opened = [Image.open(io.BytesIO(content)).convert("RGB") for content in images]
+    return TokensPrompt(prompt_token_ids=ids, multi_modal_data={"image": opened})
+
+
+def completions(answer: Any) -> list[tuple[list[int], list[float] | None]]:
+    return [(list(c.token_ids), of_tokens(c)) for c in sorted(answer.outputs, key=lambda c: c.index)]
 
 
 def of_tokens(completion: Any) -> list[float] | None:

@@ -14,20 +14,15 @@ TEMPLATE = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )  # what Qwen's templates come to, without tools
-HEADS, WIDTH = 2, 16
-# Fields of configurations under the names that models use, and what they become.
-SMALL = {
-    "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "depth": 1, "num_heads": HEADS,
-    "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": WIDTH // HEADS, "out_hidden_size": WIDTH,
-    "max_position_embeddings": 4096, "max_window_layers": 1, "deepstack_visual_indexes": [0], "layer_types": None,
-    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH,
-}  # fmt: skip
+HEADS, HEAD = 2, 8
 SEEING = ("qwen3_vl", "qwen3_vl_moe")  # whose processor is made here
 IMAGE_SIDES = (32, 64)  # pixels: an image is scaled to an area between the squares of these
 
 
-def make_tiny(model: str, folder: Path | str, seed: int = 0) -> None:
+def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -> None:
     """Save a random model of a model type (`qwen3`, `qwen3_vl`), or of a folder's configuration, in the HF layout.
+
+    `head`: dimensions of an attention head, a multiple of 8; some kernels know few.
 
     Raises:
         ConfigError: transformers knows no such model, or it sees images by another processor than Qwen3-VL's.
@@ -45,7 +40,7 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0) -> None:
             f"{values['model_type']} sees images, and of such models only {', '.join(SEEING)} are made tiny."
         )
     tokenizer = make_tokenizer()
-    config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer))
+    config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer, head))
     set_seed(seed)
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     tiny = kind.from_config(config).float()
@@ -54,7 +49,18 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0) -> None:
     (make_processor(tokenizer) if sees_images(config) else tokenizer).save_pretrained(folder)
 
 
-def shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def small(head: int) -> dict[str, Any]:
+    """Fields of configurations under the names that models use, and what they become."""
+    width = HEADS * head
+    return {
+        "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 1, "depth": 1, "num_heads": HEADS,
+        "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": head, "out_hidden_size": width,
+        "max_position_embeddings": 4096, "max_window_layers": 1, "deepstack_visual_indexes": [0], "layer_types": None,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": width,
+    }  # fmt: skip
+
+
+def shrunk(values: dict[str, Any], tokenizer: Any, head: int) -> dict[str, Any]:
     """A configuration's fields with tiny dimensions and the tokens of `make_tokenizer`."""
     tokens = {
         "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
@@ -67,11 +73,11 @@ def shrunk(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
         if name in ("text_config", "vision_config") and value:
-            found[name] = shrunk(value, tokenizer)
+            found[name] = shrunk(value, tokenizer, head)
         elif name == "rope_parameters" and value and "mrope_section" in value:
-            found[name] = value | {"mrope_section": [2, 1, 1]}  # they share half a head
+            found[name] = value | {"mrope_section": [head // 4, head // 8, head // 8]}  # they share half a head
         else:
-            found[name] = {**SMALL, **tokens}.get(name, value)
+            found[name] = {**small(head), **tokens}.get(name, value)
     return found
 
 

@@ -71,13 +71,18 @@ def decoded_size(content: bytes, column: str) -> tuple[int, int]:
 
 
 def open_image(ref: ImageRef) -> Any:
-    """The image (a PIL.Image, RGB) that a reference names.
+    """The image (a PIL.Image, RGB) that a reference names. Raises what `image_content` does."""
+    from PIL import Image
+
+    return Image.open(BytesIO(image_content(ref))).convert("RGB")
+
+
+def image_content(ref: ImageRef) -> bytes:
+    """The bytes of the image that a reference names, as in its file.
 
     Raises:
         DataError: it is gone, or not the one that was checked.
     """
-    from PIL import Image
-
     try:
         cell = ref.file if ref.file else opened(ref.source).cell(ref.row, ref.column)
         content, _ = image_bytes(cell[ref.place] if isinstance(cell, list) else cell, Path(), ref.column or "")
@@ -85,7 +90,7 @@ def open_image(ref: ImageRef) -> Any:
         raise DataError(f"The image {where(ref)} is gone ({error}): put it back where it was.") from None
     if digest(content) != ref.digest:
         raise DataError(f"The image {where(ref)} has changed since the problems were read: put back the one it was.")
-    return Image.open(BytesIO(content)).convert("RGB")
+    return content
 
 
 def check_present(problems: Iterable[Problem]) -> None:

@@ -10,7 +10,6 @@ from npo_core.errors import ConfigError
 from tasks.run import open_run
 
 TEXT = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl"}}
-PICTURES = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl", "columns": {"images": ["picture"]}}}
 
 
 def test_the_default_needs_nothing(monkeypatch):
@@ -75,13 +74,9 @@ def test_a_run_does_not_begin_without_it(tmp_path):
             },
             "engine.max_model_len = 100 has no room for a prompt of 1 and a completion of 120 tokens: set at least 121",
         ),
-        (
-            {"engine": {"kind": "vllm"}, "model": {"kind": "pretrained", "path": "x"}, "problems": PICTURES},
-            "engine.kind = vllm is given text alone, and the problems have images .column picture.",
-        ),
     ],
 )
 def test_what_an_engine_cannot_do(values, sentence):
-    parse_config({**values, "problems": values.get("problems", TEXT), "engine": {}})
+    parse_config({**values, "problems": TEXT, "engine": {}})
     with pytest.raises(ConfigError, match=sentence):
-        parse_config({**values, "problems": values.get("problems", TEXT)})
+        parse_config({**values, "problems": TEXT})

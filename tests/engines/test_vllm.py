@@ -59,7 +59,7 @@ def test_more_prompt_tokens_than_vllm_takes_in_a_step(engine, worker, problems):
     """On a CPU a seeded request that is prefilled in two steps fails: none may be."""
     worker.load(engine.folder, "float32")
     room, step = worker.longest, 4096
-    prompts = [([4 + (i + j) % 9 for j in range(room - 2)], i) for i in range(2 * step // room)]
+    prompts = [([4 + (i + j) % 9 for j in range(room - 2)], [], i) for i in range(2 * step // room)]
     asked_for = {"samples": 1, "max_tokens": 2, "eos_ids": engine.own.eos_ids, "logprobs": False}
     together = worker.generate(prompts, **asked_for)
     assert [together[i] for i in (0, 70)] == worker.generate([prompts[0], prompts[70]], **asked_for)
@@ -70,7 +70,7 @@ def test_its_log_probabilities_are_the_trainers(engine, worker, problems):
     worker.load(engine.folder, "float32")
     prompts = engine.own.tokenizer([p.prompt for p in asked])["input_ids"]
     asked_for = {"samples": 1, "max_tokens": TOKENS, "eos_ids": engine.own.eos_ids}
-    answers = worker.generate([(p, 5) for p in prompts], **asked_for, logprobs=True)
+    answers = [given for _, given in worker.generate([(p, [], 5) for p in prompts], **asked_for, logprobs=True)]
     own = engine.score(asked, [given[0][0] for given in answers])
     theirs = [np.array(given[0][1]) for given in answers]
     assert max(np.abs(a - b).max() for a, b in zip(own, theirs, strict=True)) < 1e-4

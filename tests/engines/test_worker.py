@@ -62,7 +62,7 @@ def test_it_ends_with_its_parent_also_by_kill_9():
         "from npo_core.engines.vllm import VLLMWorker\n"
         "import time\n"
         "worker = VLLMWorker(EngineSettings(kind='vllm'), 'cpu')\n"
-        "worker.connection.send(('generate', [], 1, 1, [], False))\n"
+        "worker.connection.send(('generate', [], 1, 1, [], [], False))\n"
         "worker.connection.recv()\n"
         "print(worker.process.pid, flush=True)\n"
         "time.sleep(60)\n"

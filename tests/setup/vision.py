@@ -1,4 +1,5 @@
-"""Set-up: torchvision, which the processors of vision-language models need. `make setup` runs this.
+"""Set-up: torchvision, which the processors of vision-language models need. `make setup` runs this, and
+`make setup-vllm` in the environment of vLLM.
 
 torchvision's wheels for Linux are built for CUDA. Beside a torch without CUDA their compiled part cannot be loaded, and
 then every import of torchvision fails on two operators that nobody declared. The processors use plain torch alone, so
