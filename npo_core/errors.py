@@ -71,7 +71,7 @@ class DeviceError(NPOError):
 
 
 class EngineError(NPOError):
-    """A generation engine gives other log-probabilities than the trainer, as it does with stale weights."""
+    """A generation engine has other log-probabilities than the trainer, as with stale weights, or other prompts."""
 
     exit_code = 68
 

@@ -76,7 +76,7 @@ def test_a_run_does_not_begin_without_it(tmp_path):
         ),
     ],
 )
-def test_what_rollouts_cannot_do(values, sentence):
+def test_what_an_engine_cannot_do(values, sentence):
     parse_config({**values, "problems": TEXT, "engine": {}})
     with pytest.raises(ConfigError, match=sentence):
         parse_config({**values, "problems": TEXT})
