@@ -10,6 +10,8 @@
    peak memory, TRL's GRPOTrainer and NPOTrainer in turn. Its guidance is the worked solutions; it solves nothing.
 3. What `npo plan` says of memory, disk, tokens and time of small random models beside what a training stage takes; then
    the largest micro batch that the plan says fits the free memory is trained.
+4. A random Qwen3-VL of about 100 million parameters on pictures drawn here, in bf16, whole and with adapters: through
+   the stages and compared as the demo is, and what the plan says beside what training takes.
 """
 
 import argparse
@@ -22,17 +24,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, Ground, base_folder, demo_config, markdown, say, settle
-from benchmarks.flow_parts import PHASES
+from benchmarks.common import ROOT, base_folder, demo_config, markdown, say, settle
+from benchmarks.gpu_stages import through_stages
+from benchmarks.gpu_vision import UNCOUNTED, vision_parts
 from benchmarks.plan import CASES, Case, as_text, compare, largest
 from benchmarks.plan import TINY as TINY_CASE
 from benchmarks.snapshots import TINY, random_model
 from benchmarks.steps import NPO, TRL, Setting, run_block
 from npo_core.config import RunConfig
 from npo_core.problems import ProblemSet
-from npo_core.stages.launch import run_stage
-from npo_core.stages.prove import prove_replay
-from npo_core.timeline.segments import read_steps
 
 DOCS = ROOT / "docs/gpu.md"
 LARGE = {"width": 768, "layers": 12, "heads": 12, "intermediate": 2560}  # 99 M
@@ -51,39 +51,6 @@ def configure(options: argparse.Namespace, bf16: bool, adapters: bool = False) -
         return config
     model = {"kind": "pretrained", "path": str(base_folder(config)), "dtype": "bfloat16", "lora": {}}
     return config.model_validate({**config.model_dump(), "model": model})
-
-
-def through_stages(config: RunConfig, folder: Path) -> dict[str, str]:
-    """Scout, guidance, guided replay and evaluation as processes; then the proof. Name -> finding."""
-    ground = Ground(config, folder, stage=lambda spec: run_stage(spec).result)
-    until = config.bootstrap.scout_steps
-    scout = ground.train("scout", until)
-    guidance = ground.guide(scout, [until])
-    replay = ground.train("replay", until, cache=guidance["cache"])
-    scores = ground.stage(ground.run.evaluate([ground.base, scout["end"], replay["end"]]))["scores"]
-    rates = [f"{score['pass_rate']:.3f}" for score in scores]
-    injected = sum(row["groups_injected"] or 0.0 for row in rows(ground, replay))
-    found = {
-        f"pass rate: base, scout at {until}, guided replay at {until}": ", ".join(rates),
-        "guidance: trajectories, coverage Q": f"{guidance['rows']}, {guidance['coverage']:.3f}",
-        "groups injected in the replay": f"{injected / (until * config.training.prompts_per_step):.1%}",
-        "ms a step, median: scout, replay": ", ".join(f"{step_ms(ground, part):.1f}" for part in (scout, replay)),
-    }
-    proof = prove_replay(ground.workspace.uri, segment=scout["segment"])
-    for row in proof["compared"]:
-        what = row["what"].split(":")[0]
-        found[f"replayed bit for bit: {what}"] = "yes" if row["equal"] else f"no: {row['detail']}"
-    return found
-
-
-def rows(ground: Ground, part: dict) -> list[dict]:
-    return read_steps(ground.workspace.store, ground.workspace.timeline.segment(part["segment"])).to_pylist()
-
-
-def step_ms(ground: Ground, part: dict) -> float:
-    """Generation, verification, forward and backward of a step; the first ones warm up."""
-    seconds = [sum(row[phase] or 0.0 for phase in PHASES) for row in rows(ground, part)]
-    return 1000 * statistics.median(seconds[len(seconds) // 4 :])
 
 
 def solutions(problems: ProblemSet, model: Path) -> dict[str, Any]:
@@ -176,21 +143,17 @@ def card(device: str) -> str:
     return f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}, CUDA {torch.version.cuda})"
 
 
-def section(device: str, steps: int, small: dict[str, dict[str, str]], large: dict[str, str], plan: str) -> str:
+def findings(title: str, found: dict[str, dict[str, str]]) -> str:
+    """A column each, a line a finding."""
+    names = list(dict.fromkeys(name for column in found.values() for name in column))
+    return markdown([title, *found], [[name, *(c.get(name, "-") for c in found.values())] for name in names])
+
+
+def section(device: str, parts: list[str]) -> str:
     """The dated part of docs/gpu.md."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "accelerate"))
-    names = list(dict.fromkeys(name for found in small.values() for name in found))
-    table = markdown(
-        [f"demo, {steps} steps through the stages", *small],
-        [[name, *(found.get(name, "-") for found in small.values())] for name in names],
-    )
-    return "\n\n".join([
-        f"## {datetime.now(UTC).date().isoformat()}, {card(device)}",
-        f"Python {platform.python_version()}, {packages}.",
-        table,
-        markdown(["random Qwen3, bf16 mixed precision", "measured"], list(large.items())),
-        plan,
-    ])  # fmt: skip
+    head = f"## {datetime.now(UTC).date().isoformat()}, {card(device)}"
+    return "\n\n".join([head, f"Python {platform.python_version()}, {packages}.", *parts])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -201,6 +164,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check(options: argparse.Namespace) -> list[str]:
+    """What was found, part by part; what other processes measure comes while this one holds nothing of the GPU."""
+    say("gpu-check: the plan")
+    plan, small = plan_parts(options), {}
+    with tempfile.TemporaryDirectory(prefix="npo-gpu-") as folder:
+        say("gpu-check: a vision-language model")
+        seeing, vision_plan = vision_parts(options, Path(folder) / "vision")
+        for name, variant in VARIANTS.items():
+            say(f"gpu-check: the demo through the stages, {name}")
+            config = configure(options, *variant)
+            small[name] = through_stages(config, Path(folder) / name)
+        say("gpu-check: the large model")
+        large = large_model(config, options, Path(folder))
+    return [
+        findings(f"demo, {config.bootstrap.scout_steps} steps through the stages", small),
+        markdown(["random Qwen3, bf16 mixed precision", "measured"], list(large.items())),
+        plan,
+        findings("random Qwen3-VL with images through the stages", seeing),
+        f"{vision_plan}\n\n{UNCOUNTED}",
+    ]
+
+
 def main() -> int:
     options = parse_arguments()
     settle(configure(options, bf16=False))
@@ -209,16 +194,7 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA device here, so nothing was checked: run `make gpu-check` on a machine with one.")
         return 0
-    say("gpu-check: the plan")
-    plan, small = plan_parts(options), {}  # first, while this process holds nothing of the GPU
-    with tempfile.TemporaryDirectory(prefix="npo-gpu-") as folder:
-        for name, variant in VARIANTS.items():
-            say(f"gpu-check: the demo through the stages, {name}")
-            config = configure(options, *variant)
-            small[name] = through_stages(config, Path(folder) / name)
-        say("gpu-check: the large model")
-        large = large_model(config, options, Path(folder))
-    text = section(options.device, config.bootstrap.scout_steps, small, large, plan)
+    text = section(options.device, check(options))
     print(text)
     if options.device == "cuda" and not options.tiny:
         DOCS.write_text(f"{DOCS.read_text().rstrip()}\n\n{text}\n")

@@ -143,14 +143,19 @@ def measured(what: str, config: RunConfig, folder: Path) -> dict[str, float]:
 
 
 def compare(case: Case, device: str) -> dict:
-    """Training said and measured, and the number of parameters."""
+    """Training a case, said and measured, and the number of parameters."""
     with tempfile.TemporaryDirectory(prefix="npo-plan-") as name:
-        config = configure(case, Path(name) / "model", device)
-        size = model_size(config)
-        said = said_of(config, size, look(config, measure=device == "cpu"))
-        found = measured("train", config, Path(name) / "run")
-    say(f"plan: {case.name}: {said['memory'] / 1e6:.0f} MB said, {found['memory'] / 1e6:.0f} MB measured")
-    return {"case": case.name, "parameters": size.parameters, "said": said, "measured": found}
+        return compare_training(case.name, configure(case, Path(name) / "model", device), Path(name) / "run")
+
+
+def compare_training(name: str, config: RunConfig, folder: Path) -> dict:
+    """Training all of a configuration's steps in `folder`, said and measured, and the number of parameters."""
+    device = config.execution.device
+    size = model_size(config)
+    said = said_of(config, size, look(config, measure=device == "cpu"))
+    found = measured("train", config, folder)
+    say(f"plan: {name}: {said['memory'] / 1e6:.0f} MB said, {found['memory'] / 1e6:.0f} MB measured")
+    return {"case": name, "parameters": size.parameters, "said": said, "measured": found}
 
 
 def compare_others(case: Case, device: str, rows: int) -> list[dict]:

@@ -16,7 +16,7 @@ TEMPLATE = (
 )  # what Qwen's templates come to, without tools
 HEADS, HEAD = 2, 8
 SEEING = ("qwen3_vl", "qwen3_vl_moe")  # whose processor is made here
-IMAGE_SIDES = (32, 64)  # pixels: an image is scaled to an area between the squares of these
+IMAGE_SIDES = (32, 64)  # pixels
 
 
 def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -> None:
@@ -27,9 +27,7 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -
     Raises:
         ConfigError: transformers knows no such model, or it sees images by another processor than Qwen3-VL's.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, set_seed
-
-    from npo_core.models.load import sees_images
+    from transformers import AutoConfig
 
     try:
         values = (AutoConfig.from_pretrained if Path(model).is_dir() else AutoConfig.for_model)(model).to_dict()
@@ -41,12 +39,31 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -
         )
     tokenizer = make_tokenizer()
     config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer, head))
+    save_random(config, tokenizer, folder, seed)
+
+
+def save_random(
+    config: Any, tokenizer: Any, folder: Path | str, seed: int = 0, sides: tuple[int, int] = IMAGE_SIDES
+) -> int:
+    """Save a float32 model of a configuration with random weights, and its tokenizer or processor.
+
+    Args:
+        sides: pixels; an image is scaled to an area between the squares of these.
+
+    Returns:
+        Its number of parameters.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, set_seed
+
+    from npo_core.models.load import sees_images
+
     set_seed(seed)
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
-    tiny = kind.from_config(config).float()
-    tiny.generation_config.eos_token_id = tokenizer.eos_token_id
-    tiny.save_pretrained(folder)
-    (make_processor(tokenizer) if sees_images(config) else tokenizer).save_pretrained(folder)
+    model = kind.from_config(config).float()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    (make_processor(tokenizer, sides) if sees_images(config) else tokenizer).save_pretrained(folder)
+    return model.num_parameters()
 
 
 def small(head: int) -> dict[str, Any]:
@@ -97,11 +114,11 @@ def make_tokenizer() -> Any:
     )
 
 
-def make_processor(tokenizer: Any) -> Any:
-    """Qwen3-VL's processor with small images."""
+def make_processor(tokenizer: Any, sides: tuple[int, int]) -> Any:
+    """Qwen3-VL's processor, which scales an image to an area between the squares of `sides`, in pixels."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
-    shortest, longest = (side**2 for side in IMAGE_SIDES)
+    shortest, longest = (side**2 for side in sides)
     patches = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
     images = Qwen2VLImageProcessor(size={"shortest_edge": shortest, "longest_edge": longest}, **patches)
     return Qwen3VLProcessor(images, tokenizer, Qwen3VLVideoProcessor(**patches), chat_template=TEMPLATE)
