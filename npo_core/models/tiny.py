@@ -77,7 +77,7 @@ def small(head: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def shrunk(values: dict[str, Any], tokenizer: Any, head: int) -> dict[str, Any]:
+def shrunk(values: dict[str, Any], tokenizer: Any, head: int = HEAD) -> dict[str, Any]:
     """A configuration's fields with tiny dimensions and the tokens of `make_tokenizer`."""
     tokens = {
         "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
