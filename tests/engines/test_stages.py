@@ -12,6 +12,7 @@ from npo_core.engines.transformers import TransformersEngine
 from npo_core.problems.load import load_problems
 from npo_core.stages.launch import run_stage
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import Branch
 from tasks.run import Run
 from tests.engines.conftest import MODEL, TASK
 
@@ -104,3 +105,14 @@ def test_evaluation(ground):
         noise = (mine["standard_error"] ** 2 + theirs["standard_error"] ** 2) ** 0.5
         assert abs(mine["pass_rate"] - theirs["pass_rate"]) < 4 * noise + 0.01
     assert [s["tokens"] for s in vllm] != [s["tokens"] for s in default]  # two engines, two samples
+
+
+def test_a_probe(ground):
+    """One rollout by vLLM; the distances are of the trainer's own models."""
+    ground.workspace.timeline.add_branch(Branch(name="watched", parent=ground.base, parent_step=0, reason="test"))
+    train = ground.run.train(branch="watched", start=ground.base, until=STEPS, quiet_until=STEPS)
+    last = ground.stage(train)["end"]
+    result = ground.stage(ground.run.probe(snapshot=last, candidates=[ground.base]))
+    (candidate,) = result["probe"]["candidates"]
+    assert candidate["prompts"] > 0 and candidate["kl_k3"] > 0 and result["cost"]["tokens_generated"] > 0
+    assert 0 <= result["probe"]["q"] <= 1
