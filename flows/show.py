@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "left": "dim"}
 Data = dict[str, Any]
+WIDE = 150  # columns of a terminal in which the table of all settings is readable
 
 
 def open_workspace(uri: str):
@@ -133,7 +135,17 @@ def settings(config: "RunConfig | None", console: Console) -> None:
     from npo_core.reporting.compare import flatten
     from npo_core.reporting.fields import fields_table
 
-    render(fields_table(flatten(config.model_dump(mode="json")) if config else None), console, text=True)
+    table = fields_table(flatten(config.model_dump(mode="json")) if config else None)
+    if console.width >= WIDE:
+        return render(table, console, text=True)
+    for field, *values, allowed, meaning in table.rows:
+        said = dict(zip(table.header[1:], values, strict=False))
+        if not said.get("value", "here"):
+            continue  # of a kind that the preset does not choose
+        console.print(
+            Text(field, "bold"), *(f"{name}: {value}" for name, value in said.items()), sep="   ", markup=False
+        )
+        console.print(Padding(Text(f"{meaning} ({allowed})"), (0, 0, 0, 4)))
 
 
 def proof(data: Data, console: Console) -> None:

@@ -48,6 +48,8 @@ def walk(
 
 def bounds(field: Schema) -> str:
     """What a value may be."""
+    if "anyOf" in field:
+        return ", or ".join(bounds(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     if "enum" in field or "const" in field:
         return " | ".join(map(str, field.get("enum", [field.get("const")])))
     kind = field.get("type", "")
@@ -61,7 +63,9 @@ def marked(values: dict[str, object], name: str, field: Schema, variant: str) ->
     if variant and values.get(f"{name.partition('.')[0]}.kind") != variant:
         return ""
     inside = {n.removeprefix(f"{name}."): v for n, v in values.items() if n.startswith(f"{name}.")}
-    value = values.get(name, inside or None)
+    if name not in values and not inside:
+        return ""  # its group is left out, or it has its default
+    value = values.get(name, inside)
     return shown(value) + ("" if value == field.get("default", field.get("const")) else " *")
 
 

@@ -129,6 +129,10 @@ def test_config_explains_every_field():
     text = runner.invoke(app, ["config"], env=wide).stdout
     for said in ("training.learning_rate", "problems.train.columns.prompt", "multiple of 8", "off | guide", "jsonl"):
         assert said in text
+    narrow = runner.invoke(app, ["config"], env={"COLUMNS": "80"}).stdout
+    assert "training.learning_rate   default: 0.0002" in narrow and "    AdamW (number, > 0)" in narrow
+    preset = runner.invoke(app, ["config", "--preset", "demo"], env={"COLUMNS": "80"}).stdout
+    assert "bootstrap.scout_steps   value: 60   default: 60" in preset and "None *" not in preset
     assert "steps" in ask("config")["$defs"]["Training"]["properties"]
     result = runner.invoke(app, ["config", "--preset", "no-such"])
     assert result.exit_code == 64 and "There is no preset no-such" in result.stderr
