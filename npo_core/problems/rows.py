@@ -53,12 +53,12 @@ def read_rows(table: SourceRows, source: Source, settings: DataProblems) -> list
     wanted = check_columns(table, source.columns)
     faults = Faults(table.name)
     rows: list[Row] = []
-    first: dict[object, int] = {}  # row of each id
+    first: dict[str, int] = {}  # row of each id
     for index, values in enumerate(table.read(wanted)):
         name = row_name(index, values, source.columns)
         id_ = values.get(source.columns.id) if values and source.columns.id else None
-        if id_ is not None and first.setdefault(id_, index) != index:
-            faults.add(f"the same id (column {source.columns.id}) as an earlier row", f"{name} as {first[id_] + 1}")
+        if id_ is not None and (earlier := first.setdefault(str(id_), index)) != index:
+            faults.add(f"the same id (column {source.columns.id}) as an earlier row", f"{name} as {earlier + 1}")
         try:
             row = read_row(table, source, index, values, name)
             if row.verifier not in ["", *settings.verifiers]:

@@ -209,3 +209,5 @@ def test_two_rows_with_the_same_id_are_named(tmp_path):
     with pytest.raises(DataError, match=r"the same id \(column key\) as an earlier row: row 6 \(k4\) as 5"):
         problems_of(train_only(path, source={"columns": {"id": "key"}}))
     problems_of(train_only(path))  # the column is not declared
+    lists = write_jsonl(tmp_path / "lists.jsonl", [row | {"key": [i]} for i, row in enumerate(gsm8k())])
+    problems_of(train_only(lists, source={"columns": {"id": "key"}}))  # whatever kind of value it is
