@@ -6,6 +6,7 @@ One scout segment of the demo; then the guidance stage in each way with the same
 trajectory count only prompts that the scout failed (pass rate below the gate): the others never take guidance.
 """
 
+import gc
 import os
 import statistics
 import sys
@@ -109,6 +110,7 @@ def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[
     ground = Ground(config, folder)
     scout = ground.train("scout", until)
     warm: Any = ground.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
+    gc.freeze()  # as the process does that stages are forked from
     ways = measure(ground, scout, ladder, options.seeds or (1 if options.quick else 3))
     fast = speed(ground, scout, until, 1 if options.quick else 5)
     text = as_text(ways, warm["asked"] + warm["skipped"], len(failing_prompts(ground, scout)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.problems import Problem
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
+ONE_AT_A_TIME = Lock()  # models keep state between passes (Qwen3-VL its positions), and memory is planned for one
 
 
 class TransformersEngine:
@@ -60,7 +62,6 @@ class TransformersEngine:
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
-        set_seed(seed)
         config = GenerationConfig(
             do_sample=True,
             temperature=1.0,
@@ -72,7 +73,9 @@ class TransformersEngine:
             suppress_tokens=self.never_sampled,
         )
         rows = [problem for problem in problems for _ in range(samples)]
-        flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
+        with ONE_AT_A_TIME:
+            set_seed(seed)
+            flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     @torch.inference_mode()
@@ -99,7 +102,8 @@ class TransformersEngine:
     ) -> list[np.ndarray]:
         """`as_sampled`: of what is left once `never_sampled` is ruled out, as `generate` does; else of the model."""
         pairs = list(zip(problems, completions, strict=True))
-        return [logps for part in self._parts(pairs) for logps in self._score(part, as_sampled)]
+        with ONE_AT_A_TIME:
+            return [logps for part in self._parts(pairs) for logps in self._score(part, as_sampled)]
 
     def _score(self, pairs: Sequence[tuple[Problem, Sequence[int]]], as_sampled: bool) -> list[np.ndarray]:
         prompts = read_prompts(self.processor, [problem for problem, _ in pairs])

@@ -2,8 +2,8 @@
 
 With several guides (a ladder) each prompt takes the nearest later snapshot that solves it: guides are asked in rising
 order, each only about the prompts that it is later than and that no nearer guide has solved.
-Two chunks of prompts are under way: the answers of one are verified while the other generates. Finished chunks are
-committed as shards, so that a killed stage goes on with what it had.
+Two chunks of prompts are under way: the answers of one are verified, and those kept are scored, while the other
+generates. Finished chunks are committed as shards, so that a killed stage goes on with what it had.
 """
 
 import math
@@ -123,9 +123,23 @@ def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> It
             yield end.value
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is known of a chunk so far: of each prompt its correct completions, samples drawn, tokens of all of them."""
+
+    chunk: Sequence[Request]
+    seed: int
+    found: dict[str, list[Candidate]]
+    drawn: dict[str, int]
+    tokens: dict[str, int]
+
+    def attempts(self) -> list[Attempt]:
+        return [Attempt(id_, self.drawn[id_], self.tokens[id_]) for id_ in self.found]
+
+
 @dataclass(frozen=True)
 class Asking:
-    """A guide and all that it takes to ask it about chunks of prompts; `judge` verifies beside the generation."""
+    """A guide and all that it takes to ask it about chunks of prompts; `judge` works beside the generation."""
 
     engine: Callable[[], Engine]
     guide: GuideSource
@@ -140,31 +154,43 @@ class Asking:
     ) -> Generator[None, None, tuple[int, list[Trajectory], list[Attempt]]]:
         """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one.
 
-        Yields while its answers are verified, when another chunk may generate.
+        Yields while its answers are with the judge, when another chunk may generate.
         """
         sampling = self.sampling
+        ids = [r.problem.id for r in chunk]
         seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
-        found: dict[str, list[Candidate]] = {r.problem.id: [] for r in chunk}
-        drawn, tokens = dict.fromkeys(found, 0), dict.fromkeys(found, 0)
-        pending = [r.problem for r in chunk]
+        asked = Asked(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
+        if sampling.keep == "closest":
+            self.rollback()  # models are loaded by this thread, and never beside one that generates
+        pending, kept = [r.problem for r in chunk], []
         for start in range(0, sampling.samples, sampling.samples_per_round):
             width = min(sampling.samples_per_round, sampling.samples - start)
             answers = self.engine().generate(
                 pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
             )
-            verified = self.judge.submit(correct, self.problems, pending, answers, start)
+            judged = self.judge.submit(self.take, asked, pending, answers, start)
             yield
-            for problem, completions, right in zip(pending, answers, verified.result(), strict=True):
-                drawn[problem.id] += width
-                tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-                found[problem.id] += right
-            if sampling.stop_at_first_correct:
-                pending = [p for p in pending if not found[p.id]]
+            pending, kept = judged.result()
             if not pending:
                 break
-        kept = keep_one(chunk, found, sampling.keep, self.rollback)
-        attempts = [Attempt(r.problem.id, drawn[r.problem.id], tokens[r.problem.id]) for r in chunk]
-        return number, record(self.engine(), self.guide, kept, drawn, seed), attempts
+        return number, kept, asked.attempts()
+
+    def take(
+        self, asked: Asked, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+    ) -> tuple[list[Problem], list[Trajectory]]:
+        """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
+        right = correct(self.problems, pending, answers, start)
+        for problem, completions, candidates in zip(pending, answers, right, strict=True):
+            asked.drawn[problem.id] += len(completions)
+            asked.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
+            asked.found[problem.id] += candidates
+        drawn = start + len(answers[0])
+        if drawn < self.sampling.samples:
+            stop = self.sampling.stop_at_first_correct
+            if left := [p for p in pending if not (stop and asked.found[p.id])]:
+                return left, []
+        kept = keep_one(asked, self.sampling.keep, self.rollback)
+        return [], record(self.engine(), self.guide, kept, asked)
 
 
 def correct(
@@ -185,11 +211,9 @@ def usable(verdict: Verdict) -> bool:
     return verdict.correct is True and not math.isnan(verdict.reward)
 
 
-def keep_one(
-    chunk: Sequence[Request], found: dict[str, list[Candidate]], keep: str, rollback: Callable[[], Engine]
-) -> list[tuple[Problem, Candidate]]:
+def keep_one(asked: Asked, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
     """One correct completion of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
-    solved = [(r.problem, found[r.problem.id]) for r in chunk if found[r.problem.id]]
+    solved = [(r.problem, asked.found[r.problem.id]) for r in asked.chunk if asked.found[r.problem.id]]
     if keep == "first":
         return [(problem, candidates[0]) for problem, candidates in solved]
     if keep == "shortest":
@@ -204,7 +228,7 @@ def keep_one(
 
 
 def record(
-    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], drawn: dict[str, int], seed: int
+    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], asked: Asked
 ) -> list[Trajectory]:
     """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
     logps = engine.score([p for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
@@ -218,8 +242,8 @@ def record(
             guide=guide.id,
             guide_step=guide.step,
             sample=candidate.sample,
-            samples=drawn[problem.id],
-            seed=seed,
+            samples=asked.drawn[problem.id],
+            seed=asked.seed,
         ).validate()
         for (problem, candidate), row in zip(kept, logps, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,10 +48,10 @@ def judge(completions):
 
 @pytest.fixture
 def generate(tmp_path):
-    def run(judge=judge, engine=None, name="run", **changes):
+    def run(judge=judge, engine=None, name="run", rollback=None, **changes):
         engine = engine or Script()
         settings = {"samples": SAMPLES, "samples_per_round": 2, "keep": "first", "stop_at_first_correct": True}
-        sampling = Sampling(**settings, chunk_prompts=CHUNK, max_tokens=4, seed=0, **changes)
+        sampling = Sampling(chunk_prompts=CHUNK, max_tokens=4, seed=0, **settings | changes)
         problems = ProblemSet([problem(i) for i in range(PROMPTS)], [], judge)
         shards, told = Store(tmp_path / name), []
         generate_guidance(
@@ -59,7 +60,7 @@ def generate(tmp_path):
             sampling,
             problems,
             shards,
-            rollback=lambda: engine,
+            rollback=cache(rollback or (lambda: engine)),
             seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
             progress=lambda done, total: told.append((done, total)),
         )
@@ -90,6 +91,40 @@ def test_answers_are_verified_while_the_next_chunk_generates(generate):
     run = generate(waits, engine)
     assert [seed for _, seed in run.asked[:3]] == [(0, 0), (1, 0), (0, 2)]
     assert done_shards(run.shards) == [0, 1, 2]
+
+
+def test_what_is_kept_is_scored_while_the_next_chunk_generates(generate):
+    """The second chunk ends only once the first one is scored: scored between the two, that is never."""
+    scored = threading.Event()
+
+    class Tells(Script):
+        def score(self, problems, completions):
+            scored.set()
+            return super().score(problems, completions)
+
+    engine = Tells()
+    engine.on_generate = lambda: len(engine.asked) != 2 or scored.wait(20) or pytest.fail("nothing was scored")
+    run = generate(engine=engine, samples_per_round=SAMPLES)
+    assert [seed for _, seed in run.asked] == [(0, 0), (1, 0), (2, 0)]
+    assert done_shards(run.shards) == [0, 1, 2]
+
+
+def test_models_are_loaded_before_anything_is_judged(generate):
+    """Loading changes defaults of the whole process, which a model that scores meanwhile would meet."""
+    seen, loads = [], []
+
+    def judged(completions):
+        seen.append(threading.current_thread())
+        return judge(completions)
+
+    def load():
+        assert not seen and threading.current_thread() is threading.main_thread()
+        loads.append(1)
+        return Script()
+
+    run = generate(judged, rollback=load, keep="closest")
+    assert loads == [1] and threading.main_thread() not in seen
+    assert len(list(read_shards(run.shards))) == PROMPTS - 1
 
 
 def test_how_long_verdicts_take_changes_nothing(generate):
