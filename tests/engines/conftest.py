@@ -1,6 +1,5 @@
 """Two tiny models of the built-in task, and one process with vLLM that all tests of it share."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from npo_core.engines.vllm import VLLMWorker
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 
-ROOT = Path(__file__).parents[2]
-VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 TASK = ChainProblems(train=64, held_out=32, operands=3, difficulties=[0, 1, 2])
 # vLLM's attention on a CPU knows heads of 32 and of some larger sizes, not of 24.
 MODEL = {"layers": 1, "width": 64, "heads": 2, "steps": 30, "batch": 32, "learning_rate": 1e-2}
@@ -35,17 +32,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def problems() -> ProblemSet:
     return load_problems(TASK)
-
-
-@pytest.fixture(scope="session")
-def vllm_python() -> str:
-    """The interpreter of the environment with vLLM."""
-    if not VLLM.exists():
-        missing = f"{VLLM} is not there: `make setup-vllm` makes it"
-        if os.environ.get("NPO_NEED_PROGRAMS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return str(VLLM)
 
 
 @pytest.fixture(scope="session")
