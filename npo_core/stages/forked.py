@@ -46,13 +46,16 @@ class ForkServer:
             start_new_session=True,
         )
         self.answers: dict[int, dict[str, int]] = {}
+        self.news = threading.Condition()
         self.lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         for line in self.process.stdout:
             fields = json.loads(line)
-            self.answers.setdefault(fields.pop("id"), {}).update(fields)
+            with self.news:
+                self.answers.setdefault(fields.pop("id"), {}).update(fields)
+                self.news.notify_all()
 
     def start(self, spec: Spec, scratch: Path) -> "Forked":
         with self.lock:
@@ -91,6 +94,13 @@ class Forked:
         if code is None and self.server.process.poll() is not None:
             return -9  # the server died, and its stages with it
         return code
+
+    def wait(self, timeout: float) -> int:
+        with self.server.news:
+            ended = self.server.news.wait_for(lambda: self.poll() is not None, timeout)
+        if not ended:
+            raise subprocess.TimeoutExpired(f"stage {self.number}", timeout)
+        return self.poll()
 
     def terminate(self) -> None:
         self._send(signal.SIGTERM)

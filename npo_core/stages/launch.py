@@ -54,6 +54,10 @@ class Process(Protocol):
         """The exit code, negative for a signal; None while it runs."""
         ...
 
+    def wait(self, timeout: float) -> int:
+        """The exit code as soon as there is one. Raises subprocess.TimeoutExpired."""
+        ...
+
     def terminate(self) -> None: ...
 
     def kill(self) -> None: ...
@@ -145,7 +149,8 @@ def follow(process: Process, events: Path, watch: Watcher) -> None:
     while process.poll() is None:
         for event in next(lines):
             watch(event)
-        time.sleep(POLL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL)
     for event in next(lines):
         watch(event)
 

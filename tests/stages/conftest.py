@@ -7,7 +7,9 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,6 +213,12 @@ class OwnFork:
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self, timeout: float) -> int:
+        time.sleep(timeout)
+        if self.poll() is None:
+            raise subprocess.TimeoutExpired(f"stage {self.pid}", timeout)
         return self.code
 
     def terminate(self) -> None:

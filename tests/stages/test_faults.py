@@ -325,6 +325,15 @@ def test_a_stage_that_never_gets_a_process_costs_the_caller_nothing(monkeypatch)
     assert server.sent == []
 
 
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_the_end_of_a_stage_is_noticed_at_once(fresh, monkeypatch, how):
+    monkeypatch.setattr(launch, "POLL", 60.0)
+    run = fresh("train")
+    begun = time.monotonic()
+    run_stage(run.guided(execution=run.config.execution.model_copy(update={"start": how})))
+    assert time.monotonic() - begun < 50
+
+
 # --- the stop file -------------------------------------------------------------------------------------------------
 
 
