@@ -2,7 +2,7 @@
 
     python -m benchmarks [--quick] [--only steps flow] [--json FILE] [--write-docs]
 
-A full run takes about a quarter of an hour on two cores and wants them for itself; the exit code is 1 where a target is
+A full run takes about half an hour on two cores and wants them for itself; the exit code is 1 where a target is
 missed. `--quick` runs everything once at sizes that measure nothing, to show that it works. `--write-docs` puts the
 figures into docs/benchmarks.md.
 """
