@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from npo_core.config import EngineSettings
+from npo_core.config import Control, EngineSettings
 from npo_core.engines.vllm import VLLMEngine
 from npo_core.errors import EngineError
 from npo_core.models.load import load_model, load_processor
@@ -106,14 +106,27 @@ def test_the_placeholder_of_images_is_never_sampled(engine, problems):
     assert [never] not in drawn
 
 
-def test_guidance(run, worker, monkeypatch):
-    """Prompts with a picture and without, by the stage that stores what it samples."""
-    asked, generate = [], worker.generate
+def test_stages(run, worker, monkeypatch):
+    """Guidance, a probe and an evaluation, each asking about prompts with different numbers of pictures."""
+    seen, generate = set(), worker.generate
+
+    def asks(prompts, **rest):
+        seen.update(len(images) for _, images, _ in prompts)
+        return generate(prompts, **rest)
+
+    def about_pictures() -> bool:
+        found = 1 in seen and len(seen) > 1
+        seen.clear()
+        return found
+
     monkeypatch.setattr("npo_core.engines.vllm.worker", lambda settings, device: worker)
-    monkeypatch.setattr(worker, "generate", lambda prompts, **rest: asked.extend(prompts) or generate(prompts, **rest))
+    monkeypatch.setattr(worker, "generate", asks)
     base = run.base()
-    scout = run.train("scout", base)
+    scout = run.train("scout", base, control=Control())
     run.common["engine"] = EngineSettings(kind="vllm")
-    guided = run.guide(scout, base)
-    assert guided["rows"] > 0
-    assert {len(images) for _, images, _ in asked} == {0, 1}
+    assert run.guide(scout, base)["rows"] > 0 and about_pictures()
+    probe = run.probe(scout.record.end, base)
+    assert probe["prompts"] > 0 and probe["candidates"][0]["kl_k3"] > 0 and about_pictures()
+    scores = run.evaluate(base, scout.record.end)
+    assert [score["step"] for score in scores] == [0, 4] and all(score["tokens"] > 0 for score in scores)
+    assert about_pictures()

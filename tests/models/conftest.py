@@ -6,11 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from npo_core.config import DataProblems, Evaluation, Execution, Guidance, Injection, PretrainedModel, Training
+from npo_core.config import (
+    Control,
+    DataProblems,
+    Evaluation,
+    Execution,
+    Guidance,
+    Injection,
+    PretrainedModel,
+    Probe,
+    Training,
+)
 from npo_core.models.tiny import make_tiny
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import execute
-from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, TrainSpec
+from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_steps
@@ -69,6 +79,7 @@ class Run:
         cache: str | None = None,
         until: int = 4,
         execution: Execution = EXECUTION,
+        control: Control | None = None,
         **training,
     ) -> SimpleNamespace:
         """A segment on a new branch: its record, and its steps."""
@@ -77,7 +88,7 @@ class Run:
         settings = TRAINING.model_copy(update=training)
         spec = TrainSpec(
             training=settings, injection=Injection(), seed=1, sampling_seed=2, branch=branch, start=start, until=until,
-            cache=cache, **(self.common | {"execution": execution}),
+            cache=cache, control=control, quiet_until=until, **(self.common | {"execution": execution}),
         )  # fmt: skip
         record = self.workspace.timeline.segment(self(spec)["segment"])
         return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())
@@ -90,6 +101,14 @@ class Run:
                 segments=[scout.record.id], **self.common,
             )
         )  # fmt: skip
+
+    def probe(self, snapshot: str, *candidates: str) -> dict:
+        """Of a watched segment's snapshot."""
+        spec = ProbeSpec(
+            control=Control(), probe=Probe(), max_completion_tokens=4, seed=1, snapshot=snapshot,
+            candidates=list(candidates), **self.common,
+        )  # fmt: skip
+        return self(spec)["probe"]
 
     def evaluate(self, *snapshots: str) -> list[dict]:
         evaluation = Evaluation(samples=2)
