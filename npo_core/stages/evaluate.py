@@ -7,6 +7,7 @@ from npo_core.config import DataProblems
 from npo_core.evaluation import passrate
 from npo_core.problems import ProblemSet
 from npo_core.stages.context import StageContext
+from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import EvaluateSpec
 
@@ -37,19 +38,14 @@ def asks_benchmarks(spec: EvaluateSpec, snapshot: str) -> bool:
 
 def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str, benchmarks: bool) -> dict:
     """The score of one snapshot; every snapshot is asked the same problems with the same seed."""
-    from npo_core.engines.open import open_engine
     from npo_core.training.exact import derive_seed
 
-    snapshot = context.workspace.timeline.snapshots.get(id_)
-    folder, attention = context.workspace.snapshot_folder(id_), snapshot.info.get("attention", "auto")
-    how = {"device": context.device, "batch": spec.evaluation.batch, "attention": attention, "bf16": spec.bf16}
-    engine = open_engine(folder, spec.engine, **how)
     scores = passrate.evaluate(
-        engine,
+        snapshot_engine(spec, context, id_, batch=spec.evaluation.batch, bf16=spec.bf16),
         problems,
         benchmarks=benchmarks,
         samples=spec.evaluation.samples,
         max_tokens=spec.max_completion_tokens,
         seed=derive_seed("evaluation"),
     )
-    return {"snapshot": id_, "step": snapshot.step, **scores}
+    return {"snapshot": id_, "step": context.workspace.timeline.snapshots.get(id_).step, **scores}

@@ -9,6 +9,7 @@ from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_
 from npo_core.guidance.shards import merge_shards
 from npo_core.problems import ProblemSet
 from npo_core.stages.context import StageContext
+from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline.segments import read_outcomes
@@ -114,10 +115,5 @@ def describe_sampling(spec: GuideSpec) -> dict:
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
-    from npo_core.engines.open import open_engine
-
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
-    folder = context.workspace.snapshot_folder(snapshot)
-    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
-    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": spec.training.bf16}
-    return open_engine(folder, spec.engine, **how)
+    return snapshot_engine(spec, context, snapshot, batch=batch, bf16=spec.training.bf16)

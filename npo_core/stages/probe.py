@@ -6,6 +6,7 @@ from npo_core.control.controller import read_pool
 from npo_core.control.probe import choose_mistakes, estimate, roll_out
 from npo_core.engines import Engine
 from npo_core.stages.context import StageContext
+from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.specs import ProbeSpec
 
@@ -43,10 +44,5 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
 
 
 def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:
-    from npo_core.engines.open import open_engine
-
     batch = spec.probe.prompts * spec.probe.samples
-    folder = context.workspace.snapshot_folder(snapshot)
-    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
-    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": spec.bf16}
-    return open_engine(folder, spec.engine, **how)
+    return snapshot_engine(spec, context, snapshot, batch=batch, bf16=spec.bf16)
