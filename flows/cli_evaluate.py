@@ -1,5 +1,6 @@
 """The command that evaluates any checkpoint."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,8 @@ def evaluate(
     """
     from flows import show_evaluate
     from npo_core.config import load_config
+    from npo_core.stages.forked import environment
 
-    fields = {"model": {"kind": "pretrained", "path": model}, **parse_overrides(overrides or [])}
-    emit(show_evaluate.evaluate_data(load_config(data, fields)), show_evaluate.evaluate, as_json)
+    config = load_config(data, {"model": {"kind": "pretrained", "path": model}, **parse_overrides(overrides or [])})
+    os.environ |= environment(config.execution)  # before torch is imported: threads
+    emit(show_evaluate.evaluate_data(config), show_evaluate.evaluate, as_json)

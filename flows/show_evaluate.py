@@ -1,6 +1,5 @@
 """What `npo evaluate` does and prints."""
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -21,9 +20,6 @@ def evaluate_data(config: "RunConfig") -> Data:
     Raises:
         DataError, ConfigError: model or problems cannot be used, before anything is generated.
     """
-    from npo_core.stages.forked import environment
-
-    os.environ |= environment(config.execution)
     from npo_core.evaluation import passrate
     from npo_core.training.exact import derive_seed
 

@@ -1,10 +1,13 @@
 """What tests of several folders need."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # who forgets to name a server gets none
 VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", Path(__file__).parents[1] / ".venv-vllm/bin/python"))
 
 
@@ -17,3 +20,14 @@ def vllm_python() -> str:
             pytest.fail(missing)
         pytest.skip(missing)
     return str(VLLM)
+
+
+@pytest.fixture(autouse=True)
+def environment_is_kept() -> Iterator[None]:
+    """What a test leaves in the environment would reach the next files of this process, and these differ from time to
+    time: with two workers, files go to whichever is free."""
+    with patch.dict(os.environ):
+        before = dict(os.environ)
+        yield
+        changed = dict(os.environ.items() ^ before.items()).keys() - {"PYTEST_CURRENT_TEST"}
+    assert not changed, f"left in the environment: {sorted(changed)}"

@@ -1,6 +1,5 @@
 """PostgreSQL as Debian packages it, and Prefect servers, each for one module and in a folder of its own."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,12 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -29,10 +28,8 @@ OWNER = {"user": "postgres", "group": "postgres", "extra_groups": []} if AS_ROOT
 @contextmanager
 def prefect_server(home: Path, **variables: str) -> Iterator[dict[str, str]]:
     """The environment of commands that use a server of their own, which is configured by `variables`."""
-    with pytest.MonkeyPatch.context() as patch:
-        fixed = {"NPO_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_SERVER_UI_API_URL": "/api"}
-        for name, value in (fixed | QUIET | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | variables).items():
-            patch.setenv(name, value)
+    fixed = {"NPO_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "PREFECT_SERVER_UI_API_URL": "/api"}
+    with patch.dict(os.environ, fixed | QUIET | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | variables):
         process, url = start_server()
         try:
             wait_until_healthy(process, url)
@@ -47,15 +44,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """A server on SQLite."""
     with prefect_server(tmp_path_factory.mktemp("server")) as environment:
         yield environment
-
-
-def ask(environment: dict[str, str], path: str, body: dict | None = None) -> Any:
-    """What the server answers to a GET, or to a POST with a body."""
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}", data, headers)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def deployed_run(

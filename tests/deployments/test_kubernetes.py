@@ -9,8 +9,8 @@ from typing import Any
 
 from prefect.utilities.templating import apply_values, find_placeholders
 
-from tests.deployments.conftest import ask, deployed_run
-from tests.flows.conftest import ROOT, family, finish
+from tests.deployments.conftest import deployed_run
+from tests.flows.conftest import ROOT, ask, family, finish
 
 TEMPLATE = ROOT / "deployments/kubernetes/work-pool.json"
 PREFECT = (sys.executable, "-m", "prefect")

@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.deployments.conftest import ask, deployed_run
-from tests.flows.conftest import finish
+from tests.deployments.conftest import deployed_run
+from tests.flows.conftest import ask, finish
 
 SECRET = "hidden-4711"
 PREFECT = (sys.executable, "-m", "prefect")

@@ -1,12 +1,16 @@
 """One Prefect server and one home for all flow tests; flows run as `npo run` in processes of their own, or here."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -41,18 +45,17 @@ AUTO = {
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands, with a server that lives as long as the session."""
-    home = tmp_path_factory.mktemp("home")
-    os.environ |= {"NPO_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "HF_HUB_OFFLINE": "1"}
     from flows.server import QUIET, start_server, wait_until_healthy
 
-    os.environ |= QUIET
-    process, url = start_server()
-    try:
-        wait_until_healthy(process, url)
-        yield {**os.environ, "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    home = tmp_path_factory.mktemp("home")
+    with patch.dict(os.environ, QUIET, NPO_HOME=str(home), PREFECT_HOME=str(home / "prefect"), HF_HUB_OFFLINE="1"):
+        process, url = start_server()
+        try:
+            wait_until_healthy(process, url)
+            yield {**os.environ, "PREFECT_API_URL": url, "OMP_NUM_THREADS": "1"}
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +69,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(environment: dict[str, str]) -> Iterator[Callable[..., Workspace]]:
     """Runs a flow in this process: name, folder, changes to the tiny configuration (none: the run's own) or another
     configuration, settings."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("PREFECT_API_URL", "OMP_NUM_THREADS"):
-            patch.setenv(name, environment[name])
+    with patch.dict(os.environ, {name: environment[name] for name in ("PREFECT_API_URL", "OMP_NUM_THREADS")}):
         from flows.run import run_flow
 
         def run(flow: str, folder: Path, changes: dict | RunConfig | None, **settings: object) -> Workspace:
@@ -92,6 +93,20 @@ def npo(*arguments: object) -> list[str]:
 
 def finish(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def ask(environment: dict[str, str], path: str, body: dict | None = None) -> Any:
+    """What the server answers to a GET, or to a POST with a body."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{environment['PREFECT_API_URL']}/{path}", data, headers)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def artifacts(environment: dict[str, str]) -> dict[str, str]:
+    """What the newest artifact of each key shows."""
+    return {found["key"]: found["data"] for found in ask(environment, "artifacts/latest/filter", {"limit": 200})}
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:

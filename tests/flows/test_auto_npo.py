@@ -17,7 +17,7 @@ from npo_core.control.records import Decisions
 from npo_core.errors import ApprovalNeeded, ConfigError, DataError
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
-from tests.flows.conftest import AUTO, ROOT, TINY, family, finish, npo, outcome, wait_for
+from tests.flows.conftest import AUTO, ROOT, TINY, artifacts, family, finish, npo, outcome, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,7 @@ def test_every_decision_is_the_same_when_made_once_more(auto):
 
 
 def test_decisions_have_artifacts_that_can_be_judged(auto, environment):
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        found = {a.key: a.data for a in client.read_latest_artifacts(limit=200)}
+    found = artifacts(environment)
     for number, d in enumerate(decisions(auto), 1):
         text = found[f"auto-decision-{number:04d}"]
         for part in (

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import urllib.request
 from pathlib import Path
 
 import boto3
@@ -18,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from npo_core.timeline.segments import OUTCOME_SCHEMA, read_outcomes
-from tests.flows.conftest import ROOT, family, finish, npo, outcome, wait_for
+from tests.flows.conftest import ROOT, artifacts, family, finish, npo, outcome, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -38,14 +37,6 @@ def early(environment, config, grpo) -> Path:
     done = finish(command, environment)
     assert done.returncode == 0, done.stderr
     return workspace
-
-
-def ask(environment: dict[str, str], path: str, body: dict) -> list[dict]:
-    request = urllib.request.Request(
-        f"{environment['PREFECT_API_URL']}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def test_the_flow_does_what_the_method_says(early, grpo):
@@ -70,7 +61,7 @@ def test_the_flow_does_what_the_method_says(early, grpo):
 
 
 def test_artifacts_and_report(early, environment):
-    artifacts = {a["key"]: a for a in ask(environment, "artifacts/latest/filter", {"limit": 200})}
+    found = artifacts(environment)
     keys = [
         "base",
         "train-scout-to-12",
@@ -81,10 +72,10 @@ def test_artifacts_and_report(early, environment):
         "evaluation",
         "report",
     ]
-    assert {f"tiny-{key}" for key in keys} <= set(artifacts)
-    trained = artifacts["tiny-train-replay-to-12-guided"]["data"]
+    assert {f"tiny-{key}" for key in keys} <= set(found)
+    trained = found["tiny-train-replay-to-12-guided"]
     assert "data:image/png;base64," in trained and "guidance cache" in trained and "tokens_generated" in trained
-    assert all(len(a["data"]) < 200_000 for a in artifacts.values() if isinstance(a["data"], str))
+    assert all(len(data) < 200_000 for data in found.values() if isinstance(data, str))
     report = json.loads((early / "report/report.json").read_text())
     assert report["complete"] and report["comparison"]
     assert (early / "report/curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -11,7 +11,7 @@ from npo_core.control.records import Decisions
 from npo_core.errors import ConfigError, DataError
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
-from tests.flows.conftest import ALWAYS, finish, npo, outcome
+from tests.flows.conftest import ALWAYS, artifacts, finish, npo, outcome
 
 NEVER = Trigger(ema=0.5, window=3, min_gain=-1.0)
 BY_HAND = Plateau(rollback_step=8, guide_step=16)
@@ -71,11 +71,8 @@ def test_the_decision_and_its_outcome_are_recorded(by_hand):
     assert other["recomputed"]["rollback"]["step"] == 4 and not other["same"]
 
 
-def test_the_decision_has_an_artifact_with_a_picture(by_hand):
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        found = {a.key: a.data for a in client.read_latest_artifacts(limit=200)}
+def test_the_decision_has_an_artifact_with_a_picture(by_hand, environment):
+    found = artifacts(environment)
     for key, said in (("tiny-decision-0001", "step 16 to step 8"), ("tiny-decision-0001-outcome", "abandoned")):
         assert "data:image/png;base64," in found[key] and said in found[key]
 

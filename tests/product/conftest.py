@@ -120,7 +120,8 @@ class Served:
 def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = ROOT) -> Served:
     """Start `make serve` and wait until it says that it is ready."""
     port = port or free_port()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "NPO_"))}
+    strange = ("PREFECT_", "NPO_", "PYTHON")  # a PYTHONPATH would bring modules of another checkout
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = inherited | {"NPO_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "flows.serve", "--port", str(port), "--runs", str(runs)]
     out = home / "serve.log"

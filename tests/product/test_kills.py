@@ -19,8 +19,16 @@ SCOUT, GUIDANCE, BETWEEN, LAST = (
     "segments/*/mark-000004.json",
     "stages/guide-*/shards/*.parquet",
     "branches/replay.json",
-    "segments/*/mark-000016.json",
+    "segments/*/mark-000064.json",
 )
+# Long enough that a slow machine, too, finds what to kill before the moment has passed.
+LONGER = {
+    "training": {"steps": 120},
+    "bootstrap": {"scout_steps": 60},
+    "guidance": {"chunk_prompts": 4},
+    "evaluation": {"every": 60},
+    "execution": {"retry_delay": 0.1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def config(own: Served) -> dict[str, Any]:
-    return own.preset(DEPLOYMENT, execution={"retry_delay": 0.1}, guidance={"chunk_prompts": 4})
+    return own.preset(DEPLOYMENT, **LONGER)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,7 @@ def results(workspace: Path) -> dict[str, dict[str, Any]]:
 
 def kill(served: Served, run: str, victim: Callable[[Served, str], psutil.Process | None]) -> None:
     """SIGKILL; what a person has to do then is press Retry where the run's own process is gone, and nothing else."""
-    process, family = victim(served, run), served.of_runs(run)
+    family, process = served.of_runs(run), victim(served, run)
     assert process is not None, f"there is no {victim.__name__} at this moment"
     process.kill()
     process.wait(10)

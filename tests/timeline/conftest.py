@@ -52,8 +52,8 @@ def s3_store(s3_endpoint: str) -> Store:
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """An empty workspace, once on a disk and once in S3."""
+def store(request: pytest.FixtureRequest, s3_endpoint: str) -> Store:
+    """An empty workspace, once on a disk and once in S3, whose variables are set before any test's own."""
     return request.getfixturevalue(f"{request.param}_store")
 
 
