@@ -27,8 +27,9 @@ from typing import Any
 from benchmarks.common import ROOT, base_folder, demo_config, markdown, say, settle
 from benchmarks.gpu_stages import through_stages
 from benchmarks.gpu_vision import UNCOUNTED, vision_parts
-from benchmarks.plan import CASES, Case, as_text, compare, largest
+from benchmarks.plan import CASES, Case, compare, largest
 from benchmarks.plan import TINY as TINY_CASE
+from benchmarks.plan_compare import as_text
 from benchmarks.snapshots import TINY, random_model
 from benchmarks.steps import NPO, TRL, Setting, run_block
 from npo_core.config import RunConfig

@@ -2,32 +2,26 @@
 
     python -m benchmarks.plan [--device cpu] [--quick] [--json]
 
-Random Qwen3 models, each trained for three updates by a real stage in a process of its own that has imported everything
-before. On a CPU: the most memory of the process that is not files', beyond what the imports took; on a GPU: the most
-that PyTorch allocated. Disk: a snapshot's files. Time: the fastest update. The models never end by themselves, so that
-completions have the longest length.
+Random Qwen3 models, and a Qwen3-VL on pictures, each trained for three updates by a real stage in a process of its own
+that has imported everything before. On a CPU: the most memory of the process that is not files', beyond what the
+imports took; on a GPU: the most that PyTorch allocated. Disk: a snapshot's files. Time: the fastest update. The models
+never end by themselves, so that completions have the longest length.
 """
 
-import json
-import subprocess
 import sys
 import tempfile
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.common import ROOT, Check, Ground, demo_config, finish, markdown, parser, say, settle
+from benchmarks.common import demo_config, finish, parser, settle
+from benchmarks.plan_compare import as_text, checks_of, compare_memory, compare_training, never_end
+from benchmarks.plan_images import image_cases
 from npo_core.config import RunConfig
-from npo_core.planning import Machine, ModelSize, look, make_plan, memory, model_size
-from npo_core.planning.disk import snapshot_bytes
-from npo_core.planning.seconds import seconds
+from npo_core.planning import look, make_plan, memory, model_size
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import stages_of
-from npo_core.stages.forked import environment
 
 UPDATES, GROUP, MOST_PROMPTS = 3, 8, 4096
-LARGE_ENOUGH = 200e6  # bytes; below, the process's own small things count
 
 
 @dataclass(frozen=True)
@@ -110,52 +104,15 @@ def save_model(case: Case, folder: Path) -> None:
     config = qwen3_config(BuiltInModel(layers=case.layers, width=case.width, heads=case.heads), tokenizer, operands=6)
     config.intermediate_size, config.vocab_size = case.intermediate, case.vocabulary
     config.num_key_value_heads, config.max_position_embeddings = case.key_value_heads, 2048
-    model = Qwen3ForCausalLM(config)
-    with torch.no_grad():  # a direction that all tokens but the end share, so that no completion ends by itself
-        model.model.embed_tokens.weight[:, 0] = 1.0
-        model.model.embed_tokens.weight[tokenizer.eos_token_id, 0] = -1.0
-    model.save_pretrained(folder)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def said_of(config: RunConfig, size: ModelSize, machine: Machine) -> dict[str, float]:
-    """What the plan says of training: memory and a snapshot in bytes, tokens, seconds of an update."""
-    setting = Setting(config, size, machine.device)
-    work = stages_of(setting, "grpo")[0]
-    time = seconds(work, setting, machine.speed, config.training.max_completion_tokens)
-    return {
-        "memory": memory.train(setting).peak - memory.LIBRARIES[machine.device],
-        "disk": snapshot_bytes(setting)[1],
-        "tokens": work.tokens(config.training.max_completion_tokens),
-        "seconds": float("nan") if time is None else time / work.updates,
-    }
-
-
-def measured(what: str, config: RunConfig, folder: Path) -> dict[str, float]:
-    """What a piece of work took, in a process of its own."""
-    ground = Ground(config, folder)
-    request = json.dumps({"what": what, "workspace": ground.workspace.uri, "base": ground.base})
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.plan_measure", request]
-    done = subprocess.run(command, cwd=ROOT, env=environment(config.execution), stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"benchmarks.plan_measure ended with {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    never_end(folder, tokenizer.eos_token_id)
 
 
 def compare(case: Case, device: str) -> dict:
     """Training a case, said and measured, and the number of parameters."""
     with tempfile.TemporaryDirectory(prefix="npo-plan-") as name:
         return compare_training(case.name, configure(case, Path(name) / "model", device), Path(name) / "run")
-
-
-def compare_training(name: str, config: RunConfig, folder: Path) -> dict:
-    """Training all of a configuration's steps in `folder`, said and measured, and the number of parameters."""
-    device = config.execution.device
-    size = model_size(config)
-    said = said_of(config, size, look(config, measure=device == "cpu"))
-    found = measured("train", config, folder)
-    say(f"plan: {name}: {said['memory'] / 1e6:.0f} MB said, {found['memory'] / 1e6:.0f} MB measured")
-    return {"case": name, "parameters": size.parameters, "said": said, "measured": found}
 
 
 def compare_others(case: Case, device: str, rows: int) -> list[dict]:
@@ -170,14 +127,10 @@ def compare_others(case: Case, device: str, rows: int) -> list[dict]:
         config = config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in fields.items()})
         setting = Setting(config, model_size(config), device)
         scoring = memory.Memory("score", memory.loaded(setting), {"scoring": memory.scoring(setting, rows)})
-        needed = {"evaluate": memory.evaluate(setting), "score": scoring}
+        label = f"{rows} completions, {case.name.split(', micro')[0]}"
         return [
-            {
-                "case": f"{what} {rows} completions, {case.name.split(', micro')[0]}",
-                "said": {"memory": need.peak - memory.LIBRARIES[device]},
-                "measured": measured(what, config, Path(name) / what),
-            }
-            for what, need in needed.items()
+            compare_memory(f"{need.stage} {label}", need, config, Path(name) / need.stage)
+            for need in (memory.evaluate(setting), scoring)
         ]
 
 
@@ -198,49 +151,6 @@ def largest(case: Case, device: str, limit: float | None = None) -> Case:
     return replace(case, prompts=prompts, micro_batch=GROUP * prompts)
 
 
-FORMS = {"memory": (1e6, ".0f"), "disk": (1e6, ".1f"), "tokens": (1, ",.0f"), "seconds": (1, ".2f")}
-
-
-def rows_of(found: Sequence[dict]) -> list[list[str]]:
-    """A line a case: said, measured, ratio, for memory, disk, tokens and time."""
-    return [
-        [row["case"], f"{row['parameters'] / 1e6:.1f} M", *(cell for name in FORMS for cell in cells(row, name))]
-        for row in found
-    ]
-
-
-def cells(row: dict, name: str) -> list[str]:
-    (scale, form), said, measured = FORMS[name], row["said"][name], row["measured"][name]
-    return [f"{said / scale:{form}} / {measured / scale:{form}}", f"{said / measured:.2f}"]
-
-
-def as_text(found: Sequence[dict], others: Sequence[dict] = ()) -> str:
-    head = ["layers x width", "parameters", "memory, MB: said / measured", "ratio", "snapshot, MB", "ratio"]
-    training = markdown([*head, "tokens", "ratio", "s an update", "ratio"], rows_of(found))
-    rows = [[row["case"], *cells(row, "memory")] for row in others]
-    return (
-        f"{training}\n\n{markdown(['other stages', 'memory, MB: said / measured', 'ratio'], rows)}"
-        if rows
-        else training
-    )
-
-
-def checks_of(found: Sequence[dict], others: Sequence[dict]) -> list[Check]:
-    """How far off the estimates are, at most."""
-
-    def worst(name: str, rows: Sequence[dict]) -> float:
-        return max((abs(row["said"][name] / row["measured"][name] - 1) for row in rows), default=0.0)
-
-    large, large_others = ([r for r in rows if r["measured"]["memory"] > LARGE_ENOUGH] for rows in (found, others))
-    return [
-        Check("plan, memory of training above 200 MB off by", worst("memory", large), 0.25),
-        Check("plan, memory of other stages above 200 MB off by", worst("memory", large_others), 0.25),
-        Check("plan, snapshot off by", worst("disk", found), 0.02),
-        Check("plan, tokens off by", worst("tokens", found), 0.0),
-        Check("plan, time of an update off by", worst("seconds", found)),
-    ]
-
-
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -252,6 +162,8 @@ def main() -> int:
         for case in ([TINY] if options.quick else GENERATING)
         for row in compare_others(case, options.device, rows=16 if options.quick else 256)
     ]
+    with_images, seeing = image_cases(options.device, options.quick)
+    found, others = found + with_images, others + seeing
     text = as_text(found, others)
     return finish({"cases": found, "others": others}, checks_of(found, others), text, options)
 

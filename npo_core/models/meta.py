@@ -75,6 +75,24 @@ def describe(path: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
         "vocabulary": text.vocab_size,
         "positions": getattr(text, "max_position_embeddings", None),
         "source": source,
+        "tower": tower(getattr(config, "vision_config", None)),
+    }
+
+
+def tower(config: PreTrainedConfig | None) -> dict[str, int] | None:
+    """The fields of a `Tower`; None where there is none, or not one whose fields are named as Qwen's."""
+    named = ("depth", "hidden_size", "intermediate_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
+    found = [getattr(config, name, None) for name in named]
+    if not all(isinstance(value, int) for value in found):
+        return None
+    layers, hidden, intermediate, side, frames, merge = found
+    return {
+        "layers": layers,
+        "hidden": hidden,
+        "intermediate": intermediate,
+        "patch": getattr(config, "in_channels", 3) * frames * side**2,
+        "merged": merge**2,
+        "outputs": 1 + len(getattr(config, "deepstack_visual_indexes", [])),
     }
 
 

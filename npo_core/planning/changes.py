@@ -114,7 +114,7 @@ def training_ways(need: Need, setting: Setting) -> list[list[Fields]]:
     both = [{**again, **fields} for fields in smaller] if again else []
     light = [{**fields, **again, **micro} for fields in lighter(setting) for micro in ({}, *smaller)]
     spread = sharding(setting)
-    if need.phase in ("prompts", "generation"):
+    if need.phase in ("prompts", "generation", "images"):
         rollouts = [{"engine.rollouts": True}] if setting.device == "cuda" else []
         return [halves("training.generation_batch", setting.rows), rollouts, light[:1], spread]
     simple = [smaller, [again] if again else []]

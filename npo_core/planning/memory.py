@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil
 
+from npo_core.planning import images
 from npo_core.planning.setting import Setting
 from npo_core.planning.work import met
 
@@ -65,13 +66,14 @@ def train(setting: Setting) -> Memory:
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
     phases = {"update": update(setting)}
     if not config.engine.rollouts:
-        phases |= generation(setting, setting.rows)
+        phases |= generation(setting, setting.rows) | images.passing(setting, setting.rows)
     if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
+        always |= {"images read": images.read_ahead(setting)} if setting.images else {}
         phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
         most = max(sum(parts.values()) for parts in phases.values())
-        always["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * most)
+        always["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * most) + images.left_behind(setting, phases)
     return Memory("train", always, phases)
 
 
@@ -83,7 +85,7 @@ def update(setting: Setting) -> dict[str, float]:
         parts["gradients to exchange"] = gradients  # DDP's buckets
     if setting.mixed:
         parts["weights in bfloat16"] = 2 * (size.parameters - size.words) / setting.sharded
-    return parts
+    return parts | images.update(setting)
 
 
 def activations(setting: Setting) -> float:
@@ -149,11 +151,12 @@ def logits(setting: Setting) -> float:
 
 
 def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, float]]:
-    """The phases of a stage's engine, which reads a prompt once for all its samples; vLLM has a share of its own."""
+    """The phases of a stage's engine, which reads a prompt of text once for all its samples; vLLM has its own share."""
+    rows = prompts * samples
     if setting.config.engine.kind == "vllm":
-        return {"check": scoring(setting, prompts * samples)}
-    phases = generation(setting, prompts * samples)
-    return phases | {"prompts": generation(setting, prompts)["prompts"]}
+        return {"check": scoring(setting, rows)}
+    phases = generation(setting, rows) | images.passing(setting, rows)
+    return phases if setting.size.vision else phases | {"prompts": generation(setting, prompts)["prompts"]}
 
 
 def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
@@ -164,13 +167,14 @@ def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
     size, wide = setting.size, setting.product_bytes
     q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
-    prompts = rows * setting.prompt_tokens
+    prompts, beside = rows * setting.prompt_tokens, images.pixels(setting, rows)
     return {
-        "prompts": {"KV cache": prompts * cached * size.layers, "forward pass": prompts * prompt},
+        "prompts": {"KV cache": prompts * cached * size.layers, "forward pass": prompts * prompt} | beside,
         "generation": {
             "KV cache": rows * setting.tokens * cached * (size.layers + 1),  # one layer's is copied to grow
             "logits": rows * size.vocabulary * (wide + 12),
-        },
+        }
+        | beside,
     }
 
 
@@ -182,7 +186,7 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
     if setting.device == "cpu":  # keys and values of the forward pass, just freed
         freed = rows * setting.tokens * 2 * size.key_value_heads * size.head * setting.weight_bytes * size.layers
         parts["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * freed)
-    return parts
+    return parts | images.pixels(setting, rows)
 
 
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
@@ -216,7 +220,7 @@ def probe(setting: Setting) -> Memory:
 def host(setting: Setting) -> float:
     """Bytes of the machine's memory that training on GPUs takes: weights while they load, or a snapshot gathered."""
     size, weights = setting.size, setting.size.parameters * setting.weight_bytes
-    held = setting.processes * weights
+    held = setting.processes * (weights + images.read_ahead(setting))
     if setting.sharded > 1:
-        held = max(weights, 2 * size.trainable * setting.trained_bytes)
+        held = max(weights, 2 * size.trainable * setting.trained_bytes) + setting.processes * images.read_ahead(setting)
     return setting.processes * HOST_LIBRARIES + held

@@ -122,6 +122,8 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
         said.append(
             f"Weights, gradients and optimizer are {spread} {setting.processes} processes; other stages have one."
         )
+    if setting.images and setting.size.tower is not None:
+        said.append("Prompts are counted as if they were all image.")
     said.append("Guidance is counted as if every prompt were asked as often as allowed.")
     return said
 
@@ -131,10 +133,8 @@ def unknown(setting: Setting, machine: Machine) -> list[str]:
     said = []
     if not setting.prompts_bounded:
         said.append("problems.max_prompt_tokens = none: the length of prompts is unknown and left out; set a limit.")
-    if setting.images:
-        said.append(
-            "Images: how much of a prompt they are is unknown; their pixels and the vision tower's work are left out."
-        )
+    if setting.images and setting.size.tower is None:
+        said.append("Images: this model's vision tower is not known here; pixels and the tower's work are left out.")
     if setting.held_out is None or setting.benchmarks is None:
         said.append("Held-out problems: their number is known once the data is read.")
     what = {"memory": machine.memory, "disk": machine.disk, "speed": machine.speed}

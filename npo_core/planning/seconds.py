@@ -2,7 +2,9 @@
 
 from math import ceil
 
+from npo_core.planning.images import patches
 from npo_core.planning.setting import Setting
+from npo_core.planning.size import ModelSize
 from npo_core.planning.speed import Speed
 from npo_core.planning.work import Work
 
@@ -28,14 +30,20 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
 def passed(setting: Setting, length: float) -> float:
     """Operations of one sequence's forward pass."""
     size, tokens = setting.size, setting.prompt_tokens + length
-    return tokens * (2 * size.active + 4 * size.layers * size.heads * size.head * tokens)
+    seen = 2 * size.vision * patches(setting, 1)
+    return tokens * (2 * language(size) + 4 * size.layers * size.heads * size.head * tokens) + seen
+
+
+def language(size: ModelSize) -> int:
+    """Parameters that a token passes; patches pass those of a vision tower."""
+    return size.active - size.vision
 
 
 def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float) -> float:
     """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended."""
     size, wide = setting.size, setting.weight_bytes
-    prompts = rows * setting.prompt_tokens * 2 * size.active / flops
+    prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
     cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
-    computing = rows * 2 * size.active / flops
-    reading = (size.parameters * wide + rows * cached) / speed.bandwidth
+    computing = rows * 2 * language(size) / flops
+    reading = ((size.parameters - size.vision) * wide + rows * cached) / speed.bandwidth
     return prompts + setting.completion_tokens * (max(computing, reading) + size.layers * speed.layer)

@@ -15,6 +15,18 @@ COUNTING_S = 120.0  # a hub that does not answer must not hold a run up for long
 
 
 @dataclass(frozen=True)
+class Tower:
+    """A vision tower as Qwen's are: blocks over the patches of an image, some of which are merged into a token."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    patch: int  # numbers a patch
+    merged: int  # patches a token
+    outputs: int  # what the language model is given of it: its input, and what is added in deeper layers
+
+
+@dataclass(frozen=True)
 class ModelSize:
     """Counts are of numbers, not bytes; a weight that embedding and head share counts once.
 
@@ -38,6 +50,7 @@ class ModelSize:
     vocabulary: int
     positions: int | None  # longest context
     source: str
+    tower: Tower | None = None  # None: there is none, or one built otherwise
 
     @property
     def adapters(self) -> bool:
@@ -92,4 +105,6 @@ def counted(request: str, environment: frozenset[tuple[str, str]]) -> ModelSize 
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return f"model.path = {path}: its size is not known ({reason})."
-    return ModelSize(**json.loads(done.stdout.splitlines()[-1]))
+    found = json.loads(done.stdout.splitlines()[-1])
+    tower = found.pop("tower")
+    return ModelSize(**found, tower=tower and Tower(**tower))

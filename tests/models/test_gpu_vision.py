@@ -9,12 +9,13 @@ from transformers import AutoModelForImageTextToText, Qwen3VLForConditionalGener
 
 from benchmarks.common import Ground
 from benchmarks.gpu_stages import rows
-from benchmarks.gpu_vision import VARIANTS, configure, draw_problems, vision_config
+from benchmarks.gpu_vision import TEXT, VARIANTS, VISION, configure
+from benchmarks.pictures import draw_problems, vision_config
 from npo_core.models.tiny import IMAGE_SIDES, make_tokenizer, save_random
 
 
 def test_the_large_model_has_about_100_million_parameters_and_heads_of_64():
-    config = vision_config(tiny=False)
+    config = vision_config(TEXT, VISION)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     assert isinstance(model, Qwen3VLForConditionalGeneration)
@@ -25,7 +26,7 @@ def test_the_large_model_has_about_100_million_parameters_and_heads_of_64():
 
 @pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS)
 def test_the_tiny_model_is_trained_and_writes_guidance(model, tmp_path):
-    save_random(vision_config(tiny=True), make_tokenizer(), tmp_path / "model")
+    save_random(vision_config({}, {}), make_tokenizer(), tmp_path / "model")
     problems = draw_problems(tmp_path, 16, IMAGE_SIDES)
     options = argparse.Namespace(device="cpu", tiny=True)
     ground = Ground(configure(options, problems, model | {"path": str(tmp_path / "model")}), tmp_path / "run")

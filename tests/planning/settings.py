@@ -1,6 +1,9 @@
 """Configurations and machines that the tests of plans share."""
 
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from npo_core.config import RunConfig, override, parse_config
 from npo_core.planning import Machine, ModelSize
@@ -43,6 +46,23 @@ def pretrained(**changes: object) -> RunConfig:
     fields = {"model__kind": "pretrained", "model__path": "a/model", "model__dtype": "bfloat16"}
     fields |= {"training__max_completion_tokens": 1024}
     return tiny(**{**fields, "training__micro_batch": 32, **changes})
+
+
+def kept_by(model: torch.nn.Module, mixed: bool, forward: Callable[[], object]) -> int:
+    """Bytes that a forward pass leaves for the backward pass, parameters not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def gpu(memory: float, disk: float | None = 1e15) -> Machine:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
-from settings import LARGE, pretrained, tiny
+from settings import LARGE, kept_by, pretrained, tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from npo_core.config import Lora
@@ -38,22 +38,10 @@ def kept_by_autograd(kv_heads: int, dtype: str, mixed: bool, layers: int, checkp
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if lora:
         model = get_peft_model(model, lora_config(Lora(rank=1), model)).base_model.model
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     ids = torch.randint(0, 64, (ROWS, TOKENS))
     mask = torch.ones_like(ids)
     mask[:, :3] = 0  # prompts are padded on the left
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
-        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
-    return sum(storage.nbytes() for storage in kept.values())
+    return kept_by(model, mixed, lambda: model.model(input_ids=ids, attention_mask=mask, use_cache=False))
 
 
 def setting(kv_heads: int, dtype: str, mixed: bool, checkpointing: bool = False, lora: bool = False) -> Setting:

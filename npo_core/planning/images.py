@@ -1,0 +1,72 @@
+"""Memory of images: their pixels, and what a vision tower makes of them; found as the formulas of `memory` were.
+
+A prompt counts as all image, with as many tokens as it may have, and every completion has its prompt's images beside
+it. Counted per patch, of which several are merged into a token.
+"""
+
+from math import ceil
+
+from npo_core.planning.setting import Setting
+
+PIXEL = 4  # bytes: processors give float32
+KEPT_BELOW = 2**25  # bytes of a block
+PASSING = 46  # bytes a patch and hidden dimension: float32 copies of positions, queries and keys, in any precision
+
+
+def patches(setting: Setting, rows: int) -> int:
+    """Of so many rows; 0 where problems have no images, or the tower is built otherwise than those known here."""
+    tower = setting.size.tower
+    return rows * setting.prompt_tokens * tower.merged if setting.images and tower else 0
+
+
+def pixels(setting: Setting, rows: int) -> dict[str, float]:
+    """What goes beside so many rows, and on a CPU the images of their batch, read once for a group."""
+    number = patches(setting, rows)
+    return {"images": number * setting.size.tower.patch * PIXEL} if number else {}
+
+
+def read_ahead(setting: Setting) -> float:
+    """The images that a training process keeps of its share of a batch, each prompt's once."""
+    prompts = ceil(setting.config.training.prompts_per_step / setting.processes)
+    return sum(pixels(setting, prompts).values())
+
+
+def passing(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
+    """The phase in which the tower passes the images of so many rows, keeping nothing but its outputs."""
+    number, tower = patches(setting, rows), setting.size.tower
+    if not number:
+        return {}
+    wide = setting.product_bytes
+    block = max(PASSING * tower.hidden, wide * (4 * tower.hidden + 2 * tower.intermediate))
+    outputs = tower.outputs * setting.size.hidden * wide / tower.merged
+    return {"images": pixels(setting, rows) | {"vision tower": number * (block + outputs)}}
+
+
+def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
+    """On a CPU, of the tower's work in all phases but the largest: glibc keeps blocks below 32 MB, for each thread."""
+    number = patches(setting, setting.micro_batch)
+    if not number or number * setting.size.tower.hidden * setting.product_bytes >= KEPT_BELOW:
+        return 0.0
+    return sum(sorted(parts.get("vision tower", 0.0) for parts in phases.values())[:-1])
+
+
+def update(setting: Setting) -> dict[str, float]:
+    """What autograd keeps of a micro batch's images; of a tower that is not trained, only with checkpointing."""
+    number, tower, training = patches(setting, setting.micro_batch), setting.size.tower, setting.config.training
+    if not number:
+        return {}
+    again, wide = training.gradient_checkpointing, setting.product_bytes
+    if setting.size.adapters and not setting.config.model.lora.vision and not again:
+        return pixels(setting, setting.micro_batch)
+    block = block_bytes(setting)
+    blocks = tower.layers * (wide * tower.hidden if again else block) + again * block
+    ends = wide * ((3 * tower.outputs + 2) * tower.hidden + tower.patch)
+    return pixels(setting, setting.micro_batch) | {"vision tower": number * (blocks + ends)}
+
+
+def block_bytes(setting: Setting) -> float:
+    """Bytes a patch that autograd keeps of one block without checkpointing."""
+    tower, wide = setting.size.tower, setting.product_bytes
+    # On a GPU, autocast passes norms in float32: copies of two inputs.
+    norms = 4 * tower.hidden if setting.device == "cuda" and setting.config.training.bf16 else 0
+    return wide * (11 * tower.hidden + 2 * tower.intermediate) + norms
