@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import say
+from benchmarks.signal_points import ESTIMATORS, FAILED, POOL, PROBE, Curve, Point
+from benchmarks.signal_report import page, write
 from npo_core.config import AutoNPO
 from npo_core.control.pool import Mistake, MistakePool
 from npo_core.control.probe import Rollout, choose_mistakes, estimate, roll_out
@@ -33,35 +35,6 @@ ENDS = (120, 320)  # current policies that look back
 WINDOW = 200  # updates whose prompts are asked; the last snapshot of a run is as far from the later start
 SAMPLES = 4
 MOST = 512  # failed prompts asked of every snapshot
-ESTIMATORS = ("exact", "k3", "k1")
-POOL, PROBE = "pool", "default probe"
-FAILED = {"none right": 0.0, "below the gate": 0.5}  # most of the policy's own samples that may be right
-
-
-@dataclass(frozen=True)
-class Point:
-    """What was found at one Delta.
-
-    rate    pass rate of the guide on the failed prompts; solved: share that one of its samples solves
-    kl      KL(guide || policy), nats a token: `k3`, `k1` from the guide's samples, `exact` over the vocabulary
-    """
-
-    delta: int
-    prompts: int
-    rate: float
-    solved: float
-    length: float
-    kl: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One seed seen from one place, `ahead of t` or `back from t`: a point for every snapshot, rising by Delta."""
-
-    view: str
-    failed: str
-    seed: int
-    points: list[Point]
 
 
 class SavedRun:
@@ -219,8 +192,6 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     import torch
-
-    from benchmarks.signal_report import page, write
 
     torch.set_num_threads(1)
     started, used = time.perf_counter(), time.process_time()

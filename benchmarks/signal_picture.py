@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_report import interval
-from benchmarks.signal_curves import POOL, Curve
-from benchmarks.signal_report import Value, deltas, select, signal, values
+from benchmarks.signal_points import POOL, Curve, Value, deltas, select, signal, values
 
 ROWS = {
     "guides ahead of the base": [("ahead of 0", "none right")],

@@ -10,56 +10,11 @@ Takes seconds: nothing is trained. The exit code is 1 where the defaults are not
 import argparse
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.triggers_curves import Curves, made, real
-from benchmarks.triggers_measure import (
-    ALWAYS_FALLS,
-    ALWAYS_STAGNATES,
-    Changes,
-    Score,
-    Setting,
-    changes,
-    default,
-    score,
-    settings,
-)
-
-SCHEMES = {
-    "averages, both conditions": list(settings()),
-    "averages, pass rate alone": list(settings(drops=(ALWAYS_FALLS,))),
-    "averages, entropy alone": list(settings(gains=(ALWAYS_STAGNATES,))),
-    "straight lines, both conditions": list(settings(slope=True)),
-    "straight lines, pass rate alone": list(settings(slope=True, drops=(ALWAYS_FALLS,))),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A setting and what came of it on the made and on the real curves of one half."""
-
-    setting: Setting
-    made: Score
-    real: Score
-
-    @property
-    def loss(self) -> float:
-        """A missed plateau weighs as much as a look on an improving stretch that warns; made as much as real curves."""
-        return sum(half.missed + half.false_looks for half in (self.made, self.real)) / 2
-
-
-def measure(tried: Iterable[Setting], made_curves: Curves, real_curves: Curves) -> list[Row]:
-    """All settings on the same curves; what does not depend on the thresholds is computed once."""
-    seen: dict[tuple, tuple[Changes, Changes]] = {}
-    rows = []
-    for setting in tried:
-        key = setting.ema, setting.window
-        if key not in seen:
-            seen[key] = changes(made_curves, setting), changes(real_curves, setting)
-        rows.append(Row(setting, score(made_curves, setting, seen[key][0]), score(real_curves, setting, seen[key][1])))
-    return rows
+from benchmarks.triggers_measure import SCHEMES, Setting, default, measure
+from benchmarks.triggers_report import page, write
 
 
 def choose(made_curves: Curves, real_curves: Curves) -> dict[str, Setting]:
@@ -77,8 +32,6 @@ def main() -> int:
         sys.exit(
             f"--runs {options.runs} holds no run: make them with `make results`, or name the folder that has them."
         )
-    from benchmarks.triggers_report import page, write
-
     made_curves, real_curves = made(), real(options.runs.absolute())
     chosen = choose(made_curves, real_curves)
     print(page(made_curves, real_curves, chosen))

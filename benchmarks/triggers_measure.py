@@ -1,6 +1,6 @@
 """What a warning would have done on many curves at once: looks that warn, false ones, plateaus found and missed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -152,3 +152,38 @@ def score(curves: Curves, setting: Setting, seen: Changes | None = None) -> Scor
         runs=int(improving.any(1).sum()),
         plateaus=len(found),
     )
+
+
+SCHEMES = {
+    "averages, both conditions": list(settings()),
+    "averages, pass rate alone": list(settings(drops=(ALWAYS_FALLS,))),
+    "averages, entropy alone": list(settings(gains=(ALWAYS_STAGNATES,))),
+    "straight lines, both conditions": list(settings(slope=True)),
+    "straight lines, pass rate alone": list(settings(slope=True, drops=(ALWAYS_FALLS,))),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting and what came of it on the made and on the real curves of one half."""
+
+    setting: Setting
+    made: Score
+    real: Score
+
+    @property
+    def loss(self) -> float:
+        """A missed plateau weighs as much as a look on an improving stretch that warns; made as much as real curves."""
+        return sum(half.missed + half.false_looks for half in (self.made, self.real)) / 2
+
+
+def measure(tried: Iterable[Setting], made_curves: Curves, real_curves: Curves) -> list[Row]:
+    """All settings on the same curves; what does not depend on the thresholds is computed once."""
+    seen: dict[tuple, tuple[Changes, Changes]] = {}
+    rows = []
+    for setting in tried:
+        key = setting.ema, setting.window
+        if key not in seen:
+            seen[key] = changes(made_curves, setting), changes(real_curves, setting)
+        rows.append(Row(setting, score(made_curves, setting, seen[key][0]), score(real_curves, setting, seen[key][1])))
+    return rows

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import markdown
-from benchmarks.triggers import SCHEMES, Row, measure
 from benchmarks.triggers_curves import LOOKS, Curves
 from benchmarks.triggers_measure import (
     ALWAYS_FALLS,
@@ -15,12 +14,15 @@ from benchmarks.triggers_measure import (
     DROPS,
     EMAS,
     GAINS,
+    SCHEMES,
     WINDOWS,
+    Row,
     Score,
     Setting,
     averages,
     changes,
     default,
+    measure,
     score,
     settings,
     warned,
