@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, base_folder, demo_config, markdown, say, settle
 from benchmarks.gpu_stages import through_stages
-from benchmarks.gpu_vision import UNCOUNTED, vision_parts
+from benchmarks.gpu_vision import AT_MOST, vision_parts
 from benchmarks.plan import CASES, Case, compare, largest
 from benchmarks.plan import TINY as TINY_CASE
 from benchmarks.plan_compare import as_text
@@ -183,7 +183,7 @@ def check(options: argparse.Namespace) -> list[str]:
         markdown(["random Qwen3, bf16 mixed precision", "measured"], list(large.items())),
         plan,
         findings("random Qwen3-VL with images through the stages", seeing),
-        f"{vision_plan}\n\n{UNCOUNTED}",
+        f"{vision_plan}\n\n{AT_MOST}",
     ]
 
 

@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Qwen3-VL, bf16": {"dtype": "float32"},
     "Qwen3-VL, bf16, adapters": {"dtype": "bfloat16", "lora": {}},
 }
-UNCOUNTED = (
+AT_MOST = (
     "The plan counts prompts as if they were all image, and completions as if none ended by itself: "
     "its memory and tokens are at most."
 )
