@@ -17,7 +17,7 @@ class UI:
     def open_form(self, deployment: str) -> None:
         """Deployments, the deployment, Run, Custom run."""
         self.page.goto(f"{self.served.url}/deployments")
-        self.page.get_by_title(deployment, exact=True).click()  # a link to its flow may have the same name
+        self.page.locator(f'.deployment-list__name[title="{deployment}"]').click()  # links to its flow may be named so
         self.click("Run")
         self.page.get_by_text("Custom run").click()
         expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
