@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from npo_core.engines.base import Generated
-from npo_core.engines.prefill import divides, shared_prefill
+from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.problems import Problem
@@ -80,13 +80,16 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
-        prompts = list({problem.id: problem for problem in problems}.values()) if divides(self.model) else problems
-        inputs = self._on_device(left_padded(read_prompts(self.processor, prompts), self.tokenizer.pad_token_id))
+        once = {problem.id: problem for problem in problems}
+        place = {id_: number for number, id_ in enumerate(once)}
+        rows = [place[problem.id] for problem in problems]
+        prompts = read_prompts(self.processor, list(once.values()))
+        shared = len(prompts) < len(rows) and divide(self.model, prompts)
+        inputs = left_padded(prompts if shared else [prompts[row] for row in rows], self.tokenizer.pad_token_id)
+        inputs = self._on_device(inputs)
         with self._precision():
-            if len(prompts) < len(problems):
-                place = {problem.id: number for number, problem in enumerate(prompts)}
-                rows = torch.tensor([place[problem.id] for problem in problems], device=self.device)
-                inputs = shared_prefill(self.model, inputs["input_ids"], inputs["attention_mask"], rows)
+            if shared:
+                inputs = shared_prefill(self.model, inputs, torch.tensor(rows, device=self.device))
             output = self.model.generate(**inputs, generation_config=config)
         ended = set(self.eos_ids)
         found = []

@@ -1,7 +1,7 @@
 """Memory of images: their pixels, and what a vision tower makes of them; found as the formulas of `memory` were.
 
-A prompt counts as all image, with as many tokens as it may have, and every completion has its prompt's images beside
-it. Counted per patch, of which several are merged into a token.
+A prompt counts as all image, with as many tokens as it may have. In training every completion has its prompt's images
+beside it; engines read them once a prompt. Counted per patch, of which several are merged into a token.
 """
 
 from math import ceil
@@ -31,15 +31,16 @@ def read_ahead(setting: Setting) -> float:
     return sum(pixels(setting, prompts).values())
 
 
-def passing(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
-    """The phase in which the tower passes the images of so many rows, keeping nothing but its outputs."""
+def beside(setting: Setting, rows: int, phases: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Phases of so many rows with their images, and the one in which the tower passes them, keeping its outputs."""
     number, tower = patches(setting, rows), setting.size.tower
     if not number:
-        return {}
-    wide = setting.product_bytes
+        return phases
+    wide, seen = setting.product_bytes, pixels(setting, rows)
     block = max(PASSING * tower.hidden, wide * (4 * tower.hidden + 2 * tower.intermediate))
     outputs = tower.outputs * setting.size.hidden * wide / tower.merged
-    return {"images": pixels(setting, rows) | {"vision tower": number * (block + outputs)}}
+    passing = {"images": seen | {"vision tower": number * (block + outputs)}}
+    return {name: parts | seen for name, parts in phases.items()} | passing
 
 
 def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:

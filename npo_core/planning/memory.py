@@ -66,7 +66,7 @@ def train(setting: Setting) -> Memory:
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
     phases = {"update": update(setting)}
     if not config.engine.rollouts:
-        phases |= generation(setting, setting.rows) | images.passing(setting, setting.rows)
+        phases |= images.beside(setting, setting.rows, generation(setting, setting.rows))
     if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
@@ -151,12 +151,11 @@ def logits(setting: Setting) -> float:
 
 
 def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, float]]:
-    """The phases of a stage's engine, which reads a prompt of text once for all its samples; vLLM has its own share."""
-    rows = prompts * samples
+    """The phases of a stage's engine, which reads a prompt once for all its samples; vLLM has a share of its own."""
     if setting.config.engine.kind == "vllm":
-        return {"check": scoring(setting, rows)}
-    phases = generation(setting, rows) | images.passing(setting, rows)
-    return phases if setting.size.vision else phases | {"prompts": generation(setting, prompts)["prompts"]}
+        return {"check": scoring(setting, prompts * samples)}
+    shared = images.beside(setting, prompts, {"prompts": generation(setting, prompts)["prompts"]})
+    return generation(setting, prompts * samples) | shared
 
 
 def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
@@ -167,14 +166,13 @@ def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
     size, wide = setting.size, setting.product_bytes
     q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
-    prompts, beside = rows * setting.prompt_tokens, images.pixels(setting, rows)
+    prompts = rows * setting.prompt_tokens
     return {
-        "prompts": {"KV cache": prompts * cached * size.layers, "forward pass": prompts * prompt} | beside,
+        "prompts": {"KV cache": prompts * cached * size.layers, "forward pass": prompts * prompt},
         "generation": {
             "KV cache": rows * setting.tokens * cached * (size.layers + 1),  # one layer's is copied to grow
             "logits": rows * size.vocabulary * (wide + 12),
-        }
-        | beside,
+        },
     }
 
 

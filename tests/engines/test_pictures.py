@@ -1,4 +1,4 @@
-"""Prompts with images by vLLM on a CPU: a tiny Qwen3-VL, whose own processor vLLM runs in its interpreter."""
+"""Prompts with images, asked of a tiny Qwen3-VL: by vLLM on a CPU, which runs its own processor; by transformers."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,11 @@ import torch
 from transformers import AutoConfig
 
 from npo_core.config import Control, EngineSettings
+from npo_core.engines.prefill import divide
+from npo_core.engines.transformers import TransformersEngine
 from npo_core.engines.vllm import VLLMEngine
 from npo_core.errors import EngineError
+from npo_core.models.inputs import PromptInputs
 from npo_core.models.load import load_model, load_processor
 from npo_core.models.tiny import make_tiny
 from npo_core.problems.load import load_problems
@@ -59,6 +62,24 @@ def ids(answers) -> list[list[list[int]]]:
 @pytest.fixture
 def engine(seeing, worker):
     return VLLMEngine(seeing / "a", worker)
+
+
+def test_samples_share_their_prompts_pictures(seeing, problems, monkeypatch):
+    """The tokens are those of prompts read once a sample; the tower sees a third of the patches."""
+    engine, seen = TransformersEngine(seeing / "a"), []
+    tower = engine.model.model.visual
+    tower.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    shared = engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)
+    monkeypatch.setattr("npo_core.engines.transformers.divide", lambda *_: False)
+    assert ids(engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)) == ids(shared)
+    assert len(seen) == 2 and seen[1] == 3 * seen[0] > 0
+
+
+def test_a_prompt_that_ends_in_a_picture_is_read_for_each_sample(seeing):
+    engine = TransformersEngine(seeing / "a")
+    end = PromptInputs([5, 6], {"mm_token_type_ids": torch.tensor([0, 1])}, images=1)
+    middle = PromptInputs([5, 6], {"mm_token_type_ids": torch.tensor([1, 0])}, images=1)
+    assert divide(engine.model, [middle]) and not divide(engine.model, [middle, end])
 
 
 def keep_weights(worker, patch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from npo_core.engines.prefill import divides, shared_prefill
+from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.engines.transformers import TransformersEngine
 
 TOKENS = 4
@@ -63,7 +63,8 @@ def test_parts_of_a_batch_may_cut_through_a_prompts_samples(models, problems):
 def test_left_padding_is_shared_too(engine):
     ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
     mask = (ids != 0).long()
-    rows = shared_prefill(engine.model, ids, mask, torch.tensor([2, 0, 0, 1]))
+    prompts = {"input_ids": ids, "attention_mask": mask}
+    rows = shared_prefill(engine.model, prompts, torch.tensor([2, 0, 0, 1]))
     once = {"input_ids": ids[[2, 0, 0, 1]], "attention_mask": mask[[2, 0, 0, 1]]}
     settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     shared, alone = (torch.stack(engine.model.generate(**kwargs, **settings).logits) for kwargs in (rows, once))
@@ -72,12 +73,12 @@ def test_left_padding_is_shared_too(engine):
 
 
 def test_a_cache_with_windows_is_not_divided(engine):
-    assert divides(engine.model)
+    assert divide(engine.model, [])
     config = Qwen2Config(
         vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
-    assert not divides(Qwen2ForCausalLM(config))
+    assert not divide(Qwen2ForCausalLM(config), [])
 
 
 def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):

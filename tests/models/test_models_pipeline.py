@@ -14,6 +14,7 @@ from transformers import Qwen3VLModel as VL
 from transformers.generation import GenerationMixin
 from trl import GRPOTrainer
 
+from npo_core.engines.prefill import shared_prefill
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.inputs import prompt_inputs
@@ -100,8 +101,13 @@ def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch
     place, completion = "rollout", None
 
     def watched_generate(self, *args, **kwargs):
-        seen[place].update(as_rows(kwargs))
+        if "past_key_values" not in kwargs:  # else what it goes on from was seen below
+            seen[place].update(as_rows(kwargs))
         return generate(self, *args, **kwargs)
+
+    def watched_prefill(model, inputs, prompt_of):
+        seen[place].update(as_rows(inputs))
+        return shared_prefill(model, inputs, prompt_of)
 
     def watched_score(self, model, ids, mask, keep, *args, **kwargs):
         nonlocal completion
@@ -117,6 +123,7 @@ def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(GenerationMixin, "generate", watched_generate)
+    monkeypatch.setattr("npo_core.engines.transformers.shared_prefill", watched_prefill)
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", watched_score)
     monkeypatch.setattr(VL, "forward", watched_forward)
     expected, base = meant(run), run.base()
