@@ -80,16 +80,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
-        once = {problem.id: problem for problem in problems}
-        place = {id_: number for number, id_ in enumerate(once)}
-        rows = [place[problem.id] for problem in problems]
-        prompts = read_prompts(self.processor, list(once.values()))
-        shared = len(prompts) < len(rows) and divide(self.model, prompts)
-        inputs = left_padded(prompts if shared else [prompts[row] for row in rows], self.tokenizer.pad_token_id)
-        inputs = self._on_device(inputs)
+        inputs, prompt_of = self._inputs(problems)
         with self._precision():
-            if shared:
-                inputs = shared_prefill(self.model, inputs, torch.tensor(rows, device=self.device))
+            if len(inputs["input_ids"]) < len(problems):
+                inputs = shared_prefill(self.model, inputs, prompt_of)
             output = self.model.generate(**inputs, generation_config=config)
         ended = set(self.eos_ids)
         found = []
@@ -98,6 +92,17 @@ class TransformersEngine:
             found.append((tokens if end is None else tokens[: end + 1], end is not None))
         texts = self.tokenizer.batch_decode([tokens for tokens, _ in found], skip_special_tokens=True)
         return [Generated(tokens, text, done) for (tokens, done), text in zip(found, texts, strict=True)]
+
+    def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Of distinct prompts where a cache of them divides, else of all rows; and the prompt [B] of each row."""
+        once = {problem.id: problem for problem in problems}
+        place = {id_: number for number, id_ in enumerate(once)}
+        rows = [place[problem.id] for problem in problems]
+        prompts = read_prompts(self.processor, list(once.values()))
+        if not divide(self.model, prompts):
+            prompts = [prompts[row] for row in rows]
+        inputs = left_padded(prompts, self.tokenizer.pad_token_id)
+        return self._on_device(inputs), torch.tensor(rows, device=self.device)
 
     @torch.inference_mode()
     def score(

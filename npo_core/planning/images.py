@@ -9,7 +9,7 @@ from math import ceil
 from npo_core.planning.setting import Setting
 
 PIXEL = 4  # bytes: processors give float32
-KEPT_BELOW, KEPT_SHARE = 2**25, 0.5  # glibc keeps freed blocks below so many bytes, for each thread; of them, measured
+KEPT_BELOW, KEPT_SHARE = 2**25, 0.8  # glibc keeps freed blocks below so many bytes, for each thread; of them, measured
 PASSING = 46  # bytes a patch and hidden dimension: float32 copies of positions, queries and keys, in any precision
 
 
@@ -44,8 +44,8 @@ def beside(setting: Setting, rows: int, phases: dict[str, dict[str, float]]) -> 
 
 
 def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
-    """On a CPU, of the tower's work in all phases but the largest."""
-    number = patches(setting, setting.micro_batch)
+    """On a CPU, of the work of a tower that is trained whole, in all phases but the largest."""
+    number = 0 if setting.size.adapters else patches(setting, setting.micro_batch)
     if not number or number * setting.size.tower.hidden * setting.product_bytes >= KEPT_BELOW:
         return 0.0
     return KEPT_SHARE * sum(sorted(parts.get("vision tower", 0.0) for parts in phases.values())[:-1])
