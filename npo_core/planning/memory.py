@@ -216,9 +216,9 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that training on GPUs takes: weights while they load, or a snapshot gathered."""
+    """Bytes of the machine's memory that training on GPUs takes: weights while they load or are saved; images read."""
     size, weights = setting.size, setting.size.parameters * setting.weight_bytes
-    held = setting.processes * (weights + images.read_ahead(setting))
+    held = setting.processes * weights
     if setting.sharded > 1:
-        held = max(weights, 2 * size.trainable * setting.trained_bytes) + setting.processes * images.read_ahead(setting)
-    return setting.processes * HOST_LIBRARIES + held
+        held = max(weights, 2 * size.trainable * setting.trained_bytes)
+    return setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held
