@@ -80,10 +80,10 @@ def describe(path: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def tower(config: PreTrainedConfig | None) -> dict[str, int] | None:
-    """The fields of a `Tower`; None where there is none, or not one whose fields are named as Qwen's."""
+    """The fields of a `Tower`; None where there is none, or one that is not built as Qwen3-VL's."""
     named = ("depth", "hidden_size", "intermediate_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
-    found = [getattr(config, name, None) for name in named]
-    if not all(isinstance(value, int) for value in found):
+    found, deep = [getattr(config, name, None) for name in named], getattr(config, "deepstack_visual_indexes", None)
+    if deep is None or not all(isinstance(value, int) for value in found):
         return None
     layers, hidden, intermediate, side, frames, merge = found
     return {
@@ -92,7 +92,7 @@ def tower(config: PreTrainedConfig | None) -> dict[str, int] | None:
         "intermediate": intermediate,
         "patch": getattr(config, "in_channels", 3) * frames * side**2,
         "merged": merge**2,
-        "outputs": 1 + len(getattr(config, "deepstack_visual_indexes", [])),
+        "outputs": 1 + len(deep),
     }
 
 

@@ -20,7 +20,7 @@ def patches(setting: Setting, rows: int) -> int:
 
 
 def pixels(setting: Setting, rows: int) -> dict[str, float]:
-    """What goes beside so many rows, and on a CPU the images of their batch, read once for a group."""
+    """The part that goes beside so many rows; none where there are no patches."""
     number = patches(setting, rows)
     return {"images": number * setting.size.tower.patch * PIXEL} if number else {}
 

@@ -16,7 +16,7 @@ COUNTING_S = 120.0  # a hub that does not answer must not hold a run up for long
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower as Qwen's are: blocks over the patches of an image, some of which are merged into a token."""
+    """A vision tower as Qwen3-VL's: blocks over the patches of an image, some of which are merged into a token."""
 
     layers: int
     hidden: int

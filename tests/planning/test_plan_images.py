@@ -7,12 +7,12 @@ import torch
 from peft import get_peft_model
 from settings import LARGE, gpu, kept_by, pretrained
 from test_memory import FORMATS
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks.pictures import vision_config
 from npo_core.config import Lora
 from npo_core.models.lora import lora_config
-from npo_core.models.meta import describe
+from npo_core.models.meta import describe, tower
 from npo_core.planning import images, make_plan, memory
 from npo_core.planning.seconds import passed
 from npo_core.planning.setting import Setting
@@ -102,6 +102,16 @@ def test_every_completion_has_its_prompts_images_beside_it():
     assert asked["prompts"]["images"] == 16 * row and "images" not in asked["generation"]
 
 
+def test_on_a_cpu_freed_blocks_stay_where_they_are_small_and_the_tower_is_trained():
+    phases = {"update": {"vision tower": 30.0}, "images": {"vision tower": 20.0}, "generation": {"KV cache": 9.0}}
+    assert images.left_behind(setting(), phases) == pytest.approx(0.8 * 20)
+    adapted = setting(size=replace(LARGE, trainable=1000), model__lora={"rank": 1})
+    assert images.left_behind(adapted, phases) == 0
+    large = 2**25 // (4 * TOKENS * HIDDEN * 4) + 1
+    many = setting(training__micro_batch=large, training__group_size=large, training__prompts_per_step=1)
+    assert many.micro_batch == large and images.left_behind(many, phases) == 0
+
+
 def test_too_many_images_at_once_are_fewer_rows_at_once():
     small = {"parameters": 10**6, "trainable": 10**6, "hidden": 64, "intermediate": 64, "layers": 1, "vocabulary": 64}
     small |= {"heads": 2, "key_value_heads": 2, "head": 8}
@@ -131,6 +141,11 @@ def test_without_prompts_there_are_no_images():
 def test_patches_pass_the_tower_and_tokens_the_rest():
     blind = replace(setting(), size=replace(setting().size, vision=0, active=LARGE.active - 10**6))
     assert passed(setting(), 5) - passed(blind, 5) == 2 * 10**6 * 4 * TOKENS
+
+
+def test_a_tower_that_is_built_otherwise_is_not_counted():
+    towers = {kind: tower(AutoConfig.for_model(kind).vision_config) for kind in ("qwen3_vl", "qwen2_5_vl", "llava")}
+    assert towers["qwen3_vl"] and not towers["qwen2_5_vl"] and not towers["llava"]
 
 
 def test_a_known_models_tower():
