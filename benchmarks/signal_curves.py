@@ -78,7 +78,7 @@ class SavedRun:
 
     def ask(self, step: int, prompts: Sequence[Mistake], purpose: str) -> list[Rollout]:
         """Samples of the snapshot at `step`."""
-        from npo_core.training.exact import derive_seed
+        from npo_core.seeds import derive_seed
 
         return roll_out(
             self.engine(step),

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import (
+    BenchRun,
     Check,
-    Ground,
     demo_config,
     finish,
     in_words,
@@ -193,16 +193,16 @@ def prepare(config: Any, folder: Path, options: Any) -> Setting:
     from npo_core.problems.load import load_problems
 
     say("steps: base model, scout and guidance")
-    ground = Ground(config, folder / "run")
+    bench = BenchRun(config, folder / "run")
     until = config.bootstrap.scout_steps
-    scout = ground.train("scout", until)
-    cache = ground.guide(scout, [until])["cache"]
+    scout = bench.train("scout", until)
+    cache = bench.guide(scout, [until]).cache
     problems = load_problems(config.problems)
     return Setting(
-        ground.folder(ground.base),
+        bench.folder(bench.base),
         config.training,
         problems,
-        ground.workspace.open_cache(cache, [p.id for p in problems.train], {}),
+        bench.workspace.open_cache(cache, [p.id for p in problems.train], {}),
         folder,
         "cpu",
         config.seed,

@@ -29,9 +29,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
 
 from npo_core.config import BuiltInModel, ChainProblems
+from npo_core.models.built_in import train_base
 from npo_core.problems import Completion, Problem, ProblemSet
 from npo_core.problems.load import load_problems
-from npo_core.training.base import train_base
 
 # Shape suffixes: P prompts of a batch, G completions of a prompt (a group), B = P * G rows with groups together,
 # T tokens of a completion, V vocabulary. Completions are lists of token ids until the loss pads them.

@@ -7,7 +7,7 @@ from prefect.logging import get_run_logger
 from npo_core.config import Plateau
 from npo_core.control.plateau import find_plateau
 from npo_core.control.way import way_rows
-from tasks.run import Run
+from npo_core.recipes.run import Run
 
 EVENT = "npo.plateau.detected"
 

@@ -81,11 +81,11 @@ def settings(example, config: RunConfig):
 def segment_of(workspace: Workspace, result: dict) -> SimpleNamespace:
     """What a training stage left: outcome rows (step, prompt, pass rate, injected, digest) and the last weights."""
     timeline = workspace.timeline
-    rows = read_outcomes(workspace.store, timeline.segment(result["segment"])).to_pylist()
-    folder = timeline.snapshots.folder(result["end"], workspace.scratch / "snapshots")
+    rows = read_outcomes(workspace.store, timeline.segment(result.segment)).to_pylist()
+    folder = timeline.snapshots.folder(result.end, workspace.scratch / "snapshots")
     return SimpleNamespace(
-        id=result["segment"],
-        end=result["end"],
+        id=result.segment,
+        end=result.end,
         rows=[tuple(row.values()) for row in rows],
         weights=AutoModelForCausalLM.from_pretrained(folder).state_dict(),
     )
@@ -110,7 +110,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
     workspace.bind(config)
     execution = config.execution.model_copy(update={"device": "cpu"})
     common = {"workspace": workspace.uri, "execution": execution, "problems": config.problems}
-    base = run_stage(BaseSpec(model=config.model, **common)).result["snapshot"]
+    base = run_stage(BaseSpec(model=config.model, **common)).result.snapshot
 
     def train(branch: str, start: str, until: int, cache: str | None = None) -> SimpleNamespace:
         spec = TrainSpec(
@@ -139,7 +139,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         segments=[scout.id],
         **common,
     )
-    cache = run_stage(spec).result["cache"]
+    cache = run_stage(spec).result.cache
     replay = train("replay", base, SCOUT, cache)
     tail = train("replay", replay.end, END)
     evaluation = EvaluateSpec(
@@ -153,7 +153,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         scout=scout,
         replay=replay,
         tail=tail,
-        rate=run_stage(evaluation).result["scores"][0]["pass_rate"],
+        rate=run_stage(evaluation).result.scores[0].pass_rate,
         guidance=read_guidance(workspace, cache, load_problems(config.problems)),
     )
 

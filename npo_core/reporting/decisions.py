@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from npo_core.config import Trigger
 from npo_core.control.decide import averaged
-from npo_core.control.decision import PLATEAU, Decision
+from npo_core.control.decision import Decision
 from npo_core.control.plateau import find_plateau
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Result
 from npo_core.control.signals import readings
+from npo_core.names import PLATEAU
 from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw, half_window, smooth
 from npo_core.reporting.tables import Table, number
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from npo_core.config import RunConfig
-from npo_core.reporting.roles import AUTO_NPO
+from npo_core.names import AUTO_NPO, RESULT_FILE, SPEC_FILE
 from npo_core.timeline import Segment, Store, Timeline
 from npo_core.timeline.segments import read_marks
-
-SPEC_FILE, RESULT_FILE = "spec.json", "result.json"
 
 
 class Workspace(Protocol):

@@ -5,11 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
 from npo_core.timeline import Branch, Segment, Stretch, Tree, opened
 
 SCOUT = "scout"
 LATE, REPLAY = re.compile(r"late-"), re.compile(r"replay-\d+$")  # branches of plateau breakthrough, and of AutoNPO
-GRPO, EARLY_BOOTSTRAP, PLATEAU, AUTO_NPO = "grpo", "early-bootstrap", "plateau-breakthrough", "auto-npo"
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from npo_core.engines import Engine
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
 from npo_core.problems import ProblemSet
+from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline.segments import read_outcomes
 
 
-def run(spec: GuideSpec, context: StageContext) -> dict:
+def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     """Returns the cache's id, its coverage and its cost."""
-    from npo_core.training.exact import derive_seed
-
     started = time.perf_counter()
     workspace = context.workspace
     snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
@@ -48,19 +48,10 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         prompts_skipped=skipped,
         seconds=time.perf_counter() - started,
     )
-    cost = {
-        "tokens_generated": float(info.tokens_generated),
-        "samples": float(info.samples_drawn),
-        "seconds": info.seconds,
-    }
-    return {
-        "cache": info.id,
-        "rows": info.rows,
-        "coverage": info.coverage,
-        "asked": info.prompts_asked,
-        "skipped": skipped,
-        "cost": cost,
-    }
+    cost = Cost(tokens_generated=float(info.tokens_generated), samples=float(info.samples_drawn), seconds=info.seconds)
+    return GuideResult(
+        cache=info.id, rows=info.rows, coverage=info.coverage, asked=info.prompts_asked, skipped=skipped, cost=cost
+    )
 
 
 def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:

@@ -6,14 +6,15 @@ import pytest
 
 from npo_core.config import RunConfig, parse_config
 from npo_core.control.decide import decide
-from npo_core.control.decision import AUTO_NPO, Decision, Left, Place
+from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import compare_branches, replayed_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.recompute import look, recompute
 from npo_core.control.records import Decisions
 from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError, DamagedError, DataError
-from npo_core.timeline import Branch, Segment, Store, Timeline
+from npo_core.names import AUTO_NPO
+from npo_core.timeline import Branch, Segment, SnapshotRef, Store, Timeline
 from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
 
 CONFIG = parse_config(
@@ -77,11 +78,11 @@ def made(store: Store) -> Decision:
         CONFIG.auto,
         way_rows(Timeline(store), "main", 10),
         ProbeResult.model_validate(PROBE),
-        Left(tokens=10_000, interventions=2),
+        Budget(tokens=10_000, interventions=2),
         number=1,
         flow=AUTO_NPO,
         branch="main",
-        at=Place(step=10, snapshot="main10"),
+        at=SnapshotRef(step=10, snapshot="main10"),
         probe_id="abc",
         guide_samples=CONFIG.guidance.samples,
     )

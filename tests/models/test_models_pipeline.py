@@ -84,13 +84,13 @@ def test_early_bootstrapping(run, kind, fields, tmp_path):
     base = run.base()
     scout = run.train("scout", base)
     guided = run.guide(scout, base)
-    assert guided["asked"] == 8 and guided["rows"] > 0
-    replay = run.train("replay", base, guided["cache"])
+    assert guided.asked == 8 and guided.rows > 0
+    replay = run.train("replay", base, guided.cache)
     assert sum(row["groups_injected"] for row in replay.steps) > 0
     assert [score["problems"] for score in run.evaluate(base, replay.record.end)] == [4, 4]
     copy = Workspace(tmp_path / "proof")
     result = run(respecify(run.workspace, copy, scout.record, 4))
-    proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result["segment"]), 4)
+    proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result.segment), 4)
     assert len(proof) == 4 and all(row["equal"] for row in proof), proof
 
 
@@ -148,7 +148,7 @@ def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch, bf16):
     """At the first update of a replay the policy is the base: its log-probabilities of what the guide wrote."""
     run = run("qwen3_vl")
     base = run.base()
-    cache = run.guide(run.train("scout", base), base)["cache"]
+    cache = run.guide(run.train("scout", base), base).cache
     found: list[tuple] = []
     relate = NPOTrainer._relate_to_guide
 
@@ -227,7 +227,7 @@ def test_a_model_that_sees_trains_on_text(run):
     run = run("qwen3_vl", rows=text_rows)
     base = run.base()
     scout = run.train("scout", base)
-    replay = run.train("replay", base, run.guide(scout, base)["cache"])
+    replay = run.train("replay", base, run.guide(scout, base).cache)
     assert sum(row["groups_injected"] for row in replay.steps) > 0
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from npo_core.config import Plateau, parse_config
 from npo_core.guidance import CacheWriter, Trajectory
+from npo_core.recipes.run import Run
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch, Segment
 from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
@@ -183,9 +184,10 @@ def add_decision(workspace: Workspace, number: int, branch: str, step: int, delt
 
 
 def new_workspace(folder: Path, config: dict = CONFIG) -> Workspace:
-    workspace = Workspace(folder)
-    workspace.bind(parse_config(config))
-    add_stage(workspace, "base", "b0", {}, {"snapshot": BASE, "made": True})
+    workspace, parsed = Workspace(folder), parse_config(config)
+    workspace.bind(parsed)
+    made = {"snapshot": BASE, "made": True, "bytes": 1}
+    add_stage(workspace, "base", Run(parsed, workspace).base().fingerprint, {}, made)
     return workspace
 
 

@@ -21,8 +21,9 @@ from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import ProblemSet
 from npo_core.problems.chain import solve
+from npo_core.seeds import derive_seed
 from npo_core.training.build import Rewards, grpo_config, training_data
-from npo_core.training.exact import derive_seed, seed_step, tensor_digest
+from npo_core.training.exact import seed_step, tensor_digest
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
 RIGHT, WRONG, SHORT, CUT = "right", "wrong", "short", "cut"  # short: one digit; cut: right, but without an end

@@ -2,17 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from npo_core.errors import ConfigError
+from npo_core.shipped import presets
+
+if TYPE_CHECKING:
+    from npo_core.config import RunConfig
 
 Uri = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Folder or s3://bucket/prefix of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 Baseline = Annotated[str | None, typer.Option(help="Workspace of a run to compare with, usually plain GRPO.")]
-ConfigFile = Annotated[Path, typer.Option(help="YAML file; `npo config` explains every field.")]
+ConfigFile = Annotated[
+    Path, typer.Option(help="YAML file, or the name of a preset (demo, smoke); `npo config` explains every field.")
+]
+Local = Annotated[
+    bool, typer.Option("--local", help="Run right here, without Prefect; a run that was begun either way goes on.")
+]
 WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
 Shrink = Annotated[
@@ -41,6 +50,14 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ConfigError(f"--set {text}: the value is not YAML; put it in quotes.") from None
     return fields
+
+
+def load(config: Path, fields: dict[str, Any]) -> "RunConfig":
+    """The configuration of a file, or of a preset by its name where there is no such file; `fields` win over it."""
+    from npo_core.config import load_config
+
+    known = presets()
+    return load_config(known[str(config)] if str(config) in known and not config.exists() else config, fields)
 
 
 def emit(data: Any, render: Any, as_json: bool) -> None:

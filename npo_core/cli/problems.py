@@ -1,20 +1,38 @@
-"""What `npo problems` prints: data as plain values, and how it is shown."""
+"""`npo problems`."""
 
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from flows.show import Data, render
+from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides
+from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
     from npo_core.config import Problems, RunConfig
     from npo_core.problems import ProblemSet
 
 EXAMPLES = 3
+
+
+def problems(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read a configuration's problems as a run would: counts, lengths, what is dropped and why, three examples.
+
+    Reads and checks every row, images too, and renders prompts by the model's chat template. Nothing is written.
+
+    Example: [cyan]npo problems gsm8k.yaml --set model.path=models/Qwen3-0.6B[/]
+    """
+    chosen = load(config, parse_overrides(overrides or []))
+    emit(problems_data(chosen), show, as_json)
 
 
 def problems_data(config: "RunConfig") -> Data:
@@ -69,7 +87,7 @@ def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) ->
     return replace(problems, report=report)
 
 
-def problems(data: Data, console: Console) -> None:
+def show(data: Data, console: Console) -> None:
     from npo_core.reporting.problems import problems_table
     from npo_core.reporting.tables import Table
 

@@ -1,4 +1,4 @@
-"""The run that a flow works on: configuration, workspace and lock, and the specifications of its stages."""
+"""The run that a recipe works on: configuration, workspace and lock, and the specifications of its stages."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.config import RunConfig
+from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
+from npo_core.names import STARTED_FILE
 from npo_core.stages.launch import accelerated
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
-from tasks.artifacts import wait_until_published
+
+FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
 
 
 @dataclass(frozen=True)
@@ -107,25 +109,21 @@ class Run:
         )
 
 
-FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
-
-
 @contextmanager
-def open_run(config: RunConfig, workspace: str) -> Iterator[Run]:
-    """Take the workspace for this process and bind the configuration to it.
+def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None = None) -> Iterator[Run]:
+    """Take the workspace for this process, bind the configuration to it, and note what is started.
 
     Raises:
         WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings, or there
             is no such engine here as the configuration asks for.
     """
     require_engine(config.engine, gpu=accelerated(config.execution))
-    place = Workspace(workspace)
-    with workspace_lock(place.store, owner=f"npo {config.name}"):
-        place.store.clean_leftovers()
-        place.bind(config)
-        try:
-            yield Run(config, place)
-        finally:
-            wait_until_published()
-    if not place.store.is_local:  # a finished run needs its downloads no more
-        shutil.rmtree(place.scratch, ignore_errors=True)
+    workspace = Workspace(uri)
+    with workspace_lock(workspace.store, owner=f"npo {config.name}"):
+        workspace.store.clean_leftovers()
+        workspace.bind(config)
+        settings = None if plateau is None else plateau.model_dump(mode="json")
+        workspace.store.write_json(STARTED_FILE, {"recipe": recipe, "plateau": settings})
+        yield Run(config, workspace)
+    if not workspace.store.is_local:  # a finished run needs its downloads no more
+        shutil.rmtree(workspace.scratch, ignore_errors=True)

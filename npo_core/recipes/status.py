@@ -4,20 +4,27 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import RunConfig
+from npo_core.config import Plateau, RunConfig
+from npo_core.errors import ConfigError
+from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, PLATEAU, STARTED_FILE, STOP_FILE
+from npo_core.recipes import follow
+from npo_core.recipes.counting import CountingSteps
+from npo_core.recipes.run import Run
+from npo_core.recipes.work import Work
 from npo_core.reporting.costs import label, snapshot_steps
-from npo_core.reporting.records import Stage, Workspace, is_watched, read_decisions, read_stages
-from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, kind_of
+from npo_core.reporting.records import Stage, is_watched, read_decisions, read_stages
+from npo_core.reporting.roles import kind_of
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_marks
 
 DONE, RUNNING, FAILED, INTERRUPTED, LEFT = "done", "running", "failed", "interrupted", "left"
 ALIVE_S = 120.0  # without a lock to ask, a stage counts as running this long after its last sign of life
-ERROR_FILE, EVENTS_FILE, LOG_FILE, STOP = "error.json", "events.jsonl", "log.txt", "stop"
 
 
 @dataclass(frozen=True)
@@ -40,19 +47,48 @@ def status(workspace: Workspace) -> dict[str, Any]:
     scratch, busy = scratch_folder(workspace), owner_alive(workspace)
     steps = snapshot_steps(workspace, stages)
     states = [state_of(workspace, stage, scratch, busy, steps) for stage in stages]
-    branches = workspace.timeline.branches()
-    kind = kind_of(branches, is_watched(stages, read_decisions(workspace))) if branches else None
-    left = [StageState(stage, words, LEFT) for stage, words in still_to_come(workspace, config, stages, kind)]
+    recipe, plateau = started(workspace, stages)
+    undone, begun = to_do(workspace, config, stages, recipe, plateau), {stage.folder for stage in stages}
+    left = [StageState(work.stage, work.label, LEFT) for work in undone if work.folder not in begun]
     return {
         "workspace": workspace.uri,
         "name": config.name,
-        "kind": kind,
+        "kind": recipe,
         "stages": [asdict(state) for state in [*states, *left]],
-        "stopped": workspace.store.exists(STOP),
-        "finished": is_evaluated(workspace, [stage for stage in stages if stage.record is not None]),
+        "stopped": workspace.store.exists(STOP_FILE),
+        "finished": recipe is not None and not undone,
         "report": workspace.store.exists("report/report.md"),
         "error": next((state.error for state in reversed(states) if state.error), None),
     }
+
+
+def started(workspace: Workspace, stages: list[Stage]) -> tuple[str | None, Plateau | None]:
+    """The recipe that was started last, and its own settings; None: nothing was started.
+
+    Runs of before 0.3 did not note it: there the branches tell.
+    """
+    noted = workspace.store.read_json(STARTED_FILE, default=None)
+    if noted is not None:
+        return noted["recipe"], noted["plateau"] and Plateau.model_validate(noted["plateau"])
+    branches, decisions = workspace.timeline.branches(), read_decisions(workspace)
+    if not branches:
+        return None, None
+    kind = kind_of(branches, is_watched(stages, decisions))
+    plans = [d["thresholds"] for d in decisions if d["flow"] == PLATEAU]
+    return kind, Plateau.model_validate(plans[-1]) if kind == PLATEAU and plans else None
+
+
+def to_do(
+    workspace: Workspace, config: RunConfig, stages: list[Stage], recipe: str | None, plateau: Plateau | None
+) -> list[Work]:
+    """The stages of the recipe without a result, as far as they are known: interventions to come are not."""
+    done = {stage.folder: stage for stage in stages if stage.record is not None}
+    steps = CountingSteps(Run(config, workspace), done)
+    if recipe is None:
+        return []
+    with suppress(ConfigError):  # the recipe itself says what it refuses, when it is started
+        follow(recipe, steps, plateau)
+    return [work for work in steps.works if work.folder not in done]
 
 
 def state_of(
@@ -136,46 +172,3 @@ def owner_alive(workspace: Workspace) -> bool | None:
     except PermissionError:
         pass
     return True
-
-
-def is_evaluated(workspace: Workspace, stages: Iterable[Stage]) -> bool:
-    """Whether any of the stages evaluates what the final branch trained, which a flow does when training is over."""
-    final = workspace.timeline.final()
-    own = [segment for segment in workspace.timeline.segments() if final and segment.branch == final.name]
-    made = {id_ for segment in own for id_ in segment.produced().values()}
-    return any(stage.name == "evaluate" and made & set(stage.spec["snapshots"]) for stage in stages)
-
-
-def still_to_come(
-    workspace: Workspace, config: RunConfig, stages: list[Stage], kind: str | None
-) -> list[tuple[str, str]]:
-    """Stages that the flow has not started, as far as they are known: name and label."""
-    if is_evaluated(workspace, stages):
-        return []
-    plan = [("base", "base model", any(stage.name == "base" for stage in stages))]
-    if kind == EARLY_BOOTSTRAP:
-        plan += bootstrap_plan(config, stages)
-    elif kind is not None:
-        final = workspace.timeline.final().name
-        ends = [stage.result.get("step", stage.spec["until"]) for stage in stages if trains(stage, final)]
-        end = config.training.steps
-        plan.append(("train", f"train {final} to step {end}", max(ends, default=0) >= end))
-    return [(stage, words) for stage, words, started in plan if not started] + [("evaluate", "evaluate")]
-
-
-def trains(stage: Stage, branch: str) -> bool:
-    return stage.name == "train" and stage.spec["branch"] == branch
-
-
-def bootstrap_plan(config: RunConfig, stages: list[Stage]) -> list[tuple[str, str, bool]]:
-    """The stages of early bootstrapping between base model and evaluation, and whether each was started."""
-    end, scout, guided = config.training.steps, config.bootstrap.scout_steps, config.bootstrap.guided
-    trained = {(stage.spec["branch"], stage.spec["until"]) for stage in stages if stage.name == "train"}
-    guides = ", ".join(map(str, config.bootstrap.guide_steps))
-    asked = any(stage.name == "guide" for stage in stages)
-    return [
-        ("train", f"train scout 0-{scout}", (SCOUT, scout) in trained),
-        *([("guide", f"guide from step {guides}", asked)] if guided else []),
-        ("train", f"train replay 0-{scout}" + " guided" * guided, ("replay", scout) in trained),
-        *([("train", f"train replay {scout}-{end}", ("replay", end) in trained)] if end > scout else []),
-    ]

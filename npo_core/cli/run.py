@@ -1,4 +1,4 @@
-"""`npo run`: one command for each flow."""
+"""`npo run`: one command for each recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,21 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from flows.options import (
+from npo_core.cli.options import (
     AsJson,
     Baseline,
     ConfigFile,
+    Local,
     Overrides,
     Seed,
     Shrink,
     WorkspaceUri,
     emit,
+    load,
     parse_overrides,
 )
+from npo_core.cli.report import show
 from npo_core.errors import ConfigError
+from npo_core.shipped import pipeline
 
 if TYPE_CHECKING:
     from npo_core.config import Plateau, RunConfig
+    from npo_core.recipes.steps import Report
 
 run_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Train: plain GRPO, or NPO in one of its three forms."
@@ -35,6 +40,7 @@ def run_early_bootstrap(
     overrides: Overrides = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
     """Run NPO's early-stage bootstrapping: scout, guidance, rollback, guided replay, evaluation, report.
@@ -44,9 +50,8 @@ def run_early_bootstrap(
     Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
     --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
     """
-    run_flow(
-        "early-bootstrap", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json
-    )
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    run_recipe("early-bootstrap", chosen, workspace, baseline, as_json, local)
 
 
 @run_app.command("grpo")
@@ -57,6 +62,7 @@ def run_grpo(
     overrides: Overrides = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
     """Run plain GRPO, the baseline: training, evaluation, report.
@@ -65,7 +71,8 @@ def run_grpo(
 
     Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
     """
-    run_flow("grpo", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json)
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    run_recipe("grpo", chosen, workspace, baseline, as_json, local)
 
 
 @run_app.command("auto-npo")
@@ -76,6 +83,7 @@ def run_auto_npo(
     overrides: Overrides = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
     """Run AutoNPO: train until the signals warn, probe, decide, and where it pays roll back and replay guided.
@@ -86,7 +94,8 @@ def run_auto_npo(
     Example: [cyan]npo run auto-npo --config deployments/configs/demo.yaml --workspace runs/auto
     --set auto.max_interventions=2[/]
     """
-    run_flow("auto-npo", resolve(config, seed, parse_overrides(overrides or []), shrink), workspace, baseline, as_json)
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    run_recipe("auto-npo", chosen, workspace, baseline, as_json, local)
 
 
 @run_app.command("plateau-breakthrough")
@@ -109,6 +118,7 @@ def run_plateau_breakthrough(
     overrides: Overrides = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
+    local: Local = False,
     as_json: AsJson = False,
 ) -> None:
     """Break through a plateau: roll a run back to where it began, and replay guided by its own later snapshot.
@@ -128,7 +138,7 @@ def run_plateau_breakthrough(
             "begin with plateau. can be set."
         )
     resolved = None if config is None else resolve(config, seed, others, shrink)
-    run_flow("plateau-breakthrough", resolved, workspace, baseline, as_json, plateau=plateau)
+    run_recipe("plateau-breakthrough", resolved, workspace, baseline, as_json, local, plateau)
 
 
 def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau":
@@ -142,9 +152,7 @@ def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau"
 
 def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool) -> "RunConfig":
     """The configuration of a file, with the fields and the seed that win over it; shrunk for a trial."""
-    from npo_core.config import load_config
-
-    resolved = load_config(config, fields | ({} if seed is None else {"seed": seed}))
+    resolved = load(config, fields | ({} if seed is None else {"seed": seed}))
     if not shrink:
         return resolved
     from npo_core.stages.shrink import shrink as shrunk
@@ -152,13 +160,42 @@ def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool
     return shrunk(resolved)
 
 
-def run_flow(
-    flow: str, config: "RunConfig | None", workspace: str, baseline: str | None, as_json: bool, **settings: Any
+def run_recipe(
+    recipe: str,
+    config: "RunConfig | None",
+    workspace: str,
+    baseline: str | None,
+    as_json: bool,
+    local: bool,
+    plateau: "Plateau | None" = None,
 ) -> None:
-    """Run a flow to its end and show its report."""
-    from flows import show
-    from flows.run import run_flow as start
+    """Run a recipe to its end and show its report."""
+    from npo_core.stages.workspace import absolute
 
-    emit(start(flow, config, workspace, baseline, **settings), show.report, as_json)
+    settings = {} if plateau is None else {"plateau": plateau}
+    baseline = absolute(baseline) if baseline else None
+    run = run_here if local else pipeline("flows.run").run_flow
+    emit(run(recipe, config, absolute(workspace), baseline, **settings), show, as_json)
     if not as_json:
         Console().print(f"The report is in {workspace.rstrip('/')}/report/report.md", markup=False, soft_wrap=True)
+
+
+def run_here(
+    recipe: str, config: "RunConfig | None", workspace: str, baseline: str | None, plateau: "Plateau | None" = None
+) -> "Report":
+    """Run a recipe's stages from this process, after a look at whether they fit.
+
+    Raises:
+        NPOError: bad input, or a stage that failed; whatever was finished stays.
+    """
+    from npo_core.planning import plan_run
+    from npo_core.recipes.local import run_local
+    from npo_core.recipes.progress import Progress
+    from npo_core.stages.workspace import Workspace
+
+    config = config or Workspace(workspace).config()
+    made = plan_run(config, workspace, recipe)
+    made.require()
+    for sentence in made.changes:
+        Console(stderr=True).print(f"This may not fit. {sentence}", style="yellow", markup=False, soft_wrap=True)
+    return run_local(recipe, config, workspace, baseline, plateau, Progress)

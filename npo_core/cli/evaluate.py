@@ -1,17 +1,40 @@
-"""What `npo evaluate` does and prints."""
+"""`npo evaluate`."""
 
+import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
-from flows.show import Data, render
+from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides
+from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
     from npo_core.config import RunConfig
     from npo_core.engines import Engine
     from npo_core.problems import ProblemSet
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder in the Hugging Face layout, or a hub id.")],
+    data: Annotated[Path, typer.Option(help="Configuration whose held-out problems, verifier and limits are used.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model the held-out problems of a configuration: pass@1, pass@k, by difficulty, with intervals.
+
+    MODEL need not come from a run. A snapshot of a run gets the scores that the run's own evaluation gave it.
+
+    Example: [cyan]npo evaluate Qwen/Qwen3-0.6B --data gsm8k.yaml --set evaluation.samples=8[/]
+    """
+    from npo_core.stages.forked import environment
+
+    config = load(data, {"model": {"kind": "pretrained", "path": model}, **parse_overrides(overrides or [])})
+    os.environ |= environment(config.execution)  # before torch is imported: threads
+    emit(evaluate_data(config), show, as_json)
 
 
 def evaluate_data(config: "RunConfig") -> Data:
@@ -21,7 +44,7 @@ def evaluate_data(config: "RunConfig") -> Data:
         DataError, ConfigError: model or problems cannot be used, before anything is generated.
     """
     from npo_core.evaluation import passrate
-    from npo_core.training.exact import derive_seed
+    from npo_core.seeds import derive_seed
 
     device, path = usable_device(config), config.model.path
     problems = read_problems(config)
@@ -31,7 +54,8 @@ def evaluate_data(config: "RunConfig") -> Data:
     print(f"Asking {path} {asked:,} problems, {samples} times each, on {engine.device}.", file=sys.stderr, flush=True)
     started = time.perf_counter()
     scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
-    return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **scores}
+    seconds = time.perf_counter() - started
+    return {"model": path, "name": config.name, "seconds": seconds, **scores.model_dump(mode="json")}
 
 
 def usable_device(config: "RunConfig") -> str:
@@ -68,7 +92,7 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
     return load_problems(config.problems, config.execution, processor, held_out_only=True)
 
 
-def evaluate(data: Data, console: Console) -> None:
+def show(data: Data, console: Console) -> None:
     from npo_core.reporting.evaluation import data_sets_table, score_table
 
     render(score_table(f"Held-out problems of {data['name']}", data), console)
