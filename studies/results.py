@@ -1,8 +1,8 @@
 """The results behind docs/results.md: GRPO against NPO on the built-in task, several seeds, all compute counted.
 
-    python -m benchmarks.results early    the early-stage bootstrapping, with its controls
-    python -m benchmarks.results auto     plateau breakthrough and AutoNPO with their controls, at an equal total budget
-    python -m benchmarks.results early auto --only-report
+    python -m studies.results early    the early-stage bootstrapping, with its controls
+    python -m studies.results auto     plateau breakthrough and AutoNPO with their controls, at an equal total budget
+    python -m studies.results early auto --only-report
 
 Every arm goes through the same flows as any run. A killed call goes on where it was.
 """
@@ -173,8 +173,8 @@ def main() -> None:
         if not options.only_report:
             found = run_all(group, folder / group, options.seeds or SEEDS[group], options.workers)
             data.write_text(json.dumps(found, indent=1))
-        from benchmarks.results_picture import picture
-        from benchmarks.results_report import write
+        from studies.results_picture import picture
+        from studies.results_report import write
 
         for report in (write, picture):
             report(group, json.loads(data.read_text()), Path(__file__).parents[1] / "docs")
