@@ -40,7 +40,7 @@ bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 results: setup  ## the runs behind docs/results.md (about an hour on two cores)
-	$(BIN)/python -m benchmarks.results
+	$(BIN)/python -m studies.results
 
 serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks
 	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS)

@@ -24,7 +24,7 @@ def through_stages(config: RunConfig, folder: Path) -> dict[str, str]:
     injected = sum(row["groups_injected"] or 0.0 for row in rows(bench, replay))
     found = {
         f"pass rate: base, scout at {until}, guided replay at {until}": ", ".join(rates),
-        "guidance: trajectories, coverage Q": f"{guidance['rows']}, {guidance['coverage']:.3f}",
+        "guidance: trajectories, coverage Q": f"{guidance.rows}, {guidance.coverage:.3f}",
         "groups injected in the replay": f"{injected / (until * config.training.prompts_per_step):.1%}",
         "ms a step, median: scout, replay": ", ".join(f"{step_ms(bench, part):.1f}" for part in (scout, replay)),
     }

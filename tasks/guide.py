@@ -2,7 +2,7 @@
 
 from prefect import task
 
-from npo_core.guidance.summary import summary
+from npo_core.guidance.cache import summary
 from npo_core.stages.launch import StageResult
 from npo_core.stages.results import GuideResult
 from npo_core.stages.specs import GuideSpec

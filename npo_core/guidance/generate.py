@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from npo_core.engines import Engine, Generated
-from npo_core.guidance.shards import Attempt, done_shards, read_shard_ids, write_shard
+from npo_core.guidance.shards import PromptCost, done_shards, read_shard_ids, write_shard
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import Completion, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
@@ -91,10 +91,10 @@ def generate_guidance(
             asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
             chunks = list(split(asked, sampling.chunk_prompts))
             left = [number for number in range(len(chunks)) if first + number not in committed]
-            asking = Asking(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of)
-            works = (asking.ask(number, chunks[number]) for number in left)
-            for done, (number, trajectories, attempts) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
-                write_shard(shards, first + number, trajectories, attempts)
+            sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of)
+            works = (sampler.sample(number, chunks[number]) for number in left)
+            for done, (number, trajectories, costs) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
+                write_shard(shards, first + number, trajectories, costs)
                 progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
             for number in range(len(chunks)):
                 solved.update(read_shard_ids(shards, first + number))
@@ -124,8 +124,8 @@ def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> It
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is known of a chunk so far: of each prompt its correct completions, samples drawn, tokens of all of them."""
+class ChunkSamples:
+    """The samples of a chunk so far: of each prompt the correct ones, how many were drawn, tokens of all of them."""
 
     chunk: Sequence[Request]
     seed: int
@@ -133,13 +133,13 @@ class Asked:
     drawn: dict[str, int]
     tokens: dict[str, int]
 
-    def attempts(self) -> list[Attempt]:
-        return [Attempt(id_, self.drawn[id_], self.tokens[id_]) for id_ in self.found]
+    def costs(self) -> list[PromptCost]:
+        return [PromptCost(id_, self.drawn[id_], self.tokens[id_]) for id_ in self.found]
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A guide and all that it takes to ask it about chunks of prompts; `judge` works beside the generation."""
+class GuideSampler:
+    """A guide and all that it takes to sample chunks of prompts from it; `judge` works beside the generation."""
 
     engine: Callable[[], Engine]
     guide: GuideSource
@@ -149,9 +149,9 @@ class Asking:
     judge: Executor
     seed_of: Callable[..., int]
 
-    def ask(
+    def sample(
         self, number: int, chunk: Sequence[Request]
-    ) -> Generator[None, None, tuple[int, list[Trajectory], list[Attempt]]]:
+    ) -> Generator[None, None, tuple[int, list[Trajectory], list[PromptCost]]]:
         """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one.
 
         Yields while its answers are with the judge, when another chunk may generate.
@@ -159,7 +159,7 @@ class Asking:
         sampling = self.sampling
         ids = [r.problem.id for r in chunk]
         seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
-        asked = Asked(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
+        samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
         if sampling.keep == "closest":
             self.rollback()  # models are loaded by this thread, and never beside one that generates
         pending, kept = [r.problem for r in chunk], []
@@ -168,29 +168,29 @@ class Asking:
             answers = self.engine().generate(
                 pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
             )
-            judged = self.judge.submit(self.take, asked, pending, answers, start)
+            judged = self.judge.submit(self.take, samples, pending, answers, start)
             yield
             pending, kept = judged.result()
             if not pending:
                 break
-        return number, kept, asked.attempts()
+        return number, kept, samples.costs()
 
     def take(
-        self, asked: Asked, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
     ) -> tuple[list[Problem], list[Trajectory]]:
         """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
         right = correct(self.problems, pending, answers, start)
         for problem, completions, candidates in zip(pending, answers, right, strict=True):
-            asked.drawn[problem.id] += len(completions)
-            asked.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-            asked.found[problem.id] += candidates
+            samples.drawn[problem.id] += len(completions)
+            samples.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
+            samples.found[problem.id] += candidates
         drawn = start + len(answers[0])
         if drawn < self.sampling.samples:
             stop = self.sampling.stop_at_first_correct
-            if left := [p for p in pending if not (stop and asked.found[p.id])]:
+            if left := [p for p in pending if not (stop and samples.found[p.id])]:
                 return left, []
-        kept = keep_one(asked, self.sampling.keep, self.rollback)
-        return [], record(self.engine(), self.guide, kept, asked)
+        kept = keep_one(samples, self.sampling.keep, self.rollback)
+        return [], record(self.engine(), self.guide, kept, samples)
 
 
 def correct(
@@ -211,9 +211,9 @@ def usable(verdict: Verdict) -> bool:
     return verdict.correct is True and not math.isnan(verdict.reward)
 
 
-def keep_one(asked: Asked, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
+def keep_one(samples: ChunkSamples, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
     """One correct completion of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
-    solved = [(r.problem, asked.found[r.problem.id]) for r in asked.chunk if asked.found[r.problem.id]]
+    solved = [(r.problem, samples.found[r.problem.id]) for r in samples.chunk if samples.found[r.problem.id]]
     if keep == "first":
         return [(problem, candidates[0]) for problem, candidates in solved]
     if keep == "shortest":
@@ -228,7 +228,7 @@ def keep_one(asked: Asked, keep: str, rollback: Callable[[], Engine]) -> list[tu
 
 
 def record(
-    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], asked: Asked
+    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], samples: ChunkSamples
 ) -> list[Trajectory]:
     """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
     logps = engine.score([p for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
@@ -242,8 +242,8 @@ def record(
             guide=guide.id,
             guide_step=guide.step,
             sample=candidate.sample,
-            samples=asked.drawn[problem.id],
-            seed=asked.seed,
+            samples=samples.drawn[problem.id],
+            seed=samples.seed,
         ).validate()
         for (problem, candidate), row in zip(kept, logps, strict=True)
     ]

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from npo_core.errors import DamagedError, DataError
 from npo_core.guidance.cache import read_info
 from npo_core.guidance.info import INFO_FILE, CacheInfo
-from npo_core.guidance.reader import read_footer, read_groups, reading
-from npo_core.guidance.schema import batch_to_rows, group_is_full, parquet_writer, rows_to_table
+from npo_core.guidance.parquet import RowGroupWriter, batch_to_rows, read_footer, read_groups, reading
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.guidance.writer import CacheWriter, RowsDigest, draft_info
 from npo_core.timeline.store import Store
@@ -29,11 +28,11 @@ from npo_core.timeline.store import Store
 FOLDER = "shards"
 REMEDY = "Remove this file and start the stage again: its prompts are then generated again."
 _NAME = re.compile(r"(\d{6})\.parquet")
-_ATTEMPTS, _DIGESTS = b"npo.attempts", b"npo.digests"
+_COSTS, _DIGESTS = b"npo.attempts", b"npo.digests"
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class PromptCost:
     """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them."""
 
     prompt_id: str
@@ -51,18 +50,18 @@ class ShardTotals:
     tokens: int
 
 
-def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], attempts: Iterable[Attempt]) -> None:
+def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], costs: Iterable[PromptCost]) -> None:
     """Commit chunk `index` as `shards/<index>.parquet` in `store`, in one step; the same chunk gives the same bytes.
 
-    `attempts` names every prompt of the chunk, `trajectories` those that were solved, in any order.
+    `costs` names every prompt of the chunk, `trajectories` those that were solved, in any order.
     Raises DataError for an unsound row, a prompt that comes twice, or a trajectory of a prompt that was not asked.
     """
     rows = sorted((row.validate() for row in trajectories), key=_prompt_id)
-    asked = sorted(attempts, key=_prompt_id)
+    asked = sorted(costs, key=_prompt_id)
     _refuse_twice(row.prompt_id for row in rows)
-    _refuse_twice(attempt.prompt_id for attempt in asked)
-    if strange := {row.prompt_id for row in rows} - {attempt.prompt_id for attempt in asked}:
-        raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its attempts do not name.")
+    _refuse_twice(cost.prompt_id for cost in asked)
+    if strange := {row.prompt_id for row in rows} - {cost.prompt_id for cost in asked}:
+        raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its costs do not name.")
     store.write_bytes(_shard(index), _encode(rows, asked))
 
 
@@ -88,7 +87,7 @@ def shard_totals(store: Store) -> ShardTotals:
     for index in done_shards(store):
         footer = _footer(store, index)
         rows += footer.num_rows
-        for prompt_id, drawn, generated in _note(store, index, footer, _ATTEMPTS):
+        for prompt_id, drawn, generated in _note(store, index, footer, _COSTS):
             asked.add(prompt_id)
             samples += drawn
             tokens += generated
@@ -106,7 +105,7 @@ def read_shards(store: Store) -> Iterator[Trajectory]:
 def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
     """Write the chunks of `shards` as one cache into the folder `<id>` of `caches`; return at once when it is there.
 
-    `facts` are the fields of CacheInfo that neither rows nor attempts tell (fingerprints, sampling, guides, seconds).
+    `facts` are the fields of CacheInfo that neither rows nor costs tell (fingerprints, sampling, guides, seconds).
     Raises DataError for a prompt with two trajectories or facts that contradict the rows, DamagedError as
     `read_shards` does.
     """
@@ -127,28 +126,14 @@ def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
     return info
 
 
-def _encode(rows: list[Trajectory], attempts: list[Attempt]) -> bytes:
-    prompts = [astuple(attempt) for attempt in attempts]
-    digests = [row.digest().hex() for row in rows]
+def _encode(rows: list[Trajectory], costs: list[PromptCost]) -> bytes:
     sink = pa.BufferOutputStream()
-    with parquet_writer(sink) as parquet:
-        for group in _groups(rows):
-            parquet.write_table(rows_to_table(group))
-        parquet.add_key_value_metadata({_ATTEMPTS: json.dumps(prompts), _DIGESTS: json.dumps(digests)})
-    return sink.getvalue().to_pybytes()
-
-
-def _groups(rows: list[Trajectory]) -> Iterator[list[Trajectory]]:
-    group: list[Trajectory] = []
-    tokens = 0
+    writer = RowGroupWriter(sink)
     for row in rows:
-        group.append(row)
-        tokens += len(row.token_ids)
-        if group_is_full(len(group), tokens):
-            yield group
-            group, tokens = [], 0
-    if group:
-        yield group
+        writer.add(row)
+    prompts = [astuple(cost) for cost in costs]
+    writer.close({_COSTS: json.dumps(prompts), _DIGESTS: json.dumps([row.digest().hex() for row in rows])})
+    return sink.getvalue().to_pybytes()
 
 
 def _rows_digest(store: Store) -> RowsDigest:
@@ -189,7 +174,7 @@ def _shard(index: int) -> str:
     return f"{FOLDER}/{index:06d}.parquet"
 
 
-def _prompt_id(record: Trajectory | Attempt) -> str:
+def _prompt_id(record: Trajectory | PromptCost) -> str:
     return record.prompt_id
 
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from npo_core.errors import DataError
+from npo_core.guidance.cache import summary
 from npo_core.guidance.info import INFO_FILE
-from npo_core.guidance.summary import summary
 from npo_core.reporting.records import Workspace
 from npo_core.timeline import Store, opened
 

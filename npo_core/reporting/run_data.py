@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from npo_core.config import RunConfig
-from npo_core.guidance.cache import read_info
-from npo_core.guidance.summary import summary
+from npo_core.guidance.cache import read_info, summary
 from npo_core.reporting.costs import StageCost, stage_costs
 from npo_core.reporting.metrics import Metrics, read_metrics
 from npo_core.reporting.records import Stage, Workspace, is_watched, read_decisions, read_stages, run_segments

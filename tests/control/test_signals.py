@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.triggers_curves import LOOKS, made_family
-from benchmarks.triggers_measure import averaged_changes
 from npo_core.config import Trigger
 from npo_core.control.signals import Signals, readings
+from studies.triggers_curves import LOOKS, made_family
+from studies.triggers_measure import averaged_changes
 
 SMALL = Trigger(ema=0.5, window=2, min_gain=0.02, min_entropy_drop=0.05, warm_up=0)
 

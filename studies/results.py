@@ -1,10 +1,10 @@
 """The results behind docs/results.md: GRPO against NPO on the built-in task, several seeds, all compute counted.
 
-    python -m benchmarks.results early    the early-stage bootstrapping, with its controls
-    python -m benchmarks.results auto     plateau breakthrough and AutoNPO with their controls, at an equal total budget
-    python -m benchmarks.results early auto --only-report
+    python -m studies.results early    the early-stage bootstrapping, with its controls
+    python -m studies.results auto     plateau breakthrough and AutoNPO with their controls, at an equal total budget
+    python -m studies.results early auto --only-report
 
-Every arm goes through the same flows as any run. A killed call goes on where it was.
+Every arm follows the same recipes as any run, without Prefect. A killed call goes on where it was.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from npo_core.config import Plateau, RunConfig, load_config
+from npo_core.recipes.local import run_local
 from npo_core.reporting.run_data import RunData, load
 from npo_core.stages.workspace import Workspace
 
@@ -91,15 +92,13 @@ def configure(arm: Arm, seed: int) -> RunConfig:
 
 def run_job(arm: Arm, seed: int, folder: str) -> dict:
     """Run one arm with one seed and return its evaluated points, with everything spent before each."""
-    from flows.run import run_flow
-
     workspace = Workspace(f"{folder}/{arm.slug}-s{seed}")
     if arm.on:
         copy_run(f"{folder}/{slug_of(arm.on)}-s{seed}", workspace)
         if not workspace.timeline.final().name.startswith("late-") or not load(workspace).complete:
-            run_flow("plateau-breakthrough", None, workspace.uri, plateau=breakthrough(arm))
+            run_local("plateau-breakthrough", workspace.config(), workspace.uri, plateau=breakthrough(arm))
     elif not (workspace.store.exists("config.json") and load(workspace).complete):
-        run_flow(arm.flow, configure(arm, seed), workspace.uri)
+        run_local(arm.flow, configure(arm, seed), workspace.uri)
     run = load(workspace)
     return {"arm": arm.name, "seed": seed, "points": points(arm, run), "decisions": run.decisions}
 
@@ -142,12 +141,11 @@ def points(arm: Arm, run: RunData) -> list[dict]:
 
 def run_all(group: str, folder: Path, seeds: list[int], workers: int) -> list[dict]:
     """Every arm of a group with every seed; arms that work on another's run come after it."""
-    from flows.server import local_server
-    from npo_core.stages.execute import die_with_parent
+    from npo_core.process import die_with_parent
 
     arms, results = ARMS[group], []
     context = multiprocessing.get_context("spawn")
-    with local_server(), ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
         for wave in ([a for a in arms if not a.on], [a for a in arms if a.on]):
             pending = {pool.submit(run_job, arm, seed, str(folder)): (arm, seed) for seed in seeds for arm in wave}
             for done in as_completed(pending):
@@ -173,8 +171,8 @@ def main() -> None:
         if not options.only_report:
             found = run_all(group, folder / group, options.seeds or SEEDS[group], options.workers)
             data.write_text(json.dumps(found, indent=1))
-        from benchmarks.results_picture import picture
-        from benchmarks.results_report import write
+        from studies.results_picture import picture
+        from studies.results_report import write
 
         for report in (write, picture):
             report(group, json.loads(data.read_text()), Path(__file__).parents[1] / "docs")

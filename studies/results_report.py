@@ -192,9 +192,7 @@ def write(group: str, results: list[dict], docs: Path) -> None:
         decisions_table(results),
     ]
     generated = "\n\n".join("\n".join(part) for part in parts if part)
-    start, end = (
-        f"<!-- {word} of what python -m benchmarks.results {group} generated -->" for word in ("begin", "end")
-    )
+    start, end = (f"<!-- {word} of what python -m studies.results {group} generated -->" for word in ("begin", "end"))
     page = docs / "results.md"
     text = page.read_text()
     before, after = text.split(start)[0], text.split(end)[1]

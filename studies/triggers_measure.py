@@ -6,8 +6,8 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.triggers_curves import AHEAD, EVERY, LOOKS, Curves
 from npo_core.config import Trigger
+from studies.triggers_curves import AHEAD, EVERY, LOOKS, Curves
 
 COOLDOWN = 40
 WINDOWS, EMAS = (20, 30, 40, 60, 80), (0.8, 0.9, 0.95, 0.97)

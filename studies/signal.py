@@ -1,6 +1,6 @@
 """Q, KL and S over Delta, measured from the saved snapshots of finished GRPO runs.
 
-    python -m benchmarks.signal_curves [--runs .npo/results] [--write-docs]
+    python -m studies.signal [--runs .npo/results] [--write-docs]
 
 Looking ahead: the prompts that the policy at t fails, asked again of every later snapshot of its run. Looking back, as
 AutoNPO does: the current policy on the failures since each earlier snapshot. `--write-docs` puts tables and picture
@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import say
-from benchmarks.signal_points import ESTIMATORS, FAILED, POOL, PROBE, Curve, Point
-from benchmarks.signal_report import page, write
 from npo_core.config import AutoNPO
 from npo_core.control.pool import Mistake, MistakePool
 from npo_core.control.probe import Rollout, choose_mistakes, estimate, roll_out
@@ -29,6 +27,8 @@ from npo_core.engines import Engine
 from npo_core.problems.load import load_problems
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
+from studies.signal_points import ESTIMATORS, FAILED, POOL, PROBE, Curve, Point
+from studies.signal_report import page, write
 
 STARTS = {0: 1024, 120: 10240}  # the base and mid-training: prompts of the window that are asked at most
 ENDS = (120, 320)  # current policies that look back

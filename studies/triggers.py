@@ -1,9 +1,9 @@
 """How good AutoNPO's warning is: false warnings and missed plateaus, and the thresholds chosen by that.
 
-    python -m benchmarks.triggers [--runs .npo/results/early] [--write-docs]
+    python -m studies.triggers [--runs .npo/results/early] [--write-docs]
 
 Thresholds are chosen on one half (made curves of odd seeds, real runs of seeds 0 and 1) and reported on the other.
-The real runs are those of `python -m benchmarks.results`. `--write-docs` puts tables and picture into docs/triggers.md.
+The real runs are those of `python -m studies.results`. `--write-docs` puts tables and picture into docs/triggers.md.
 Takes seconds: nothing is trained. The exit code is 1 where the defaults are not what the measurement chooses.
 """
 
@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.triggers_curves import Curves, made, real
-from benchmarks.triggers_measure import SCHEMES, Setting, default, measure
-from benchmarks.triggers_report import page, write
+from studies.triggers_curves import Curves, made, real
+from studies.triggers_measure import SCHEMES, Setting, default, measure
+from studies.triggers_report import page, write
 
 
 def choose(made_curves: Curves, real_curves: Curves) -> dict[str, Setting]:

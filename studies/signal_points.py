@@ -1,4 +1,4 @@
-"""What `benchmarks.signal_curves` measures, and Q, KL and S of it."""
+"""What `studies.signal` measures, and Q, KL and S of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

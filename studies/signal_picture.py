@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.signal_curves`: Q, KL and S over Delta, ahead and back, means with 95 % intervals."""
+"""The picture of `studies.signal`: Q, KL and S over Delta, ahead and back, means with 95 % intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_report import interval
-from benchmarks.signal_points import POOL, Curve, Value, deltas, select, signal, values
+from studies.results_report import interval
+from studies.signal_points import POOL, Curve, Value, deltas, select, signal, values
 
 ROWS = {
     "guides ahead of the base": [("ahead of 0", "none right")],

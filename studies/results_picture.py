@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results_report import BASELINE, PLACES, Places, at, by_arm, column, interval
+from studies.results_report import BASELINE, PLACES, Places, at, by_arm, column, interval
 
 COLOURS = {
     "GRPO": "#444444",
