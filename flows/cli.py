@@ -15,6 +15,7 @@ from flows.cli_evaluate import evaluate
 from flows.cli_plan import plan
 from flows.cli_problems import problems
 from flows.cli_run import run_app
+from flows.cli_verify import verify
 from flows.options import AsJson, Baseline, Uri, emit
 from npo_core.errors import ConfigError, NPOError
 
@@ -62,6 +63,7 @@ app.command(rich_help_panel=LOOK)(evaluate)
 app.command(rich_help_panel=LOOK)(plan)
 app.command(rich_help_panel=LOOK)(problems)
 app.command(rich_help_panel=LOOK)(signals)
+app.command(rich_help_panel=LOOK)(verify)
 
 
 @app.command(rich_help_panel=LOOK)

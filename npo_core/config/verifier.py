@@ -143,13 +143,7 @@ class AllOfVerifier(Closed):
 
 
 OpinionVerifier = Annotated[
-    ExactVerifier
-    | NumericVerifier
-    | ChoiceVerifier
-    | MathVerifier
-    | FormatVerifier
-    | FunctionVerifier
-    | AllOfVerifier,
+    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier | AllOfVerifier,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
 ]
 LeafVerifier = SoundVerifier | LengthVerifier

@@ -60,7 +60,7 @@ class Compared:
         given: Callable[[str], Given],
         same: Callable[[Any, Any], bool] = eq,
     ):
-        self.lacks, self.given, self.same = lacks, given, same
+        self.lacks, self.reading, self.given, self.same = lacks, reference, given, same
         self.reference = lru_cache(REFERENCES)(lambda answer: reference(answer).value)
 
     def __call__(self, completion: Completion) -> Verdict:
@@ -120,6 +120,7 @@ class Mathematics:
 
     def __init__(self, pattern: regex.Pattern, last: bool):
         self.given = lambda text: given_math(text, pattern, last=last)
+        self.reading = lambda answer: given_math(answer, pattern, last=False)
         self.reference = lru_cache(REFERENCES)(lambda answer: mathematics(given_math(answer, pattern, last=False)))
         self.same = lru_cache(REFERENCES)(same)
 

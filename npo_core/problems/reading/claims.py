@@ -70,7 +70,9 @@ def marked(text: str, pattern: regex.Pattern) -> Claim | None:
 def of_pattern(text: str, match: regex.Match) -> Claim:
     """A pattern's group; of no worth where it cuts through a number."""
     start, end = match.span(1)
-    cut = CUT_AFTER.match(text, end) or (text[start : start + 1].isdigit() and CUT_BEFORE.search(text[max(0, start - 2) : start]))
+    cut = CUT_AFTER.match(text, end) or (
+        text[start : start + 1].isdigit() and CUT_BEFORE.search(text[max(0, start - 2) : start])
+    )
     return Claim("" if cut or TAKEN_BACK.search(text, end) else match[1], PATTERN, end)
 
 
@@ -164,7 +166,8 @@ ANSWER = regex.compile(
     regex.IGNORECASE,
 )
 SUPPOSED = regex.compile(
-    r"\b(?:if|suppos\w+|assum\w+|whether|unless|why|says?|said|claims?|thinks?|might|not|never|wrong|incorrect|\w+n't)\b", regex.IGNORECASE
+    r"\b(?:if|suppos\w+|assum\w+|whether|unless|why|says?|said|claims?|thinks?|might|not|never|wrong|incorrect|\w+n't)\b",
+    regex.IGNORECASE,
 )
 SENTENCE = regex.compile(r"[^\n]*?(?:[.!?](?=\s|$)|(?=\n)|$)")
 

@@ -70,7 +70,9 @@ def same_relation(given: Value, reference: Value) -> bool:
         if lefts[0] == lefts[1] or not all(map(NAMED.fullmatch, lefts)):
             return same(given.value, reference.value)
     sides = [parsed(text) for text in (given.left, given.right, reference.left, reference.right)]
-    if any(side is None for side in sides) or letters(given.left + given.right) != letters(reference.left + reference.right):
+    if any(side is None for side in sides) or letters(given.left + given.right) != letters(
+        reference.left + reference.right
+    ):
         return False
     return proportional(sides[0] - sides[1], sides[2] - sides[3], positive=given.operator != "=")
 
@@ -208,7 +210,12 @@ def value(found: Any, values: dict | None = None) -> Any:
     import sympy
 
     number = guarded(lambda: (found.subs(values) if values else found).evalf(DIGITS))
-    if number is None or not number.is_number or not number.is_finite or not all(p.is_Number for p in number.as_real_imag()):
+    if (
+        number is None
+        or not number.is_number
+        or not number.is_finite
+        or not all(p.is_Number for p in number.as_real_imag())
+    ):
         return None
     return number
 

@@ -10,7 +10,9 @@ COMMANDS = frozenset(
     "lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega lfloor rfloor "
     "lceil rceil lvert rvert vert emptyset mathbb setminus cap cup sum prod int lim to over ell".split()
 )
-TOKEN = regex.compile(r"(?P<number>\d+\.\d+|\d+|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)|(?P<sign>[-+*/^_(){}\[\]|!,=<>])|(?P<brace>\\[{}])|(?P<blank>\s+)")
+TOKEN = regex.compile(
+    r"(?P<number>\d+\.\d+|\d+|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)|(?P<sign>[-+*/^_(){}\[\]|!,=<>])|(?P<brace>\\[{}])|(?P<blank>\s+)"
+)
 NAMES = regex.compile(rf"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi)(?![a-zA-Z])")
 MIXED = regex.compile(r"(?<![\d.^_])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}(?!\s*[\^!])")
 UNCLEAR = regex.compile(

@@ -45,7 +45,9 @@ def letter_in(text: str, letters: str, sentence: bool = False) -> str | None:
     lower = letters.lower() if not sentence or regex.match(r"[(\[\"']\w[)\]\"']|\w$", text) else ""
     found = regex.fullmatch(ALONE.format(letters=f"[{letters}{lower}]"), text, regex.DOTALL)
     if found is None and sentence:
-        found = regex.fullmatch(rf"[(\[\"']*([{letters}])[)\]\"']*\s+((?:because|since|as|for|due)\b.*)", text, regex.DOTALL)
+        found = regex.fullmatch(
+            rf"[(\[\"']*([{letters}])[)\]\"']*\s+((?:because|since|as|for|due)\b.*)", text, regex.DOTALL
+        )
     if found is None:
         return None
     letter, rest = found[1].upper(), found[2] or ""

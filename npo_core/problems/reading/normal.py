@@ -41,14 +41,20 @@ SPACING = regex.compile(
     r"(?![a-zA-Z]))|~"
 )
 NOTHING = regex.compile(r"\\!|\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![a-zA-Z])(?:\s*\.(?!\d))?|\u200e|\u200f")
-SYNONYMS = regex.compile(r"\\(dfrac|tfrac|cfrac|leq|geq|leqslant|geqslant|ne|lt|gt|lbrace|rbrace|varnothing|degree)(?![a-zA-Z])")
+SYNONYMS = regex.compile(
+    r"\\(dfrac|tfrac|cfrac|leq|geq|leqslant|geqslant|ne|lt|gt|lbrace|rbrace|varnothing|degree)(?![a-zA-Z])"
+)
 MEANT = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "leq": r"\le", "geq": r"\ge", "leqslant": r"\le",
     "geqslant": r"\ge", "ne": r"\neq", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}",
     "varnothing": r"\emptyset", "degree": r"^\circ",
 }  # fmt: skip
-EMPHASIS = regex.compile(r"(?<![\w)}\]*\\])(?<![\d.]\s)(\*{1,3}|_{2,3})(?=[^\s*_])([^\n]*?[^\s*_])\1(?![\w({\[*])(?!\s\d)")
-TEXTUAL = regex.compile(r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname|bf|rm)\s*\{([^{}]*)\}")
+EMPHASIS = regex.compile(
+    r"(?<![\w)}\]*\\])(?<![\d.]\s)(\*{1,3}|_{2,3})(?=[^\s*_])([^\n]*?[^\s*_])\1(?![\w({\[*])(?!\s\d)"
+)
+TEXTUAL = regex.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname|bf|rm)\s*\{([^{}]*)\}"
+)
 PLAIN = regex.compile(r"[-+]?[0-9]{1,15}\.?|[A-Za-z]")
 
 

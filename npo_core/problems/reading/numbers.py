@@ -26,11 +26,15 @@ OVER = regex.compile(r"\s*/\s*")
 GROUP = r"\{\s*([^{}]*?)\s*\}"
 FRACTION = regex.compile(rf"\\frac\s*(?:{GROUP}|(\d))\s*(?:{GROUP}|(\d))")
 SIGN = regex.compile(r"\s*([-+])\s*|\s*(minus|negative)\s+", regex.IGNORECASE)
-SYMBOL = regex.compile(rf"\s*(US\$|[A-Z]?[{DOLLAR}$]|[€£¥₹₩₽]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|Rs\.?)(?![a-zA-Z]))\s*")
+SYMBOL = regex.compile(
+    rf"\s*(US\$|[A-Z]?[{DOLLAR}$]|[€£¥₹₩₽]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|Rs\.?)(?![a-zA-Z]))\s*"
+)
 EQUALS = regex.compile(r"(?<![<>!:=\\])=(?![=<>])|\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])")
 LETTERS = regex.compile(r"\p{L}+(?:['-]\p{L}+)*")
 BRACKETED = regex.compile(rf"\([^(){{}},$€£{DOLLAR}]*\)|\{{[^(){{}},]*\}}")  # ($5) is how books write -5
-IS = regex.compile(r"(?:^|(?<=\s))(?:is|are|was|were|equals|equal to|be|becomes|has|have)\s*:?\s+|:\s+", regex.IGNORECASE)
+IS = regex.compile(
+    r"(?:^|(?<=\s))(?:is|are|was|were|equals|equal to|be|becomes|has|have)\s*:?\s+|:\s+", regex.IGNORECASE
+)
 
 
 class Number(NamedTuple):
@@ -210,7 +214,9 @@ def ratio(above: Number, below: Number, end: int, grouped: bool, text: str) -> t
     return Number(above.value / below.value, decimal, max(above.places, 12) if decimal else 0), end
 
 
-FOREIGN = regex.compile(r".*[^\p{Latin}'-]|m[iy]l|mrd|bil|tril|tn|trn|quad|tausend|hundert|cien|thou|grand|lac|rib|jut|tys")
+FOREIGN = regex.compile(
+    r".*[^\p{Latin}'-]|m[iy]l|mrd|bil|tril|tn|trn|quad|tausend|hundert|cien|thou|grand|lac|rib|jut|tys"
+)
 SMALL_WORDS = {"a", "an", "in", "of", "/", "at", "on", "by"}
 UNIT_WORD = regex.compile(
     rf"(?P<text>{TEXT_OPEN}[^{TEXT_OPEN}{TEXT_CLOSE}]*{TEXT_CLOSE})|(?P<word>\p{{L}}+(?:['-]\p{{L}}+)*)\.?|(?P<percent>%)"

@@ -179,7 +179,10 @@ def inequality(operators: list[str], sides: list[str]) -> Value | None:
         return None
     if operators[0][0] == ">":
         operators, sides = [operator.replace(">", "<") for operator in operators[::-1]], sides[::-1]
-    variable = [regex.fullmatch(r"\s*(?:[a-zA-Z]|\\[a-z]+)\s*", side) is not None and side.strip() != "\\infty" for side in sides]
+    variable = [
+        regex.fullmatch(r"\s*(?:[a-zA-Z]|\\[a-z]+)\s*", side) is not None and side.strip() != "\\infty"
+        for side in sides
+    ]
     ends = {0: "[" if operators[0] == "<=" else "(", 1: "]" if operators[-1] == "<=" else ")"}
     values = [None if is_variable else read(side) for side, is_variable in zip(sides, variable, strict=True)]
     if any(value is None and not is_variable for value, is_variable in zip(values, variable, strict=True)):
@@ -231,7 +234,10 @@ TRIGONOMETRY = regex.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 def measured(text: str) -> Expression | None:
     """An expression, and the unit in \\text{...} or the degrees that stand after it."""
     unit = None
-    if found := regex.search(rf"\s*({TEXT_OPEN}[^{TEXT_OPEN}]*{TEXT_CLOSE}(?:\s*\^\s*(?:\{{[23]\}}|[23]))?|\^\s*\{{?\s*\\circ\s*\}}?)\s*$", text):
+    if found := regex.search(
+        rf"\s*({TEXT_OPEN}[^{TEXT_OPEN}]*{TEXT_CLOSE}(?:\s*\^\s*(?:\{{[23]\}}|[23]))?|\^\s*\{{?\s*\\circ\s*\}}?)\s*$",
+        text,
+    ):
         pieces = beside(found[1], True)
         if pieces is None or any(piece in CHANGING for piece in pieces):
             return None
