@@ -74,7 +74,7 @@ class InWorkers(Closed):
 
 
 class MathVerifier(InWorkers):
-    """The same mathematics: numbers compared as numbers; lists, intervals, sets, matrices; LaTeX read by math-verify."""
+    """The same mathematics: numbers, lists, intervals, sets, matrices; expressions are parsed by math-verify."""
 
     kind: Literal["math"] = Field("math", description="the same mathematics")
     fallback: Literal["last_formula", "none"] = Field(

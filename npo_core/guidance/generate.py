@@ -225,7 +225,7 @@ class Asking:
         return verdict.may_guide(self.sampling.accept_fallback)
 
     def agreed(self, asked: Asked, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:
-        """The verdicts of what may guide, and None for the rest; the second opinion may refuse what the first allows."""
+        """The verdicts of what may guide, None for the rest; the second opinion may refuse what the first allows."""
         kept: list[Verdict | None] = [verdict if self.may_guide(verdict) else None for verdict in verdicts]
         if self.opinion is None:
             return kept

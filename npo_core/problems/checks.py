@@ -23,12 +23,13 @@ from npo_core.config.verifier import (
 )
 from npo_core.problems.functions import OwnFunction
 from npo_core.problems.problem import Completion, Outcome, Verdict, found, graded
-from npo_core.problems.reading.claims import BOX, PATTERN, PATTERN_SECONDS, pattern_of
+from npo_core.problems.reading.claims import BOX, PATTERN, PATTERN_SECONDS, Given, pattern_of
 from npo_core.problems.reading.equality import readable, same
-from npo_core.problems.reading.given import Given, given_math, given_number, given_text
+from npo_core.problems.reading.formulas import given_math
+from npo_core.problems.reading.given import given_number, given_text
 from npo_core.problems.reading.letters import given_letter
 from npo_core.problems.reading.numbers import Number, same_number
-from npo_core.problems.reading.structure import Words
+from npo_core.problems.reading.values import Words
 
 REFERENCES = 4096  # whose reading is kept: the completions of a prompt share its reference
 Check = Callable[[Completion], Verdict]

@@ -59,8 +59,8 @@ def check_tags(settings: DataProblems, processor: Any) -> None:
         for leaf in leaves(settings.verifier_named(name)):
             if isinstance(leaf, FormatVerifier) and (lost := [token for token in special if token in leaf.pattern]):
                 raise ConfigError(
-                    f"A format's pattern asks for {', '.join(lost)}, special tokens of this tokenizer, which are not in "
-                    "the text that verifiers see, so that no completion would have it: leave the format out of "
+                    f"A format's pattern asks for {', '.join(lost)}, special tokens of this tokenizer, which are not "
+                    "in the text that verifiers see, so that no completion would have it: leave the format out of "
                     "problems.verifier, or give it a pattern without them."
                 )
 

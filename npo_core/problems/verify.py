@@ -14,7 +14,7 @@ from npo_core.problems.judge import make_judge
 from npo_core.problems.problem import Completion, Outcome, Problem
 from npo_core.problems.reading.claims import Given
 from npo_core.problems.reading.numbers import Number
-from npo_core.problems.reading.structure import Expression, Items, Matrix, Relation, Words
+from npo_core.problems.reading.values import Expression, Items, Matrix, Relation, Words
 
 
 def read_pairs(path: Path) -> list[Completion]:
@@ -65,9 +65,8 @@ def verify(problems: Problems, execution: Execution, pairs: Sequence[Completion]
             "The built-in task (problems.kind = chain) has a verifier of its own: give a configuration of data."
         )
     if name and name not in problems.verifiers:
-        raise ConfigError(
-            f"{name} is none of problems.verifiers ({', '.join(problems.verifiers) or 'there are none'}): name one of these."
-        )
+        there = ", ".join(problems.verifiers) or "there are none"
+        raise ConfigError(f"{name} is none of problems.verifiers ({there}): name one of these.")
     verifier = problems.verifier_named(name)
     patient = execution.model_copy(update={"max_outages": 0.999})  # an outage is shown, too
     judge = make_judge(verifier, problems.answer_pattern, patient, pairs[0].problem if pairs else None)

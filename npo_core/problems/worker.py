@@ -1,7 +1,8 @@
 """`python -m npo_core.problems.worker FD PARENT`: a process that verifies one answer after the other and may be killed.
 
 It reads from the connection FD the verifier, then completions, and answers each with a verdict; to a reference it says
-what that lacks. It ends when the other end closes, and on Linux by the kernel's hand as soon as PARENT is gone, also in the middle of an answer.
+what that lacks. It ends when the other end closes, and on Linux by the kernel's hand as soon as PARENT is gone, also
+in the middle of an answer.
 """
 
 import os

@@ -18,8 +18,8 @@ from npo_core.config.verifier import (
 )
 from npo_core.errors import VerifierError
 from npo_core.problems import Outcome
-from npo_core.problems.reading.numbers import read_number
 from npo_core.problems.checks import unusable
+from npo_core.problems.reading.numbers import read_number
 from tests.problems.conftest import completion
 
 CORRECT, WRONG, UNPARSABLE = Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSABLE

@@ -6,14 +6,14 @@ FUNCTIONS = (
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt frac binom max min gcd lcm det"
 ).split()
 COMMANDS = frozenset(
-    f"{' '.join(FUNCTIONS)} pi infty cdot times div alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa "
-    "lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega lfloor rfloor "
-    "lceil rceil lvert rvert vert emptyset mathbb setminus cap cup sum prod int lim to over ell".split()
+    f"{' '.join(FUNCTIONS)} pi infty cdot times div alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta "
+    "kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega "
+    "lfloor rfloor lceil rceil lvert rvert vert emptyset mathbb setminus cap cup sum prod int lim to over ell".split()
 )
 TOKEN = regex.compile(
     r"(?P<number>\d+\.\d+|\d+|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<letters>[a-zA-Z]+)|(?P<sign>[-+*/^_(){}\[\]|!,=<>])|(?P<brace>\\[{}])|(?P<blank>\s+)"
 )
-NAMES = regex.compile(rf"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi)(?![a-zA-Z])")
+NAMES = regex.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi)(?![a-zA-Z])")
 MIXED = regex.compile(r"(?<![\d.^_])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}(?!\s*[\^!])")
 UNCLEAR = regex.compile(
     r"\d\s+\d"  # a product, or one number

@@ -53,8 +53,9 @@ EMPHASIS = regex.compile(
     r"(?<![\w)}\]*\\])(?<![\d.]\s)(\*{1,3}|_{2,3})(?=[^\s*_])([^\n]*?[^\s*_])\1(?![\w({\[*])(?!\s\d)"
 )
 TEXTUAL = regex.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mathbf|mathit|mathsf|mbox|hbox|operatorname|bf|rm)\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textnormal|textsf|mathrm|mbox|hbox|operatorname|rm)\s*\{([^{}]*)\}"
 )
+STYLED = regex.compile(r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm|bf|underline)\s*\{([^{}]*)\}")
 PLAIN = regex.compile(r"[-+]?[0-9]{1,15}\.?|[A-Za-z]")
 
 
@@ -104,6 +105,7 @@ def latex(text: str) -> str:
     text = NOTHING.sub("", text)
     text = regex.sub(r"\\[()\[\]]", " ", text)
     text = SPACING.sub(" ", text)
+    text = STYLED.sub(r"{\1}", text)
     text = SYNONYMS.sub(lambda found: MEANT[found[1]], text)
     for _ in range(3):
         text, count = TEXTUAL.subn(rf" {TEXT_OPEN}\1{TEXT_CLOSE} ", text)

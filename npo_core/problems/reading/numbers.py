@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import regex
 
+from npo_core.problems.reading.names import is_left_side, without_name
 from npo_core.problems.reading.normal import CURRENCY as DOLLAR
 from npo_core.problems.reading.normal import TEXT_CLOSE, TEXT_OPEN, normal
-from npo_core.problems.reading.words import CHANGING, CURRENCY, HEDGES, MULTIPLIERS, NOT_A_NAME, SINGLE, UNITS
+from npo_core.problems.reading.units import suffix
+from npo_core.problems.reading.words import CURRENCY
 
 DIGITS = 400  # more than these are no answer
 EXPONENT = 400
-WORDS = 8  # words beside a number, at most
 PLAIN = regex.compile(r"[-+]?[0-9]{1,15}")
 NUMBER = regex.compile(
     r"(?P<whole>[1-9]\d{0,2}(?:(?P<gap>,|\x20)\d{3})(?:(?P=gap)\d{3})*(?![\d,]|\x20\d)|\d+(?![\d]))?"
@@ -30,11 +31,7 @@ SYMBOL = regex.compile(
     rf"\s*(US\$|[A-Z]?[{DOLLAR}$]|[€£¥₹₩₽]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CHF|CAD|AUD|Rs\.?)(?![a-zA-Z]))\s*"
 )
 EQUALS = regex.compile(r"(?<![<>!:=\\])=(?![=<>])|\\approx(?![a-zA-Z])|\\simeq(?![a-zA-Z])")
-LETTERS = regex.compile(r"\p{L}+(?:['-]\p{L}+)*")
 BRACKETED = regex.compile(rf"\([^(){{}},$€£{DOLLAR}]*\)|\{{[^(){{}},]*\}}")  # ($5) is how books write -5
-IS = regex.compile(
-    r"(?:^|(?<=\s))(?:is|are|was|were|equals|equal to|be|becomes|has|have)\s*:?\s+|:\s+", regex.IGNORECASE
-)
 
 
 class Number(NamedTuple):
@@ -96,47 +93,6 @@ def fractions(text: str) -> str:
     if "\\frac" not in text:
         return text
     return FRACTION.sub(lambda f: f" {f[1] if f[1] is not None else f[2]}/{f[3] if f[3] is not None else f[4]} ", text)
-
-
-def without_name(text: str) -> str:
-    """What follows the last "is" or colon, where a plain name stands before it; hedges before the number go, too."""
-    ends = [found.end() for found in IS.finditer(text) if found.start() or found[0].strip() != ":"]
-    if ends and is_words(text[: ends[-1]], NOT_A_NAME - {"is", "are", "was", "were", "be", "equal", "equals"}):
-        text = text[ends[-1] :]
-    text = text.strip().lstrip("~")
-    hedged = False
-    while (word := LETTERS.match(text)) and word[0].lower() in HEDGES:
-        text, hedged = text[word.end() :].lstrip(". "), True
-    return "" if hedged and text.startswith(("- ", "+ ")) else text  # a dash between them is no sign
-
-
-def is_words(text: str, refused: frozenset[str]) -> bool:
-    """Whether a text is words alone, none of which changes or denies what it is said of."""
-    bare = regex.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}:,'\"]", " ", text)
-    words = bare.lower().split()
-    return bool(words) and all(LETTERS.fullmatch(word) and word not in refused for word in words)
-
-
-NAME = regex.compile(
-    r"\s*(?:(?:m\s*)?\\(?!(?:d?frac|sqrt|log|lg|ln|sin|cos|tan|exp|pm|mp|neg|not|pi)(?![a-z]))[a-zA-Z]{2,8}+\s*)?"
-    r"(?:\{?[A-Za-z]{1,4}'*\}?)?(?:_(?:\w|\{[\w,\s]*\}))?\s*(?:\(\s*[\w\s,.+-]*\s*\))?\s*"
-)
-SUM = regex.compile(r"\s*([a-zA-Z])(?:\s*\+\s*([a-zA-Z]))+\s*")
-ARITHMETIC = regex.compile(
-    r"(?:[\d\s+*/().,^!%$€£{}\ue002-]|\\(?:times|cdot|div|frac|sqrt|binom|pi|log|ln|lfloor|rfloor)(?![a-zA-Z])|(?<=\d\s?)x(?=\s?\d))*\d"
-    r"(?:[\d\s+*/().,^!%$€£{}\ue002-])*"
-)
-
-
-def is_left_side(text: str) -> bool:
-    """Whether this may stand before an equals sign: a name, a sum of names, words, or a calculation with numbers."""
-    if not text.strip():
-        return True
-    if (found := SUM.fullmatch(text)) and len(set(names := found.captures(1) + found.captures(2))) == len(names):
-        return True
-    named = NAME.fullmatch(text) is not None and LETTERS.fullmatch(text.strip().lower()) is None
-    words = is_words(text.strip(" :"), NOT_A_NAME)
-    return named or words or ARITHMETIC.fullmatch(text) is not None
 
 
 def signed(text: str, math: bool) -> Number | None:
@@ -212,101 +168,6 @@ def ratio(above: Number, below: Number, end: int, grouped: bool, text: str) -> t
         return None
     decimal = above.decimal or below.decimal
     return Number(above.value / below.value, decimal, max(above.places, 12) if decimal else 0), end
-
-
-FOREIGN = regex.compile(
-    r".*[^\p{Latin}'-]|m[iy]l|mrd|bil|tril|tn|trn|quad|tausend|hundert|cien|thou|grand|lac|rib|jut|tys"
-)
-SMALL_WORDS = {"a", "an", "in", "of", "/", "at", "on", "by"}
-UNIT_WORD = regex.compile(
-    rf"(?P<text>{TEXT_OPEN}[^{TEXT_OPEN}{TEXT_CLOSE}]*{TEXT_CLOSE})|(?P<word>\p{{L}}+(?:['-]\p{{L}}+)*)\.?|(?P<percent>%)"
-    rf"|(?P<degree>\^\s*\\circ(?![a-zA-Z])|\^\s*\{{\s*\\circ\s*\}})|(?P<power>\^\s*(?:\{{\s*-?[1-3]\s*\}}|[1-3]))(?![\d.])"
-    rf"|(?P<by>/|\\cdot(?![a-zA-Z]))|(?P<symbol>[{DOLLAR}$€£¥₹₩₽¢])"
-)
-
-
-def suffix(text: str, math: bool, unit: str | None) -> tuple[int, str | None] | None:
-    """What a number's rest means: a power of ten and a unit; None where it is more than a unit or a name.
-
-    Example:
-        suffix(" million dollars", False, None) == (6, "usd"); suffix(" or 4", False, None) is None
-    """
-    if not text.strip():
-        return 0, unit
-    pieces, factor = beside(text, math), 0
-    if pieces is None or len(pieces) > WORDS:
-        return None
-    if pieces and pieces[0] in MULTIPLIERS:
-        factor, pieces = MULTIPLIERS[pieces[0]], pieces[1:]
-    if any(piece in CHANGING for piece in pieces):
-        return None
-    if unit is not None and pieces and len(pieces[0]) < 3 and pieces[0] not in SMALL_WORDS:
-        return None  # $30 m may be a million
-    return factor, unit or unit_of(pieces)
-
-
-def beside(text: str, math: bool, inside: bool = False) -> list[str] | None:
-    """The words and signs after a number, in lower case; None where there is anything else.
-
-    `inside`: of \\text{...}, where a letter beside the number is a unit.
-    """
-    pieces: list[str] = []
-    at, text = 0, regex.sub(rf"^\s*\((?=[^()\d]*\)\s*$)|(?<=^[^()]*)\)\s*$", " ", text)
-    if math and regex.match(r"[A-Za-z]", text) and (word := LETTERS.match(text))[0].lower() not in UNITS:
-        return None
-    while at < len(text):
-        if text[at] == " ":
-            at += 1
-            continue
-        found = UNIT_WORD.match(text, at)
-        if found is None or (found["power"] and not (pieces and pieces[-1].isalpha())):
-            return None
-        after_unit = len(pieces) > 1 and pieces[-1] == "/"
-        if (more := words_of(found, math and not after_unit, attached=at == 0 and not inside)) is None:
-            return None
-        pieces += more
-        at = found.end()
-    return None if pieces and pieces[-1] == "/" else pieces
-
-
-def words_of(found: regex.Match, math: bool, attached: bool) -> list[str] | None:
-    """The words of one match of UNIT_WORD; None where a letter is a variable, or a word may be a product of such."""
-    if found["text"]:
-        inner = found["text"][1:-1].strip()
-        return beside(inner, False, inside=True) if inner else []
-    if found["word"]:
-        word = found["word"].lower()
-        if len(word) == 1 and (math or attached or word not in SINGLE | {"a", "k"}):
-            return None
-        if word in UNITS and len(word) > 1:
-            return [word]
-        strange = FOREIGN.match(word) and word not in MULTIPLIERS
-        return None if strange or attached or (math and len(word) < 4) else [word]
-    if found["power"]:
-        return ["^" + regex.sub(r"[^-\d]", "", found["power"])]
-    if found["percent"] or found["degree"]:
-        return ["%" if found["percent"] else "degree"]
-    return ["/"] if found[0] == "/" else [] if found["by"] else [CURRENCY.get(found[0].replace(DOLLAR, "$"), "other")]
-
-
-SQUARE = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
-
-
-def unit_of(pieces: list[str]) -> str | None:
-    """The unit that words name, where all of them are known; None: it cannot be told."""
-    said, raised = "", ""
-    for piece in pieces:
-        if piece in SQUARE and not raised:
-            raised = SQUARE[piece]
-        elif piece in UNITS or piece in CURRENCY.values():
-            said, raised = said + " " * bool(said[-1:].strip("/")) + UNITS.get(piece, piece) + raised, ""
-        elif piece in ("per", "/"):
-            said += "/"
-        elif piece[0] == "^":
-            said += piece
-        elif piece != "of":
-            return None
-    return None if raised or not said else said
 
 
 def same_number(given: Number, reference: Number, relative: Fraction | None, absolute: Fraction) -> bool:

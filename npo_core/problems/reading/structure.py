@@ -1,55 +1,16 @@
-"""The structure of a piece of mathematics: numbers, words, expressions, and lists, intervals, sets, matrices of such."""
-
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+"""The structure of mathematics: numbers, words, expressions, and lists, intervals, sets, matrices of such."""
 
 import regex
 
+from npo_core.problems.reading.brackets import BRACKETS, balanced, depths, split, top_level
 from npo_core.problems.reading.expressions import expression
+from npo_core.problems.reading.names import is_left_side
 from npo_core.problems.reading.normal import TEXT_CLOSE, TEXT_OPEN, normal, outer
-from npo_core.problems.reading.numbers import Number, beside, is_left_side, number_in, unit_of, unwrapped
+from npo_core.problems.reading.numbers import number_in, unwrapped
+from npo_core.problems.reading.units import beside, unit_of
+from npo_core.problems.reading.values import Expression, Items, Matrix, Relation, Value, Words
 from npo_core.problems.reading.words import CHANGING
 
-
-class Words(NamedTuple):
-    """Plain words, which are equal where they are the same."""
-
-    text: str
-
-
-class Expression(NamedTuple):
-    """LaTeX that has no structure of its own, as math-verify's parser reads it, and a unit beside it."""
-
-    latex: str
-    unit: str | None = None
-
-
-@dataclass(frozen=True)
-class Items:
-    """Several values: `()` in order, `{}` in any, `` a bare list, `[)` and the like intervals, `U` a union."""
-
-    kind: str
-    items: tuple["Value", ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """An equation, or an inequality that is no interval of one variable."""
-
-    operator: str  # =, <, <=
-    left: str
-    right: str
-    value: "Value | None" = None  # what a name is said to be, where the left side is one
-
-
-@dataclass(frozen=True)
-class Matrix:
-    rows: tuple[tuple["Value", ...], ...]
-
-
-Value = Number | Words | Expression | Items | Relation | Matrix
 INFINITY = {"+": Expression(r"\infty"), "-": Expression(r"-\infty")}
 WORDS = regex.compile(r"\p{L}[\p{L}\s'.,-]*")
 CONSTANTS = {"pi": r"\pi", "infinity": r"\infty", "inf": r"\infty"}
@@ -109,36 +70,6 @@ UNITED = regex.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 RELATED = regex.compile(r"\\(?:le|ge|neq|in|approx|to|mapsto|equiv|sim)(?![a-zA-Z])|[<>=]")
 ONE_RELATION = regex.compile(r"\s*(<=|>=|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\in(?![a-zA-Z])|<|>|=)\s*")
 OPERATOR = {"\\le": "<=", "\\ge": ">="}
-BRACKETS = regex.compile(r"\\[{}]|\\[lr]angle|[()\[\]{}]")
-OPENING = {"(", "[", "{", "\\{", "\\langle"}
-
-
-def depths(text: str) -> Iterator[tuple[int, int]]:
-    """Where brackets of any kind open or close, and how many are open after that."""
-    depth = 0
-    for found in BRACKETS.finditer(text):
-        depth += 1 if found[0] in OPENING else -1
-        yield found.start(), depth
-
-
-def balanced(text: str) -> bool:
-    found = [depth for _, depth in depths(text)]
-    return not found or (min(found) >= 0 and found[-1] == 0)
-
-
-def top_level(text: str, separator: regex.Pattern) -> list[regex.Match]:
-    """The matches of a separator that stand in no bracket."""
-    changes = [(-1, 0), *depths(text)]
-    closed = [(a, b) for (a, depth), (b, _) in pairwise([*changes, (len(text), 0)]) if depth == 0]
-    return [found for found in separator.finditer(text) if any(a < found.start() < b for a, b in closed)]
-
-
-def split(text: str, separator: regex.Pattern) -> list[str]:
-    at, parts = 0, []
-    for found in top_level(text, separator):
-        parts.append(text[at : found.start()])
-        at = found.end()
-    return [*parts, text[at:]]
 
 
 def separators(text: str) -> list[str]:
