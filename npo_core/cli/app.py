@@ -23,6 +23,7 @@ from npo_core.cli.serve import serve
 from npo_core.cli.signals import signals
 from npo_core.cli.status import status
 from npo_core.cli.timeline import timeline
+from npo_core.cli.verify import verify
 from npo_core.errors import NPOError
 
 RUN, LOOK, PROVE = "Run", "Look", "Prove"
@@ -64,7 +65,7 @@ app = typer.Typer(
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
 for command in (approve, serve):
     app.command(rich_help_panel=RUN)(command)
-for command in (status, timeline, cache, report, signals, decide, config, problems, plan, evaluate):
+for command in (status, timeline, cache, report, signals, decide, config, problems, verify, plan, evaluate):
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=PROVE)(prove_replay)
 

@@ -227,6 +227,8 @@ def summary(store: Store) -> dict:
         "coverage": info.coverage,
         "prompts_asked": info.prompts_asked,
         "prompts_skipped": info.prompts_skipped,
+        "refused": info.refused,
+        "guessed": info.guessed,
         "lengths": _spread(tokens),
         "guides": [{"id": guide.id, "step": guide.step, "rows": per_guide[guide.id]} for guide in info.guides],
         "samples_per_trajectory": info.samples_drawn / each,

@@ -6,11 +6,10 @@ Two chunks of prompts are under way: the answers of one are verified, and those 
 generates. Finished chunks are committed as shards, so that a killed stage goes on with what it had.
 """
 
-import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import TypeVar
@@ -20,7 +19,7 @@ import numpy as np
 from npo_core.engines import Engine, Generated
 from npo_core.guidance.shards import PromptCost, done_shards, read_shard_ids, write_shard
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.problems import Completion, Problem, ProblemSet, Verdict
+from npo_core.problems import Completion, Judge, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
 
 Result = TypeVar("Result")
@@ -45,6 +44,7 @@ class Sampling:
     chunk_prompts: int
     max_tokens: int
     seed: int
+    accept_fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def generate_guidance(
     rollback: Callable[[], Engine],
     seed_of: Callable[..., int],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    opinion: Judge | None = None,
 ) -> None:
     """Ask the guides and commit what they solve as shards; merged afterwards by `merge_shards`.
 
@@ -82,6 +83,7 @@ def generate_guidance(
         requests: in the order of the segment. guides: rising by step.
         rollback: engine of the policy that will be trained, for keep = closest.
         seed_of: derives a seed from parts. progress: told (chunks done, chunks in all) after each chunk.
+        opinion: a second judge, asked of what the problems' judge finds right; only what both do is kept.
     """
     solved: set[str] = set()
     committed = set(done_shards(shards))
@@ -91,7 +93,7 @@ def generate_guidance(
             asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
             chunks = list(split(asked, sampling.chunk_prompts))
             left = [number for number in range(len(chunks)) if first + number not in committed]
-            sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of)
+            sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of, opinion)
             works = (sampler.sample(number, chunks[number]) for number in left)
             for done, (number, trajectories, costs) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
                 write_shard(shards, first + number, trajectories, costs)
@@ -125,16 +127,24 @@ def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> It
 
 @dataclass(frozen=True, slots=True)
 class ChunkSamples:
-    """The samples of a chunk so far: of each prompt the correct ones, how many were drawn, tokens of all of them."""
+    """The samples of a chunk so far: of each prompt the correct ones, how many were drawn, tokens of all of them.
+
+    And how many were refused by the second opinion, or left out as guesses.
+    """
 
     chunk: Sequence[Request]
     seed: int
     found: dict[str, list[Candidate]]
     drawn: dict[str, int]
     tokens: dict[str, int]
+    refused: Counter[str] = field(default_factory=Counter)
+    guessed: Counter[str] = field(default_factory=Counter)
 
     def costs(self) -> list[PromptCost]:
-        return [PromptCost(id_, self.drawn[id_], self.tokens[id_]) for id_ in self.found]
+        return [
+            PromptCost(id_, self.drawn[id_], self.tokens[id_], self.refused[id_], self.guessed[id_])
+            for id_ in self.found
+        ]
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,7 @@ class GuideSampler:
     rollback: Callable[[], Engine]
     judge: Executor
     seed_of: Callable[..., int]
+    opinion: Judge | None
 
     def sample(
         self, number: int, chunk: Sequence[Request]
@@ -179,7 +190,7 @@ class GuideSampler:
         self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
     ) -> tuple[list[Problem], list[Trajectory]]:
         """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
-        right = correct(self.problems, pending, answers, start)
+        right = self.correct(samples, pending, answers, start)
         for problem, completions, candidates in zip(pending, answers, right, strict=True):
             samples.drawn[problem.id] += len(completions)
             samples.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
@@ -192,23 +203,39 @@ class GuideSampler:
         kept = keep_one(samples, self.sampling.keep, self.rollback)
         return [], record(self.engine(), self.guide, kept, samples)
 
+    def correct(
+        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+    ) -> list[list[Candidate]]:
+        """Of each prompt, the completions that may guide; all are judged at once."""
+        rows = [
+            Completion(problem, c.text, len(c.token_ids), c.finished)
+            for problem, completions in zip(pending, answers, strict=True)
+            for c in completions
+        ]
+        verdicts = self.problems.judge(rows)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            samples.guessed[row.problem.id] += verdict.may_guide(True) and not self.may_guide(verdict)
+        may = iter(self.agreed(samples, rows, verdicts))
+        numbered = (enumerate(zip(completions, islice(may, len(completions)), strict=True)) for completions in answers)
+        return [
+            [Candidate(start + i, c, self.problems.rewards(verdict)) for i, (c, verdict) in judged if verdict]
+            for judged in numbered
+        ]
 
-def correct(
-    problems: ProblemSet, asked: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-) -> list[list[Candidate]]:
-    """Of each prompt, the completions that are verified correct; all are judged at once."""
-    rows = [(problem, c) for problem, completions in zip(asked, answers, strict=True) for c in completions]
-    verdicts = iter(problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows]))
-    right = []
-    for completions in answers:
-        judged = zip(completions, islice(verdicts, len(completions)), strict=True)
-        right.append([Candidate(start + i, c, problems.rewards(v)) for i, (c, v) in enumerate(judged) if usable(v)])
-    return right
+    def may_guide(self, verdict: Verdict) -> bool:
+        return verdict.may_guide(self.sampling.accept_fallback)
 
-
-def usable(verdict: Verdict) -> bool:
-    """Whether a completion can be guidance: right, and with a reward that is known."""
-    return verdict.correct is True and not math.isnan(verdict.reward)
+    def agreed(self, samples: ChunkSamples, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:
+        """The verdicts of what may guide, None for the rest; the second opinion may refuse what the first allows."""
+        kept: list[Verdict | None] = [verdict if self.may_guide(verdict) else None for verdict in verdicts]
+        if self.opinion is None:
+            return kept
+        first = [i for i, verdict in enumerate(kept) if verdict is not None]
+        for i, second in zip(first, self.opinion([rows[i] for i in first]), strict=True):
+            if not self.may_guide(second):
+                kept[i] = None
+                samples.refused[rows[i].problem.id] += 1
+        return kept
 
 
 def keep_one(samples: ChunkSamples, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:

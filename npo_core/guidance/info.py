@@ -46,6 +46,8 @@ class CacheInfo(Record):
     prompts_skipped              prompts of the segment that were not asked (already solved by the scout)
     tokens_generated             tokens of all samples drawn, kept or not
     seconds                      wall time of the generation
+    refused                      samples found right that guidance.verifier, the second opinion, did not; 0: left out
+    guessed                      samples right only by a verifier's fallback, which are no guidance; 0: left out
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -64,6 +66,8 @@ class CacheInfo(Record):
     tokens_generated: int = Field(ge=0)
     samples_drawn: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    refused: int = Field(0, ge=0, exclude_if=lambda count: not count)
+    guessed: int = Field(0, ge=0, exclude_if=lambda count: not count)
 
     @property
     def coverage(self) -> float:

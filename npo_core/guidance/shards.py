@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
+from itertools import zip_longest
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,21 +34,28 @@ _COSTS, _DIGESTS = b"npo.attempts", b"npo.digests"
 
 @dataclass(frozen=True, slots=True)
 class PromptCost:
-    """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them."""
+    """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them.
+
+    Beside these, the samples found right that may not guide: `refused` by a second opinion, or right by a guess.
+    """
 
     prompt_id: str
     samples: int
     tokens: int
+    refused: int = 0
+    guessed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTotals:
-    """Sums over all shards: distinct prompts asked, trajectories kept, samples drawn, tokens generated."""
+    """Sums over all shards: distinct prompts asked, trajectories kept, and of attempts what these count."""
 
     prompts: int
     rows: int
     samples: int
     tokens: int
+    refused: int
+    guessed: int
 
 
 def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], costs: Iterable[PromptCost]) -> None:
@@ -83,15 +91,14 @@ def read_shard_ids(store: Store, index: int) -> list[str]:
 def shard_totals(store: Store) -> ShardTotals:
     """What all chunks together asked, kept and cost; reads footers only. Raises DamagedError as `read_shards` does."""
     asked: set[str] = set()
-    rows = samples = tokens = 0
+    rows, sums = 0, [0, 0, 0, 0]
     for index in done_shards(store):
         footer = _footer(store, index)
         rows += footer.num_rows
-        for prompt_id, drawn, generated in _note(store, index, footer, _COSTS):
+        for prompt_id, *counts in _note(store, index, footer, _COSTS):
             asked.add(prompt_id)
-            samples += drawn
-            tokens += generated
-    return ShardTotals(prompts=len(asked), rows=rows, samples=samples, tokens=tokens)
+            sums = [total + count for total, count in zip_longest(sums, counts, fillvalue=0)]
+    return ShardTotals(len(asked), rows, *sums)
 
 
 def read_shards(store: Store) -> Iterator[Trajectory]:
@@ -111,6 +118,7 @@ def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
     """
     totals = shard_totals(shards)
     facts |= {"prompts_asked": totals.prompts, "samples_drawn": totals.samples, "tokens_generated": totals.tokens}
+    facts |= {"refused": totals.refused, "guessed": totals.guessed}
     draft = draft_info(_rows_digest(shards), [], facts)
     target = caches.child(draft.id)
     if target.exists(INFO_FILE):
@@ -131,9 +139,14 @@ def _encode(rows: list[Trajectory], costs: list[PromptCost]) -> bytes:
     writer = RowGroupWriter(sink)
     for row in rows:
         writer.add(row)
-    prompts = [astuple(cost) for cost in costs]
+    prompts = [_without_zeros(astuple(cost)) for cost in costs]
     writer.close({_COSTS: json.dumps(prompts), _DIGESTS: json.dumps([row.digest().hex() for row in rows])})
     return sink.getvalue().to_pybytes()
+
+
+def _without_zeros(values: tuple) -> tuple:
+    """Without the last two where both are 0, as they nearly always are."""
+    return values if any(values[3:]) else values[:3]
 
 
 def _rows_digest(store: Store) -> RowsDigest:

@@ -105,6 +105,12 @@ def guidance_table(guidance: Sequence[dict[str, Any]]) -> Table:
     return Table("Guidance", ["", *(cache.get("branch", "value") for cache in guidance)], rows)
 
 
+LEFT_OUT = {
+    "refused": "trajectories refused by the second opinion",
+    "guessed": "trajectories left out as right by a guess",
+}
+
+
 def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
     lengths = cache["lengths"]
     return [
@@ -113,6 +119,7 @@ def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
         ("of these by guide", ", ".join(f"step {guide['step']}: {guide['rows']}" for guide in cache["guides"])),
         ("prompts asked", number(cache["prompts_asked"])),
         ("prompts skipped, passed already", number(cache["prompts_skipped"])),
+        *((name, number(cache[key])) for key, name in LEFT_OUT.items() if cache.get(key)),
         ("coverage Q = cached / asked", f"{cache['coverage']:.3f}"),
         ("samples a cached trajectory", number(cache["samples_per_trajectory"], 2)),
         ("generated tokens a cached trajectory", number(cache["tokens_per_trajectory"], 1)),
