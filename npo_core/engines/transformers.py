@@ -12,6 +12,7 @@ from npo_core.engines.base import Generated
 from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
+from npo_core.models.sampling import own_distribution
 from npo_core.problems import Problem
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
@@ -81,7 +82,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
         inputs, prompt_of = self._inputs(problems)
-        with self._precision():
+        with self._precision(), own_distribution(self.model):
             if len(inputs["input_ids"]) < len(problems):
                 inputs = shared_prefill(self.model, inputs, prompt_of)
             output = self.model.generate(**inputs, generation_config=config)

@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 
+from npo_core.models.sampling import own_distribution
 from npo_core.training import exact, sharded
 from npo_core.training.vision import ImageTrainer
 
@@ -50,7 +51,11 @@ class ExactTrainer(ImageTrainer):
         return super().training_step(*args, **kwargs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        """TRL's, over parts of `generation_batch` rows."""
+        """TRL's, over parts of `generation_batch` rows, from the policy's own distribution."""
+        with own_distribution(self.model):
+            return self._generate_parts(prompt_ids, images, multimodal_fields, *args, **kwargs)
+
+    def _generate_parts(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
         generate, size = super()._generate_single_turn, self.generation_batch or len(prompt_ids)
         if size >= len(prompt_ids) or self.use_vllm:
             return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
