@@ -14,10 +14,11 @@ from npo_core.training.trainer import NPOTrainer
 
 HOSTILE = {
     "do_sample": False, "temperature": 0.01, "top_k": 1, "top_p": 0.1, "min_p": 0.9, "typical_p": 0.1,
-    "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "guidance_scale": 3.0,
-    "suppress_tokens": [2, 3, 4], "begin_suppress_tokens": [5], "bad_words_ids": [[6]], "min_new_tokens": 3, "min_length": 40,
-    "num_beams": 4, "num_return_sequences": 2, "forced_eos_token_id": 7, "exponential_decay_length_penalty": [1, 10.0],
-    "stop_strings": ["1"], "max_time": 1e-4, "return_dict_in_generate": True, "output_scores": True, "use_cache": False,
+    "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1,
+    "guidance_scale": 3.0, "suppress_tokens": [2, 3, 4], "begin_suppress_tokens": [5], "bad_words_ids": [[6]],
+    "min_new_tokens": 3, "min_length": 40, "num_beams": 4, "num_return_sequences": 2, "forced_eos_token_id": 7,
+    "exponential_decay_length_penalty": [1, 10.0], "stop_strings": ["1"], "max_time": 1e-4, "use_cache": False,
+    "return_dict_in_generate": True, "output_scores": True,
 }  # fmt: skip
 
 
