@@ -143,11 +143,12 @@ def points(arm: Arm, run: RunData) -> list[dict]:
 def run_all(group: str, folder: Path, seeds: list[int], workers: int) -> list[dict]:
     """Every arm of a group with every seed; arms that work on another's run come after it."""
     from flows.server import local_server
-    from npo_core.stages.execute import die_with_parent
+    from npo_core.process import die_with_parent
 
     arms, results = ARMS[group], []
     context = multiprocessing.get_context("spawn")
-    with local_server(), ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+    ends = {"initializer": die_with_parent, "initargs": (os.getpid(),)}
+    with local_server(), ProcessPoolExecutor(workers, mp_context=context, **ends) as pool:
         for wave in ([a for a in arms if not a.on], [a for a in arms if a.on]):
             pending = {pool.submit(run_job, arm, seed, str(folder)): (arm, seed) for seed in seeds for arm in wave}
             for done in as_completed(pending):

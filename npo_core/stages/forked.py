@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from npo_core.config import Execution
+from npo_core.process import PARENT
 from npo_core.stages.context import LOG_FILE
 from npo_core.stages.execute import SPEC_FILE
 from npo_core.stages.specs import Spec
@@ -42,7 +43,7 @@ class ForkServer:
             [sys.executable, "-m", "npo_core.stages", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(execution),
+            env={**environment(execution), PARENT: str(os.getpid())},
             start_new_session=True,
         )
         self.answers: dict[int, dict[str, int]] = {}

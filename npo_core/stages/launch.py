@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 from npo_core.config import Execution
 from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
+from npo_core.process import PARENT
 from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
 from npo_core.stages.execute import RESULT_FILE, SPEC_FILE, STOP, STOPPED
 from npo_core.stages.forked import environment, fork_server
-from npo_core.stages.processes import ERROR_FILE, PARENT
+from npo_core.stages.processes import ERROR_FILE
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.failures import as_storage_errors

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.errors import ConfigError, DeviceError
+from npo_core.process import PARENT
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import Spec
 
 LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
-PARENT = "NPO_PARENT"  # variable with the process id of who started a stage
 ERROR_FILE = "error.json"
 LAUNCH_FILE = "accelerate.json"
 PATIENCE = timedelta(hours=2)  # that processes wait for one that downloads, renders problems or stores a snapshot
