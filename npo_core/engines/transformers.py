@@ -13,6 +13,7 @@ from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.models.sampling import own_distribution
+from npo_core.models.seeds import library_seed
 from npo_core.problems import Problem
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
@@ -75,7 +76,7 @@ class TransformersEngine:
         )
         rows = [problem for problem in problems for _ in range(samples)]
         with ONE_AT_A_TIME:
-            set_seed(seed)
+            set_seed(library_seed(seed))
             flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
