@@ -100,9 +100,9 @@ def fit_tokenizer(tokenizer: Any, rows: int, folder: Path | str) -> None:
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest >= rows:
         raise ConfigError(
-            f"The tokenizer of {folder} has the token {token!r} with id {largest}, and the model's embedding has {rows} "
-            "rows: take the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings) and "
-            "save both."
+            f"The tokenizer of {folder} has the token {token!r} with id {largest}, and the model's embedding has "
+            f"{rows} rows: take the tokenizer that belongs to the model, or resize the embedding "
+            "(resize_token_embeddings) and save both."
         )
 
 
