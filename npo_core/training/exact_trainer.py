@@ -20,6 +20,9 @@ class ExactTrainer(ImageTrainer):
             vLLM has its own ways.
     """
 
+    sampling_seed: int | None = None  # TRL's own code may run without `__init__`
+    generation_batch: int | None = None
+
     def __init__(
         self, *args: Any, sampling_seed: int | None = None, generation_batch: int | None = None, **kwargs: Any
     ):
@@ -60,7 +63,11 @@ class ExactTrainer(ImageTrainer):
         if size >= len(prompt_ids) or self.use_vllm:
             return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
         parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
-        found = [generate(prompt_ids[part], images, self._fields_beside(part), *args, **kwargs)[0] for part in parts]
+        fields = [self._fields_of(part, images, multimodal_fields) for part in parts]
+        found = [
+            generate(prompt_ids[part], images, beside, *args, **kwargs)[0]
+            for part, beside in zip(parts, fields, strict=True)
+        ]
         return [row for rows in found for row in rows], None  # log-probabilities come from vLLM alone
 
     def _shared_noise(self) -> AbstractContextManager:
@@ -100,7 +107,7 @@ class ExactTrainer(ImageTrainer):
                 "micro_step": self._step,
                 "tokens_seen": self.state.num_input_tokens_seen,
                 "data_seed": self.args.seed,
-                "data_rows": len(self.train_dataset),
+                "data_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
             }
             exact.save_cursor(folder, cursor, buffer)
 
