@@ -3,6 +3,7 @@
 Everything heavy is imported by the command that needs it, so that `npo --help` is quick.
 """
 
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,16 +17,16 @@ from flows.cli_plan import plan
 from flows.cli_problems import problems
 from flows.cli_run import run_app
 from flows.options import AsJson, Baseline, Uri, emit
-from npo_core.errors import ConfigError, NPOError
+from npo_core.errors import ConfigError, NPOError, command_code
 
 RUN, LOOK, PROVE = "Run", "Look", "Prove"
 PRESETS = Path(__file__).parents[1] / "deployments" / "configs"
 EPILOG = (
     "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that "
     "does not fit; 66 something stored is damaged; 67 training diverged; 68 vLLM has other weights; "
-    "69 too many answers could not be verified; "
-    "70 a stage failed; 71 out of memory; 73 storage refused; 74 the accelerator failed; 75 the workspace is in "
-    "use; 76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
+    "69 too many answers could not be verified; 70 a stage failed, or an error in the program; 71 out of memory; "
+    "73 storage refused; 74 the accelerator failed, or a signal killed a stage; 75 the workspace is in use; "
+    "76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
     "when started again."
 )
 
@@ -41,7 +42,12 @@ class Guarded(TyperGroup):
             return super().invoke(ctx)
         except NPOError as error:
             Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(command_code(error)) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "show"):  # of the parser
+                raise
+            traceback.print_exc()
+            raise typer.Exit(command_code(error)) from None
 
 
 app = typer.Typer(
