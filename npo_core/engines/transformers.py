@@ -98,8 +98,8 @@ class TransformersEngine:
     def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Of distinct prompts where a cache of them divides, else of all rows; and the prompt [B] of each row."""
         once = {problem.id: problem for problem in problems}
-        place = {id_: number for number, id_ in enumerate(once)}
-        rows = [place[problem.id] for problem in problems]
+        index = {id_: number for number, id_ in enumerate(once)}
+        rows = [index[problem.id] for problem in problems]
         prompts = read_prompts(self.processor, list(once.values()))
         if not divide(self.model, prompts):
             prompts = [prompts[row] for row in rows]
