@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from npo_core.errors import NPOError
-from npo_core.stages.execute import die_with_parent
+from npo_core.process import PARENT, die_with_parent
 from npo_core.stages.workspace import home
 
 QUIET = {
@@ -74,6 +74,7 @@ def start_process(module: str, arguments: list[str], log_name: str) -> subproces
             stderr=log,
             start_new_session=True,
             cwd=Path(__file__).parents[1],
+            env={**os.environ, PARENT: str(os.getpid())},
         )
 
 
@@ -103,7 +104,7 @@ def wait_until_healthy(process: subprocess.Popen, url: str, seconds: float = 120
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with_parent(int(os.environ[PARENT]))
     from prefect.cli import app
 
     app()

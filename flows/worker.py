@@ -12,6 +12,8 @@ from contextlib import suppress
 
 import psutil
 
+from npo_core.process import PARENT
+
 MARK = "NPO_SERVE"  # variable that every process under one `make serve` inherits; its value tells one from another
 RUN = "PREFECT__FLOW_RUN_ID"  # variable that Prefect gives the process of a flow run, and that its stages inherit
 
@@ -45,7 +47,7 @@ def watch(parent: int, mark: str) -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=watch, args=(os.getppid(), os.environ[MARK]), daemon=True).start()
+    threading.Thread(target=watch, args=(int(os.environ[PARENT]), os.environ[MARK]), daemon=True).start()
     from prefect.cli import app
 
     app()

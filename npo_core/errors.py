@@ -91,3 +91,12 @@ class StageError(NPOError):
     def __init__(self, message: str, *, exit_code: int = 70, retryable: bool = False):
         super().__init__(message)
         self.exit_code, self.retryable = exit_code, retryable
+
+
+def command_code(error: BaseException) -> int:
+    """What a command ends with after an error: its own code, 74 where a signal ended a stage, 70 if nobody foresaw it.
+
+    1 and 2 are never among them: they mean that a proof found a difference, and wrong use.
+    """
+    code = error.exit_code if isinstance(error, NPOError) else NPOError.exit_code
+    return code if code > 0 else DeviceError.exit_code

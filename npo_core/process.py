@@ -1,13 +1,56 @@
-"""What a child process owes its parent."""
+"""What a child process owes its parent: to end with it, and to keep its standard output clean.
+
+Stands alone: the process with vLLM, beside which npo_core need not be installed, loads this file too.
+"""
 
 import ctypes
+import os
 import platform
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+PARENT = "NPO_PARENT"  # variable with the process id of who started a process, where no argument says it
 SET_PDEATHSIG = 1
+ORPHANED = 143  # exit code of a process whose parent was gone before it could ask, as after SIGTERM
 
 
-def die_with_parent() -> None:
-    """On Linux, have the kernel kill this process at once when its parent is gone."""
+def die_with_parent(parent: int) -> None:
+    """On Linux, have the kernel kill this process at once when its parent is gone; end it now where that was before.
+
+    Args:
+        parent: process id of the parent, told by whoever started this process: once orphaned, nobody can ask for it.
+    """
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
+    end_if_orphaned(parent)
+
+
+def end_if_orphaned(parent: int) -> None:
+    """End this process, whatever it is at, where its parent is gone."""
+    if os.getppid() != parent:
+        os._exit(ORPHANED)
+
+
+def own_stdout() -> int:
+    """Keep standard output for what is written to the descriptor that is returned; all that prints goes to the log.
+
+    Libraries, users' functions and their children write to descriptor 1: from here on it is standard error.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    return kept
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Inside it, whatever is printed goes to standard error: a command's standard output is its own."""
+    kept = own_stdout()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -145,7 +145,8 @@ def run_all(group: str, folder: Path, seeds: list[int], workers: int) -> list[di
 
     arms, results = ARMS[group], []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+    ends = {"initializer": die_with_parent, "initargs": (os.getpid(),)}
+    with ProcessPoolExecutor(workers, mp_context=context, **ends) as pool:
         for wave in ([a for a in arms if not a.on], [a for a in arms if a.on]):
             pending = {pool.submit(run_job, arm, seed, str(folder)): (arm, seed) for seed in seeds for arm in wave}
             for done in as_completed(pending):

@@ -3,6 +3,7 @@
 Everything heavy is imported by the command that needs it, so that `npo --help` is quick.
 """
 
+import traceback
 from typing import Any
 
 import typer
@@ -24,15 +25,15 @@ from npo_core.cli.signals import signals
 from npo_core.cli.status import status
 from npo_core.cli.timeline import timeline
 from npo_core.cli.verify import verify
-from npo_core.errors import NPOError
+from npo_core.errors import NPOError, command_code
 
 RUN, LOOK, PROVE = "Run", "Look", "Prove"
 EPILOG = (
     "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that "
     "does not fit; 66 something stored is damaged; 67 training diverged; 68 vLLM has other weights; "
-    "69 too many answers could not be verified; "
-    "70 a stage failed; 71 out of memory; 73 storage refused; 74 the accelerator failed; 75 the workspace is in "
-    "use; 76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
+    "69 too many answers could not be verified; 70 a stage failed, or an error in the program; 71 out of memory; "
+    "73 storage refused; 74 the accelerator failed, or a signal killed a stage; 75 the workspace is in use; "
+    "76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
     "when started again."
 )
 
@@ -48,7 +49,12 @@ class Guarded(TyperGroup):
             return super().invoke(ctx)
         except NPOError as error:
             Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(command_code(error)) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "show"):  # of the parser
+                raise
+            traceback.print_exc()
+            raise typer.Exit(command_code(error)) from None
 
 
 app = typer.Typer(

@@ -44,16 +44,19 @@ def evaluate_data(config: "RunConfig") -> Data:
         DataError, ConfigError: model or problems cannot be used, before anything is generated.
     """
     from npo_core.evaluation import passrate
+    from npo_core.process import quiet_stdout
     from npo_core.seeds import derive_seed
 
     device, path = usable_device(config), config.model.path
     problems = read_problems(config)
-    engine = load_engine(config, device)
+    with quiet_stdout():  # code of a model or a library may print
+        engine = load_engine(config, device)
     samples, limit = config.evaluation.samples, config.training.max_completion_tokens
     asked = sum(map(len, [problems.held_out, *problems.benchmarks.values()]))
     print(f"Asking {path} {asked:,} problems, {samples} times each, on {engine.device}.", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
+    with quiet_stdout():
+        scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
     seconds = time.perf_counter() - started
     return {"model": path, "name": config.name, "seconds": seconds, **scores.model_dump(mode="json")}
 

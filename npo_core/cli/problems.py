@@ -88,6 +88,7 @@ def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) ->
 
 
 def show(data: Data, console: Console) -> None:
+    from npo_core.problems.values import visible
     from npo_core.reporting.problems import problems_table
     from npo_core.reporting.tables import Table
 
@@ -99,8 +100,8 @@ def show(data: Data, console: Console) -> None:
         console.print(Text(data["note"], "yellow"), soft_wrap=True)
     for example in data["examples"]:
         images = f"   {len(example['images'])} images" if example["images"] else ""
-        title = f"{example['id']}   answer: {final_line(example['answer'])}{images}"
-        console.print(Panel(Text(example["prompt"]), title=Text(title), title_align="left"))
+        title = f"{example['id']}   answer: {visible(final_line(example['answer']))}{images}"
+        console.print(Panel(Text(visible(example["prompt"])), title=Text(title), title_align="left"))
 
 
 def final_line(answer: str) -> str:

@@ -64,6 +64,23 @@ def parse_plateau(values: dict[str, object]) -> Plateau:
         raise ConfigError(explain(error, "The given plateau")) from None
 
 
+class WrittenTwice(yaml.YAMLError):
+    """A field is written twice."""
+
+
+class OnceEach(yaml.SafeLoader):
+    """YAML in which a field that is written twice is an error: the second would silently replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise WrittenTwice(f"{key.value} is written twice, in lines {lines[key.value]} and {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
     """Read a YAML file; `overrides` maps dotted fields to values that win over it.
 
@@ -71,13 +88,15 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
         ConfigError: the file is missing, not YAML, or not a valid configuration.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), OnceEach) or {}
     except OSError as error:
         raise ConfigError(
             f"The configuration {path} cannot be read ({error.strerror}): name a YAML file, for example "
             "deployments/configs/demo.yaml."
         ) from None
-    except yaml.YAMLError as error:
+    except WrittenTwice as error:
+        raise ConfigError(f"The configuration {path}: {error}; the first would be ignored, keep one of them.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")

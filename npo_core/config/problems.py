@@ -49,6 +49,18 @@ class Columns(Closed):
         (), description="further columns, for prompt_template and for a verifier's function"
     )
 
+    @property
+    def declared(self) -> dict[str, str]:
+        """The columns that are read, each with the field that names it."""
+        lists = {"images": self.images, "others": self.others}
+        single = {name: getattr(self, name) for name in ("answer", "verifier", "difficulty", "id")}
+        single |= {"prompt": self.prompt} if self.messages is None else {"messages": self.messages}
+        found: dict[str, str] = {}
+        for field, column in [*single.items(), *((f, c) for f, many in lists.items() for c in many)]:
+            if column:
+                found.setdefault(column, field)
+        return found
+
 
 class Source(Closed):
     """Rows of a data set and how a row becomes a prompt."""
@@ -107,7 +119,9 @@ class DataProblems(Closed):
     )
     system_prompt: str = Field("", description="said before every prompt; empty: nothing")
     chat: Literal["auto", "always", "never"] = Field(
-        "auto", description="render prompts by the model's chat template; auto: where the tokenizer has one"
+        "auto",
+        description="render prompts by the model's chat template; auto: where the tokenizer has one, and refuse a chat "
+        "model without; never: plain text",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         {}, description="what the chat template is told besides, for example enable_thinking: false"

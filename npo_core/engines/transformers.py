@@ -12,7 +12,9 @@ from npo_core.engines.base import Generated
 from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.models.inputs import beside_ids, left_padded, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
+from npo_core.models.sampling import own_distribution
 from npo_core.problems import Problem
+from npo_core.seeds import library_seed
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
 ONE_AT_A_TIME = Lock()  # models keep state between passes (Qwen3-VL its positions), and memory is planned for one
@@ -74,14 +76,14 @@ class TransformersEngine:
         )
         rows = [problem for problem in problems for _ in range(samples)]
         with ONE_AT_A_TIME:
-            set_seed(seed)
+            set_seed(library_seed(seed))
             flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     @torch.inference_mode()
     def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
         inputs, prompt_of = self._inputs(problems)
-        with self._precision():
+        with self._precision(), own_distribution(self.model):
             if len(inputs["input_ids"]) < len(problems):
                 inputs = shared_prefill(self.model, inputs, prompt_of)
             output = self.model.generate(**inputs, generation_config=config)
@@ -96,8 +98,8 @@ class TransformersEngine:
     def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Of distinct prompts where a cache of them divides, else of all rows; and the prompt [B] of each row."""
         once = {problem.id: problem for problem in problems}
-        place = {id_: number for number, id_ in enumerate(once)}
-        rows = [place[problem.id] for problem in problems]
+        index = {id_: number for number, id_ in enumerate(once)}
+        rows = [index[problem.id] for problem in problems]
         prompts = read_prompts(self.processor, list(once.values()))
         if not divide(self.model, prompts):
             prompts = [prompts[row] for row in rows]

@@ -243,7 +243,7 @@ class VLLMEngine:
         self.worker.refuse_longer(max(len(prompt.ids) for prompt in read) + max_tokens)
         eos_ids = self.own.eos_ids
         answers = self.worker.generate(
-            self._asked(problems, seed),
+            self._requests(problems, seed),
             samples=samples,
             max_tokens=max_tokens,
             eos_ids=eos_ids,
@@ -258,7 +258,7 @@ class VLLMEngine:
         texts = iter(self.own.tokenizer.batch_decode(flat, skip_special_tokens=True))
         return [[Generated(ids, next(texts), ids[-1] in eos_ids) for ids, _ in given] for given in drawn]
 
-    def _asked(self, problems: Sequence[Problem], seed: int) -> list[tuple[list[int], list[bytes], int]]:
+    def _requests(self, problems: Sequence[Problem], seed: int) -> list[tuple[list[int], list[bytes], int]]:
         prompts = self.own.tokenizer([problem.prompt for problem in problems])["input_ids"]
         images = [[image_content(image) for image in problem.images] for problem in problems]
         return list(zip(prompts, images, [request_seed(seed, problem) for problem in problems], strict=True))

@@ -1,23 +1,32 @@
 """`python vllm_worker.py FD PARENT`: vLLM in an interpreter of its own, started by `npo_core.engines.vllm`.
 
-Stands alone: npo_core need not be installed beside vLLM. It takes requests (name, arguments) from the connection FD
-and answers each with (kind, value). It ends when the other end closes, and on Linux as soon as PARENT is gone.
+npo_core need not be installed beside vLLM: two files of it that stand alone are loaded by path. The process takes
+requests (name, arguments) from the connection FD and answers each with (kind, value). It ends when the other end
+closes, and on Linux as soon as PARENT is gone.
 """
 
-import ctypes
 import gc
-import io
 import os
-import platform
-import signal
 import sys
 import traceback
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 DONE, MISSING, MEMORY, FAILED = "done", "missing", "memory", "failed"
-SET_PDEATHSIG = 1
 OF_MEMORY = ("out of memory", "No available memory", "Free memory on device", "larger than the available KV cache")
+
+
+@cache
+def beside(file: str) -> ModuleType:
+    """A module of npo_core by its file in that package's folder."""
+    spec = spec_from_file_location(Path(file).stem, Path(__file__).parents[1] / file)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Server:
@@ -76,12 +85,11 @@ class Server:
 
 def prompt(ids: list[int], images: list[bytes]) -> Any:
     """A prompt as vLLM takes it; the model's processor makes of a placeholder as many as its image has tokens."""
-    from PIL import Image
     from vllm import TokensPrompt
 
     if not images:
         return TokensPrompt(prompt_token_ids=ids)
-    opened = [Image.open(io.BytesIO(content)).convert("RGB") for content in images]
+    opened = [beside("problems/picture.py").as_seen(content) for content in images]
     return TokensPrompt(prompt_token_ids=ids, multi_modal_data={"image": opened})
 
 
@@ -110,10 +118,7 @@ def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:
 
 
 def main(connection: Connection, parent: int) -> None:
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the kernel was asked
-        return
+    beside("process.py").die_with_parent(parent)
     server = Server()
     while True:
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +56,51 @@ class Trajectory:
     sample: int
     samples: int
     seed: int
+
+    @classmethod
+    def from_text(
+        cls,
+        tokenizer: Any,
+        text: str,
+        *,
+        logprobs: Sequence[float] | None = None,
+        rewards: Sequence[float] = (1.0,),
+        **origin: Any,
+    ) -> Trajectory:
+        """A completion that somebody wrote, for a dict that `NPOTrainer` takes as guidance.
+
+        Args:
+            tokenizer: the policy's, or its processor; its end-of-sequence token is put after the text.
+            logprobs: of these tokens under whoever wrote them, nats; None: unknown (NaN), which serves without
+                importance sampling.
+            rewards: one for each reward function.
+            origin: other fields than those that a text has none of: prompt_id, outcome, guide, guide_step, ...
+
+        Raises:
+            DataError: the text is empty, the tokenizer has no end token, or the numbers do not fit.
+
+        Example:
+            guidance = {"q1": Trajectory.from_text(tokenizer, "12 * 4 = 48. The answer is 48.")}
+        """
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"A trajectory of {text!r}: give the text of a completion.")
+        if tokenizer.eos_token_id is None:
+            raise DataError("The tokenizer has no end-of-sequence token, with which a trajectory ends: set eos_token.")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += [] if ids[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+        given = [np.nan] * len(ids) if logprobs is None else logprobs
+        unknown = {"prompt_id": "", "outcome": "correct", "guide": "text", "guide_step": 0, "sample": 0, "samples": 1}
+        made = cls(
+            token_ids=np.array(ids, np.int32),
+            logprobs=np.array(given, np.float32),
+            rewards=np.array(rewards, np.float32),
+            **{**unknown, "seed": 0, **origin},
+        )
+        known = made if logprobs is not None else replace(made, logprobs=np.zeros(len(ids), np.float32))
+        if fault := _array_fault(known):
+            raise DataError(f"A trajectory of {text[:40]!r}: {fault}.")
+        return made
 
     def validate(self) -> Trajectory:
         """Return self when the record is sound; raises DataError, with prompt id, field and value, when not."""

@@ -10,13 +10,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from npo_core.config import BuiltInModel, ChainProblems
 from npo_core.problems.chain import Demonstrator, make_prompt
 from npo_core.problems.tokenizer import make_tokenizer
+from npo_core.seeds import library_seed
 
 
 def train_base(
     model_settings: BuiltInModel, problems: ChainProblems, folder: Path, progress: Callable[[int, int], None]
 ) -> None:
     """Train from random weights and save model and tokenizer to `folder`. `progress` is told (update, updates)."""
-    set_seed(model_settings.seed)
+    set_seed(library_seed(model_settings.seed))
     tokenizer = make_tokenizer()
     model = Qwen3ForCausalLM(qwen3_config(model_settings, tokenizer, problems.operands)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=model_settings.learning_rate, weight_decay=0.01)

@@ -73,9 +73,9 @@ def beside_ids(rows: Sequence[PromptInputs], starts: Sequence[int], width: int) 
     found = {name: torch.cat([row.by_image[name] for row in seeing]) for name in seeing[0].by_image}
     for name, values in seeing[0].by_token.items():
         found[name] = torch.zeros(len(rows), width, dtype=values.dtype)
-        for place, row, start in zip(found[name], rows, starts, strict=True):
+        for filled, row, start in zip(found[name], rows, starts, strict=True):
             if row.images:  # of text it is zero
-                place[start : start + len(row.ids)] = row.by_token[name]
+                filled[start : start + len(row.ids)] = row.by_token[name]
     return found
 
 

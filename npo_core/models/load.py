@@ -64,20 +64,46 @@ def load_model(
 def load_processor(folder: Path | str) -> Any:
     """What turns a prompt into model inputs, padded on the left: the tokenizer, or of a model that sees the processor.
 
+    Without a pad token it pads with its end token.
+
     Raises:
-        ConfigError: the processor needs a package that is not there.
+        ConfigError: the processor needs a package that is not there, or the tokenizer does not fit the model.
     """
     from transformers import AutoProcessor, AutoTokenizer
 
-    if not sees_images(load_config(folder)):
-        return AutoTokenizer.from_pretrained(folder, padding_side="left")
+    config = load_config(folder)
     try:
-        return AutoProcessor.from_pretrained(folder, padding_side="left")
+        kind = AutoProcessor if sees_images(config) else AutoTokenizer
+        processor = kind.from_pretrained(folder, padding_side="left")
     except ImportError as error:
         raise ConfigError(
             f"{folder} is a vision-language model, and its processor cannot be loaded ({str(error).strip()}): install "
             "the extra `vision` of npo-core, or torchvision for the torch that is installed."
         ) from None
+    fit_tokenizer(tokenizer_of(processor), config.get_text_config().vocab_size, folder)
+    return processor
+
+
+def fit_tokenizer(tokenizer: Any, rows: int, folder: Path | str) -> None:
+    """Give a tokenizer without a pad token its end token for one.
+
+    Raises:
+        ConfigError: it has neither, or a token beyond the `rows` of the model's embedding.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ConfigError(
+            f"The tokenizer of {folder} has neither a pad nor an end token, so no completion would end: set eos_token "
+            "in its tokenizer_config.json."
+        )
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise ConfigError(
+            f"The tokenizer of {folder} has the token {token!r} with id {largest}, and the model's embedding has "
+            f"{rows} rows: take the tokenizer that belongs to the model, or resize the embedding "
+            "(resize_token_embeddings) and save both."
+        )
 
 
 def tokenizer_of(processor: Any) -> Any:

@@ -6,6 +6,7 @@ A process of its own, for whoever counts does not want to import torch.
 """
 
 import json
+import os
 import sys
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import (
 from npo_core.config import Lora
 from npo_core.models.known import known_config
 from npo_core.models.load import load_config, sees_images
+from npo_core.process import own_stdout
 
 
 def read_config(path: str) -> tuple[PreTrainedConfig, str]:
@@ -114,4 +116,5 @@ def adapters(model: PreTrainedModel, lora: Lora) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe(**json.loads(sys.argv[1]))))
+    answer = own_stdout()
+    os.write(answer, json.dumps(describe(**json.loads(sys.argv[1]))).encode() + b"\n")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.errors import ConfigError
+from npo_core.seeds import library_seed
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -57,7 +58,7 @@ def save_random(
 
     from npo_core.models.load import sees_images
 
-    set_seed(seed)
+    set_seed(library_seed(seed))
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     model = kind.from_config(config).float()
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -9,11 +9,11 @@ from typing import Any
 from npo_core.config import DataProblems, Execution
 from npo_core.config.verifier import FormatVerifier, leaves
 from npo_core.errors import ConfigError, DataError
-from npo_core.problems.faults import SHOWN, Faults
+from npo_core.problems.faults import SHOWN, Faults, Unusable, named
 from npo_core.problems.problem import ImageRef, Problem, problem_id
 from npo_core.problems.references import check_references
 from npo_core.problems.render import Renderer
-from npo_core.problems.rows import Row, Unusable, read_rows, split_off
+from npo_core.problems.rows import Row, read_rows, split_off
 from npo_core.problems.sources import open_source
 
 
@@ -23,6 +23,15 @@ class Part:
 
     source: str
     rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The problems of a part, the rows that they were, in the same order, and the part's report."""
+
+    problems: list[Problem]
+    rows: list[Row]
+    report: dict[str, Any]
 
 
 def load_data(
@@ -49,7 +58,7 @@ def load_data(
     found = {name: part_problems(part, settings, render) for name, part in parts.items()}
     if "train" in found:
         check_apart(found)
-    return found
+    return {name: (part.problems, part.report) for name, part in found.items()}
 
 
 def check_tags(settings: DataProblems, processor: Any) -> None:
@@ -65,15 +74,16 @@ def check_tags(settings: DataProblems, processor: Any) -> None:
                 )
 
 
-def check_apart(found: dict[str, tuple[list[Problem], dict[str, Any]]]) -> None:
-    """Raises DataError where a training problem is also a held-out one."""
-    train, train_report = found["train"]
-    trained = {problem.id for problem in train}
-    for held_out, report in (found[name] for name in found if name != "train"):
-        if shared := len(trained & {p.id for p in held_out}):
+def check_apart(found: dict[str, Prepared]) -> None:
+    """Raises DataError where a question of training is also a held-out one, whatever its answer; names the rows."""
+    train = found["train"]
+    trained = {row.question: row.name for row in train.rows}
+    for part in (found[name] for name in found if name != "train"):
+        if shared := [f"{trained[row.question]} as {row.name}" for row in part.rows if row.question in trained]:
             raise DataError(
-                f"{shared} problems are in both {train_report['source']} and {report['source']}: remove them from one, "
-                "or the evaluation measures memory."
+                f"{len(shared)} problems are in both {train.report['source']} and {part.report['source']} "
+                f"({named(shared, len(shared))}; answers and numbers of blanks aside): remove them from one, or the "
+                "evaluation measures memory."
             )
 
 
@@ -106,8 +116,8 @@ def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
     }
 
 
-def part_problems(part: Part, settings: DataProblems, render: Renderer) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of a part and its report: duplicates refused, long prompts dropped or refused."""
+def part_problems(part: Part, settings: DataProblems, render: Renderer) -> Prepared:
+    """The problems of a part: long prompts dropped or refused."""
     problems = rendered(part, render)
     lengths = prompt_lengths(problems, render.processor) if render.processor else []
     limit = settings.max_prompt_tokens
@@ -118,12 +128,22 @@ def part_problems(part: Part, settings: DataProblems, render: Renderer) -> tuple
         for index in sorted(long):
             faults.add(why, part.rows[index].name)
         faults.check()
-    kept = [problem for i, problem in enumerate(problems) if i not in long]
+    kept = [i for i in range(len(problems)) if i not in long]
     if not kept:
         raise DataError(f"{part.source}: no problem is left, {why} in every row: allow more.")
     dropped = {"why": why, "count": len(long), "rows": [part.rows[i].name for i in sorted(long)[:SHOWN]]}
-    tokens = [length for i, length in enumerate(lengths) if i not in long]
-    return kept, part_report(part.source, len(part.rows), kept, [dropped] if long else [], tokens)
+    tokens = [lengths[i] for i in kept] if lengths else []
+    rows, problems = [part.rows[i] for i in kept], [problems[i] for i in kept]
+    report = part_report(part.source, len(part.rows), problems, [dropped] if long else [], tokens)
+    return Prepared(problems, rows, report | {"chat": render.templated, "special": special(rows, render)})
+
+
+def special(rows: Sequence[Row], render: Renderer) -> dict[str, Any] | None:
+    """Special tokens that are written out in the text of rows: {count, rows: the first, tokens}; None: in none."""
+    found = {row.name: tokens for row in rows if (tokens := render.special_tokens(row.messages))}
+    if not found:
+        return None
+    return {"count": len(found), "rows": [*found][:SHOWN], "tokens": sorted(set().union(*found.values()))}
 
 
 def part_report(
@@ -133,7 +153,8 @@ def part_report(
 
     Returns:
         source; rows; problems; images; dropped: a list of {why, count, rows: the first}; prompt_tokens: {min, median,
-        max} of what is kept, None without a tokenizer.
+        max} of what is kept, None without a tokenizer. Of problems from data also chat: whether a template rendered
+        them; special: see `special`.
     """
     return {
         "source": source,
@@ -146,8 +167,8 @@ def part_report(
 
 
 def rendered(part: Part, render: Renderer) -> list[Problem]:
-    """The problem of every row. Raises DataError naming rows that the template refuses, or that say the same."""
-    faults, seen, problems = Faults(part.source), {}, []
+    """The problem of every row. Raises DataError naming rows that the template refuses."""
+    faults, problems = Faults(part.source), []
     for row in part.rows:
         try:
             prompt = render(row.messages, len(row.images))
@@ -156,9 +177,6 @@ def rendered(part: Part, render: Renderer) -> list[Problem]:
             faults.add(str(error), row.name)
             continue
         id_ = problem_id(prompt, row.answer, row.images)
-        first = seen.setdefault(id_, row.name)
-        if first != row.name:
-            faults.add("the same problem as an earlier row", f"{row.name} as {first}")
         problems.append(Problem(id_, prompt, row.answer, row.difficulty, row.others, row.images, row.verifier))
     faults.check()
     return problems

@@ -5,6 +5,10 @@ from npo_core.errors import DataError
 SHOWN = 5  # rows named of each kind; the others are counted
 
 
+class Unusable(Exception):
+    """Says what is wrong with a row, to go before its number."""
+
+
 class Faults:
     """What is wrong with the rows of one source, by kind."""
 

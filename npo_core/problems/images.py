@@ -4,12 +4,12 @@ import hashlib
 import os
 from collections.abc import Iterable
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from npo_core.config import Source
 from npo_core.errors import DataError
+from npo_core.problems.picture import as_seen
 from npo_core.problems.problem import ImageRef, Problem
 from npo_core.problems.sources import SourceRows, open_source
 
@@ -59,22 +59,18 @@ def image_bytes(value: Any, folder: Path | None, column: str) -> tuple[bytes, st
 
 
 def decoded_size(content: bytes, column: str) -> tuple[int, int]:
-    """Width and height in pixels of an image that can be decoded whole. Raises BrokenImage."""
-    from PIL import Image
-
+    """Width and height in pixels, as it is seen, of an image that can be decoded whole. Raises BrokenImage."""
     try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()  # headers of a file that was cut off are fine
-            return image.size
+        return as_seen(content).size
+    except ValueError as error:
+        raise BrokenImage(f"an image (column {column}) cannot be read: {error}") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         raise BrokenImage(f"an image (column {column}) cannot be decoded ({type(error).__name__})") from None
 
 
 def open_image(ref: ImageRef) -> Any:
-    """The image (a PIL.Image, RGB) that a reference names. Raises what `image_content` does."""
-    from PIL import Image
-
-    return Image.open(BytesIO(image_content(ref))).convert("RGB")
+    """The image (a PIL.Image, RGB) that a reference names, as people see it. Raises what `image_content` does."""
+    return as_seen(image_content(ref))
 
 
 def image_content(ref: ImageRef) -> bytes:

@@ -5,11 +5,17 @@ itself. A chat template writes those tokens too, so they are taken off its text:
 those that `apply_chat_template(..., tokenize=True)` gives.
 """
 
+import re
+from pathlib import Path
 from typing import Any
 
 from npo_core.config import DataProblems
 from npo_core.errors import ConfigError
-from npo_core.problems.rows import Message, Unusable
+from npo_core.problems.chat import Message, texts_of
+from npo_core.problems.faults import Unusable
+
+TURNS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|turn>", "<|assistant|>", "<|start|>", "[INST]")
+CHAT_NAME = re.compile(r"(?i)(?:^|[-_.])(?:instruct|chat|it|sft|dpo|assistant|thinking)(?:$|[-_.])")
 
 
 class Renderer:
@@ -33,7 +39,13 @@ class Renderer:
                 "problems.chat = always, but the model's tokenizer has no chat template: take an instruction-tuned "
                 "model, or set problems.chat to auto or never."
             )
+        if settings.chat == "auto" and not self.templated and (why := chat_model(tokenizer, settings)):
+            raise ConfigError(
+                f"The model's tokenizer has no chat template, but {why}: add its chat_template.jinja, or set "
+                "problems.chat = never for prompts as plain text."
+            )
         self.prefix = added_prefix(tokenizer) if tokenizer else []
+        self.special = special_pattern(tokenizer) if tokenizer else None
         self.checked = False
 
     def __call__(self, messages: list[Message], images: int = 0) -> str:
@@ -42,6 +54,11 @@ class Renderer:
         if self.image_mark and (places := text.count(str(self.image_mark))) != images:
             raise Unusable(f"its prompt has {places} places for images ({self.image_mark}), and it has {images} images")
         return text
+
+    def special_tokens(self, messages: list[Message]) -> set[str]:
+        """The special tokens that the text of a chat writes out: the model reads them as such, not as text."""
+        texts = [text for message in messages for text in texts_of(message["content"])] if self.special else []
+        return {token for text in texts for token in self.special.findall(text)}
 
     def text(self, messages: list[Message]) -> str:
         if self.settings.system_prompt:
@@ -77,6 +94,23 @@ class Renderer:
         self.checked = True
 
 
+def chat_model(tokenizer: Any, settings: DataProblems) -> str | None:
+    """Why a model is to be asked by a chat template, where it seems so; None: it does not."""
+    if turns := sorted(set(TURNS) & set(tokenizer.get_added_vocab())):
+        return f"it has tokens for the turns of a chat ({', '.join(turns)})"
+    name = Path(tokenizer.name_or_path).name
+    if CHAT_NAME.search(name):
+        return f"{name} is a chat model by its name"
+    columns = [source.columns.messages for source in settings.sources.values() if source.columns.messages]
+    return f"the problems are chats (columns.messages = {columns[0]})" if columns else None
+
+
+def special_pattern(tokenizer: Any) -> re.Pattern:
+    """Finds the tokenizer's special tokens in a text; of images they are counted elsewhere."""
+    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+
 def added_prefix(tokenizer: Any) -> list[int]:
     """The ids that the tokenizer puts before every text.
 
@@ -95,4 +129,4 @@ def added_prefix(tokenizer: Any) -> list[int]:
 
 def plain(content: str | list[Message]) -> str:
     """The text of a message, with a mark for each image."""
-    return content if isinstance(content, str) else "".join(part.get("text", "<image>") for part in content)
+    return "".join(texts_of(content))

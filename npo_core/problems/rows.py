@@ -3,21 +3,20 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from npo_core.config import Columns, DataProblems, Source
 from npo_core.errors import DataError
+from npo_core.problems.chat import Message, chat, image_places, texts_of, with_images
 from npo_core.problems.checks import unusable
-from npo_core.problems.faults import Faults
+from npo_core.problems.faults import Faults, Unusable
 from npo_core.problems.images import BrokenImage, refer
 from npo_core.problems.problem import ImageRef
 from npo_core.problems.sources import SourceRows
+from npo_core.problems.values import is_text, missing, normal, numeral, text_of, visible
 
-Message = dict[str, Any]  # role, and content: text, or a list of parts
-ROLES = ("system", "user", "assistant")
-IMAGE_MARK = re.compile(r"<image(?: ?(\d+))?>")  # where an image belongs in a text, or which one does
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -39,9 +38,12 @@ class Row:
         said = json.dumps([self.messages, self.answer, [image.digest for image in self.images]])
         return hashlib.sha256(said.encode()).hexdigest()
 
-
-class Unusable(Exception):
-    """Says what is wrong with a row, to go before its number."""
+    @property
+    def question(self) -> str:
+        """The same for two rows that ask the same, whatever their answers and however many blanks they have."""
+        texts = [(m["role"], normal(text)) for m in self.messages for text in texts_of(m["content"])]
+        said = json.dumps([texts, [image.digest for image in self.images]])
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read_rows(table: SourceRows, source: Source, settings: DataProblems) -> list[Row]:
@@ -51,24 +53,20 @@ def read_rows(table: SourceRows, source: Source, settings: DataProblems) -> list
         DataError: a column is missing, or rows cannot be used; names all of them.
     """
     wanted = check_columns(table, source.columns)
-    faults = Faults(table.name)
-    rows: list[Row] = []
-    first: dict[str, int] = {}  # row of each id
+    faults, rows = Faults(table.name), []
+    ids: dict[str, int] = {}  # row of each id
     for index, values in enumerate(table.read(wanted)):
-        name = row_name(index, values, source.columns)
-        id_ = values.get(source.columns.id) if values and source.columns.id else None
-        if id_ is not None and (earlier := first.setdefault(str(id_), index)) != index:
+        name, id_ = row_name(index, values, source.columns), id_of(values, source.columns)
+        if id_ is not None and (earlier := ids.setdefault(id_, index)) != index:
             faults.add(f"the same id (column {source.columns.id}) as an earlier row", f"{name} as {earlier + 1}")
         try:
+            refuse_broken_text(values, wanted)
             row = read_row(table, source, index, values, name)
-            if row.verifier not in ["", *settings.verifiers]:
-                raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")
-            if lacking := unusable(settings.verifier_named(row.verifier), settings.answer_pattern, row.answer):
-                what = f"{lacking} can be read from the answer (column {source.columns.answer})"
-                raise Unusable(f"no {what}; problems.answer_pattern is {settings.answer_pattern!r}")
+            refuse_unverifiable(row, source, settings)
             rows.append(row)
         except (Unusable, BrokenImage) as error:
             faults.add(str(error), name)
+    add_repeated(faults, rows)
     faults.check()
     if len({type(row.difficulty) for row in rows}) > 1:
         raise DataError(
@@ -78,23 +76,52 @@ def read_rows(table: SourceRows, source: Source, settings: DataProblems) -> list
     return rows
 
 
+def add_repeated(faults: Faults, rows: Sequence[Row]) -> None:
+    """Name the rows that ask what an earlier one does."""
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if (first := seen.setdefault(row.question, row)) is not row:
+            what = "problem" if first.answer == row.answer else "question, with another answer,"
+            faults.add(f"the same {what} as an earlier row", f"{row.name} as {first.name}")
+
+
+def refuse_unverifiable(row: Row, source: Source, settings: DataProblems) -> None:
+    """Raises Unusable where a row's verifier is not there, or finds no answer in its reference."""
+    if row.verifier not in ["", *settings.verifiers]:
+        raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")
+    if lacking := unusable(settings.verifier_named(row.verifier), settings.answer_pattern, row.answer):
+        what = f"{lacking} can be read from the answer (column {source.columns.answer})"
+        raise Unusable(f"no {what}; problems.answer_pattern is {settings.answer_pattern!r}")
+
+
 def check_columns(table: SourceRows, columns: Columns) -> set[str]:
     """The columns that are declared. Raises DataError if the source lacks one."""
-    lists = {"images": columns.images, "others": columns.others}
-    single = {name: getattr(columns, name) for name in ("answer", "verifier", "difficulty", "id")}
-    single |= {"prompt": columns.prompt} if columns.messages is None else {"messages": columns.messages}
-    declared = [(f, c) for f, c in single.items() if c] + [(f, c) for f, many in lists.items() for c in many]
-    missing = [f"{column!r} (columns.{field})" for field, column in declared if column not in table.columns]
+    declared = columns.declared
+    missing = [f"{column!r} (columns.{field})" for column, field in declared.items() if column not in table.columns]
     if missing and any(table.columns):
         raise DataError(
             f"{table.name} has no column {', '.join(missing)}; it has {', '.join(table.columns)}: name one of these."
         )
-    return {column for _, column in declared}
+    return set(declared)
 
 
 def row_name(index: int, values: dict | None, columns: Columns) -> str:
-    id_ = values.get(columns.id) if values and columns.id else None
-    return f"{index + 1}" if id_ is None else f"{index + 1} ({id_})"
+    id_ = id_of(values, columns)
+    return f"{index + 1}" if id_ is None else f"{index + 1} ({visible(id_)})"
+
+
+def refuse_broken_text(values: dict | None, columns: Collection[str]) -> None:
+    """Raises Unusable where a cell of these columns holds what no text can."""
+    if broken := [column for column in sorted(columns) if values and not is_text(values.get(column))]:
+        raise Unusable(f"half of a surrogate pair (column {', '.join(broken)}), which is no text")
+
+
+def id_of(values: dict | None, columns: Columns) -> str | None:
+    """What a row is named by, besides its number."""
+    value = values.get(columns.id) if values and columns.id else None
+    if missing(value):
+        return None
+    return (numeral(value) if isinstance(value, float) else None) or str(value)
 
 
 def read_row(table: SourceRows, source: Source, index: int, values: dict | None, name: str) -> Row:
@@ -112,13 +139,15 @@ def read_row(table: SourceRows, source: Source, index: int, values: dict | None,
         raise Unusable(f"{places} places for images, and {len(images)} images")
     answer = text_of(values.get(columns.answer), "answer", columns.answer, numbers=True)
     level = difficulty(values.get(columns.difficulty), columns.difficulty) if columns.difficulty else 0
-    verifier = (values.get(columns.verifier) if columns.verifier else None) or source.verifier
+    verifier = values.get(columns.verifier) if columns.verifier else None
+    verifier = source.verifier if missing(verifier) or not verifier else verifier
     return Row(name, messages, answer, level, further(values, columns.others), images, str(verifier))
 
 
 def further(values: dict, columns: Sequence[str]) -> dict[str, Any]:
     """The further columns as they can be kept in a file: what JSON does not know becomes text."""
-    return json.loads(json.dumps({name: values.get(name) for name in columns}, default=str)) if columns else {}
+    there = {name: None if missing(values.get(name)) else values[name] for name in columns}
+    return json.loads(json.dumps(there, default=str))
 
 
 def question(source: Source, values: dict) -> str:
@@ -133,79 +162,17 @@ def shown(value: Any) -> str:
     """A further column in a prompt; a list is a choice, one lettered line for each."""
     if isinstance(value, list):
         return "\n".join(f"{letter}. {item}" for letter, item in zip(LETTERS, value, strict=False))
-    return "" if value is None else str(value)
-
-
-def with_images(text: str, images: Sequence[ImageRef]) -> tuple[str | list[Message], tuple[ImageRef, ...]]:
-    """The text, or its parts with images where they are marked, else before it; and the images in the order shown."""
-    if not images:
-        return text, ()
-    pieces = IMAGE_MARK.split(text)
-    texts, named = pieces[::2], [int(number) for number in pieces[1::2] if number is not None]
-    if named:
-        if len(named) != len(texts) - 1 or not set(named) <= set(range(1, len(images) + 1)):
-            raise Unusable(f"marks for the images {', '.join(map(str, named))}, and {len(images)} images")
-        rest = [image for number, image in enumerate(images, 1) if number not in named]
-        images = [*rest, *(images[number - 1] for number in named)]
-    texts = [""] * (len(images) - len(texts) + 1 if named or len(texts) == 1 else 0) + texts
-    parts: list[Message] = []
-    for number, piece in enumerate(texts):
-        parts += [{"type": "image"}] if number else []
-        parts += [{"type": "text", "text": piece}] if piece else []
-    return parts, tuple(images)
-
-
-def image_places(messages: list[Message]) -> int:
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    return sum(part["type"] == "image" for part in parts)
-
-
-def chat(value: Any, column: str) -> list[Message]:
-    """Messages as they are in a row, checked."""
-    if not isinstance(value, list) or not value:
-        raise Unusable(f"the chat (column {column}) is no list of messages")
-    return [message(item, last=i == len(value) - 1, column=column) for i, item in enumerate(value)]
-
-
-def message(value: Any, last: bool, column: str) -> Message:
-    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
-    if role not in ROLES:
-        raise Unusable(f"a message (column {column}) has a role other than {', '.join(ROLES)}")
-    if last and role != "user":
-        raise Unusable(f"the last message (column {column}) is not the user's, so nothing is asked")
-    if isinstance(content, list):
-        return {"role": role, "content": [part(item, column) for item in content]}
-    return {"role": role, "content": text_of(content, "content of a message", column)}
-
-
-def part(value: Any, column: str) -> Message:
-    """A part of a message; data sets fill the fields that a part does not have with None."""
-    given = {name: field for name, field in value.items() if field is not None} if isinstance(value, dict) else {}
-    if given.get("type") == "text" and isinstance(given.get("text"), str):
-        return {"type": "text", "text": given["text"]}
-    if given == {"type": "image"}:
-        return given
-    raise Unusable(
-        f"a part of a message (column {column}) is neither {{type: text, text: ...}} nor {{type: image}}, whose image "
-        "is in one of columns.images"
-    )
-
-
-def text_of(value: Any, what: str, column: str, numbers: bool = False) -> str:
-    """Text, or where they may be numbers as text; Unusable if it is neither, or empty."""
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise Unusable(f"the {what} (column {column}) is empty")
-    if not isinstance(value, str):
-        raise Unusable(f"the {what} (column {column}) is a {type(value).__name__}, not text")
-    return value
+    return "" if missing(value) else (numeral(value) if isinstance(value, float) else None) or str(value)
 
 
 def difficulty(value: Any, column: str) -> int | str:
     """A whole number or text."""
+    if missing(value):
+        raise Unusable(f"the difficulty (column {column}) is empty")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str):
+        value = visible(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise Unusable(f"the difficulty (column {column}) is a {type(value).__name__}, not a whole number or text")
     return value

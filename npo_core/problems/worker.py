@@ -5,7 +5,6 @@ what that lacks. It ends when the other end closes, and on Linux by the kernel's
 in the middle of an answer.
 """
 
-import os
 import resource
 import sys
 from multiprocessing.connection import Connection
@@ -15,16 +14,15 @@ from npo_core.errors import ConfigError
 from npo_core.problems.checks import Check, make_check
 from npo_core.problems.functions import OwnFunction
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference
-from npo_core.process import die_with_parent
+from npo_core.process import die_with_parent, own_stdout
 
 READY, VERDICT, OUTAGE, REFUSED = "ready", "verdict", "outage", "refused"
 
 
 def main(connection: Connection, parent: int) -> None:
     """Say that it is ready, or why it cannot be, and serve."""
-    die_with_parent()
-    if os.getppid() != parent:  # it was gone before the kernel was asked
-        return
+    die_with_parent(parent)
+    own_stdout()  # what a user's function prints belongs in the log
     try:
         check = prepared(*connection.recv())
     except ConfigError as error:

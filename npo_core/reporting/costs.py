@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from npo_core.reporting.records import Stage, Workspace
+from npo_core.reporting.metrics import read_metrics
+from npo_core.reporting.records import Stage, Workspace, committed
+from npo_core.timeline import Stretch
 
 TRAINING_STAGES = ("train", "guide", "probe")  # what they generate counts as spent on training
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """The price of a finished stage.
+    """The price of a finished stage, or of what an unfinished one has committed.
 
     Example:
         StageCost("train", "train scout 0-60", seconds=10.1, tokens=46061, updates=60, counted=True)
@@ -25,20 +27,38 @@ class StageCost:
 
 
 def stage_costs(workspace: Workspace, stages: Sequence[Stage]) -> list[StageCost]:
-    """The finished stages in the order they ran."""
+    """The finished stages in the order they ran, then what unfinished training has committed."""
     steps = snapshot_steps(workspace, stages)
-    return [
-        StageCost(
-            stage=stage.name,
-            label=label(stage, steps),
-            seconds=stage.cost.get("seconds", stage.record["seconds"]),
-            tokens=int(stage.cost.get("tokens_generated", 0)),
-            updates=int(stage.cost.get("updates", 0)),
-            counted=stage.name in TRAINING_STAGES,
-        )
-        for stage in stages
-        if stage.record is not None
-    ]
+    found = [finished_cost(stage, steps) for stage in stages if stage.record is not None]
+    known = {segment.id for segment in workspace.timeline.segments()}
+    begun = [s for s in stages if s.name == "train" and s.record is None and s.fingerprint not in known]
+    return found + [cost for stage in begun if (cost := committed_cost(workspace, stage)) is not None]
+
+
+def finished_cost(stage: Stage, steps: Mapping[str, int]) -> StageCost:
+    return StageCost(
+        stage=stage.name,
+        label=label(stage, steps),
+        seconds=stage.cost.get("seconds", stage.record["seconds"]),
+        tokens=int(stage.cost.get("tokens_generated", 0)),
+        updates=int(stage.cost.get("updates", 0)),
+        counted=stage.name in TRAINING_STAGES,
+    )
+
+
+def committed_cost(workspace: Workspace, stage: Stage) -> StageCost | None:
+    """What an unfinished train stage has spent on the updates that it committed; None where these are none yet."""
+    if (segment := committed(workspace, stage)) is None:
+        return None
+    metrics = read_metrics(workspace.store, [Stretch(segment, segment.t0, segment.t1)])
+    return StageCost(
+        stage=stage.name,
+        label=f"train {segment.branch} {segment.t0}-{segment.t1}{' guided' * (segment.cache is not None)}, so far",
+        seconds=segment.cost["seconds"],
+        tokens=metrics.tokens,
+        updates=len(metrics),
+        counted=True,
+    )
 
 
 def snapshot_steps(workspace: Workspace, stages: Sequence[Stage]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from npo_core.reporting.plots import (
     height,
     mark_rollbacks,
     short_number,
+    whole_steps,
 )
 from npo_core.reporting.run_data import CurvePoint, Rollback, RunData
 
@@ -51,6 +52,7 @@ def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, 
     done = (max([run.steps_done, *(rollback.source for rollback in run.rollbacks)]), *run.total)
     for ax, end in zip(axes, done, strict=True):
         ax.set_xlim(0, max([end, 1, *(max(line.get_xdata()) for line in curve_lines(ax))]) * 1.03)
+        whole_steps(ax)
     by_tokens.xaxis.set_major_formatter(lambda value, _: short_number(value))
     same_heights(axes)
     mark_rollbacks(by_step, run, GUIDED)
@@ -85,7 +87,8 @@ def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name
         return
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
     margin = [1.96 * point.standard_error for point in points]
-    low, high = [a - b for a, b in zip(y, margin, strict=True)], [a + b for a, b in zip(y, margin, strict=True)]
+    low = [max(0.0, a - b) for a, b in zip(y, margin, strict=True)]  # a share has no values beyond
+    high = [min(1.0, a + b) for a, b in zip(y, margin, strict=True)]
     ax.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
     ax.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=2, label=name, gid=CURVE, zorder=height(colour))
 

@@ -123,9 +123,15 @@ def fill_signal(ax: "Axes", parts: Sequence[Metrics], half: int, size: int | Non
 def finish(axes: Sequence["Axes"], left: int = 0) -> None:
     for ax in axes:
         ax.set(xlabel="step", xlim=(left, None))
+        whole_steps(ax)
         shown = entries([ax])
         if len(shown["labels"]) > 1:
             ax.legend(**shown, loc="best")
+
+
+def whole_steps(ax: "Axes") -> None:
+    """Ticks at whole steps alone, of a run of two as well."""
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def whole_numbers(ax: "Axes") -> None:
@@ -166,13 +172,15 @@ def present(x: Column, y: Column) -> tuple[list[float], list[float]]:
 
 
 def half_window(updates: int) -> int:
-    """Half of a twentieth of the updates, at least 2."""
-    return max(2, updates // 40)
+    """Half of a twentieth of the updates; of fewer than 40 every one is shown as it was."""
+    return updates // 40
 
 
 def smooth(values: Sequence[float], half: int) -> list[float]:
-    """Centred moving mean over 2 * half + 1 values; the window is cut at the ends."""
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    """Centred moving mean over 2 * half + 1 values; towards the ends over fewer, the first and the last as they are."""
+    last = len(values) - 1
+    sides = (min(half, i, last - i) for i in range(len(values)))
+    windows = (values[i - side : i + side + 1] for i, side in enumerate(sides))
     return [sum(window) / len(window) for window in windows]
 
 

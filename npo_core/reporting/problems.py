@@ -28,6 +28,14 @@ def problems_table(problems: dict[str, dict[str, Any]]) -> Table:
         for part, found in parts
         for why in found["dropped"]
     ]
+    notes = dropped or ["No row was dropped."]
+    if any(found.get("chat") is False for _, found in parts):
+        notes.append("Prompts are plain text, without a chat template.")
+    notes += [
+        f"Special tokens are written out in the text of {names[part]}, {named(said['rows'], said['count'])}, and the "
+        f"model reads them as such: {', '.join(said['tokens'])}."
+        for part, found in parts
+        if (said := found.get("special"))
+    ]
     header = ["problems", "source", "rows", "used", "dropped", "tokens a prompt: min / median / max", "images"]
-    note = " ".join(dropped or ["No row was dropped."])
-    return Table("Problems", header, rows, note, words=("source",))
+    return Table("Problems", header, rows, " ".join(notes), words=("source",))

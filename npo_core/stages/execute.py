@@ -15,7 +15,7 @@ from typing import Any
 from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.names import RESULT_FILE, STOP_FILE
-from npo_core.process import die_with_parent
+from npo_core.process import PARENT, die_with_parent
 from npo_core.stages import processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.specs import SPECS, Spec
@@ -32,7 +32,7 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
     spec = SPECS[name].model_validate_json(spec_file.read_text())
     workspace = Workspace(spec.workspace)
     scratch = scratch_folder(workspace, spec)
-    watch_for_end(workspace, parent or int(os.environ.get(processes.PARENT, os.getppid())))
+    watch_for_end(workspace, parent or int(os.environ.get(PARENT, os.getppid())))
     failure = attempt(spec, spec_file, workspace, scratch)
     if failure is None:
         return 0
@@ -110,7 +110,7 @@ def watch_for_end(workspace: Workspace, parent: int) -> None:
         os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
-    die_with_parent()
+    die_with_parent(parent)
 
 
 def stop_asked(workspace: Workspace) -> bool:

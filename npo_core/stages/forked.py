@@ -12,6 +12,7 @@ from pathlib import Path
 
 from npo_core.config import Execution
 from npo_core.names import LOG_FILE, SPEC_FILE
+from npo_core.process import PARENT
 from npo_core.stages.specs import Spec
 
 
@@ -41,7 +42,7 @@ class ForkServer:
             [sys.executable, "-m", "npo_core.stages", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(execution),
+            env={**environment(execution), PARENT: str(os.getpid())},
             start_new_session=True,
         )
         self.answers: dict[int, dict[str, int]] = {}

@@ -1,7 +1,8 @@
 """A parent that has imported torch, transformers and trl once and forks stages, so that a stage starts at once.
 
 One JSON object a line: requests on standard input `{"id", "stage", "spec", "log"}`, answers on standard output
-`{"id", "pid"}` and later `{"id", "exit"}` (negative: the signal that killed it). The end of standard input, which the
+`{"id", "pid"}` and later `{"id", "exit"}` (negative: the signal that killed it); what libraries print there goes to
+standard error. The end of standard input, which the
 death of whoever asked brings about, ends all stages. Nothing here may touch an accelerator: its state does not fork.
 """
 
@@ -18,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from npo_core.errors import NPOError
+from npo_core.process import PARENT, end_if_orphaned, own_stdout
 
 PRELOADED = (
     "npo_core.stages.train",
@@ -34,12 +36,13 @@ PRELOADED = (
     "transformers.models.auto",
 )
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+LOOK = 0.5  # seconds between looks at the parent while libraries are imported
 
 
 def serve() -> None:
-    """Preload, then fork a stage for every request until standard input ends."""
-    for name in PRELOADED:
-        importlib.import_module(name)
+    """Preload, then fork a stage for every request until standard input ends, or the parent does."""
+    parent, answers = int(os.environ.get(PARENT, os.getppid())), own_stdout()
+    preload(parent)
     gc.freeze()  # collections in a stage would visit, and so copy, all that was imported here
     wakeup, notify = os.pipe()
     os.set_blocking(notify, False)
@@ -54,23 +57,39 @@ def serve() -> None:
         for key, _ in selector.select():
             data = os.read(key.fd, 65536)
             if key.fd == wakeup:
-                reap(children)
+                reap(children, answers)
             elif not data:
                 return end(children)
             else:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    start(json.loads(line), children)
+                    start(json.loads(line), children, answers)
 
 
-def start(request: dict, children: dict[int, int]) -> None:
+def preload(parent: int) -> None:
+    """Import what stages need, which takes seconds, and end meanwhile where the parent does.
+
+    By an alarm, for the kernel would kill this process with the thread that started it, and a thread here would not
+    fork.
+    """
+    signal.signal(signal.SIGALRM, lambda *_: end_if_orphaned(parent))
+    signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    end_if_orphaned(parent)
+
+
+def start(request: dict, children: dict[int, int], answers: int) -> None:
     """Fork one stage and answer with its process id."""
     draw_problems(request)
     server, pid = os.getpid(), os.fork()
     if pid == 0:
+        os.close(answers)
         run_child(request, server)
     children[pid] = request["id"]
-    answer(id=request["id"], pid=pid)
+    answer(answers, id=request["id"], pid=pid)
 
 
 def draw_problems(request: dict) -> None:
@@ -106,17 +125,17 @@ def run_child(request: dict, server: int) -> None:
         os._exit(code)
 
 
-def reap(children: dict[int, int]) -> None:
+def reap(children: dict[int, int], answers: int) -> None:
     """Report every stage that has ended."""
     while children:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        answer(id=children.pop(pid), exit=os.waitstatus_to_exitcode(status))
+        answer(answers, id=children.pop(pid), exit=os.waitstatus_to_exitcode(status))
 
 
-def answer(**fields: int) -> None:
-    os.write(1, json.dumps(fields).encode() + b"\n")
+def answer(answers: int, **fields: int) -> None:
+    os.write(answers, json.dumps(fields).encode() + b"\n")
 
 
 def end(children: dict[int, int]) -> None:

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from npo_core.config import Execution
 from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
 from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, RESULT_FILE, SPEC_FILE, STOP_FILE
+from npo_core.process import PARENT
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import STOPPED
 from npo_core.stages.forked import environment, fork_server
-from npo_core.stages.processes import PARENT
 from npo_core.stages.results import RESULTS, Cost, Result
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace

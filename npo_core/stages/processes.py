@@ -14,11 +14,11 @@ from typing import Any
 
 from npo_core.errors import ConfigError, DeviceError
 from npo_core.names import ERROR_FILE
+from npo_core.process import PARENT
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import Spec
 
 LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
-PARENT = "NPO_PARENT"  # variable with the process id of who started a stage
 LAUNCH_FILE = "accelerate.json"
 PATIENCE = timedelta(hours=2)  # that processes wait for one that downloads, renders problems or stores a snapshot
 

@@ -23,6 +23,15 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).absolute())
 
 
+def writable(folder: Path) -> bool:
+    """Whether a folder is there, made if need be, and takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
 class Workspace:
     """Everything of one run by its URI (a folder or `s3://bucket/prefix`)."""
 
@@ -36,11 +45,12 @@ class Workspace:
 
     @property
     def scratch(self) -> Path:
-        """A local folder for work in progress; inside the workspace where that is local, so that moves are renames."""
-        if self.store.is_local:
-            folder = self.store.local(".scratch")
-        else:
-            folder = home() / "scratch" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+        """A local folder for work in progress; inside the workspace where that is local, so that moves are renames,
+        and can be written; a proof also works on one that cannot."""
+        inside = self.store.local(".scratch") if self.store.is_local else None
+        if inside and writable(inside):
+            return inside
+        folder = home() / "scratch" / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +19,8 @@ from npo_core.timeline import disk
 from npo_core.timeline.failures import as_storage_errors, s3_code
 
 _REQUIRED: Any = object()
+PATTERNS = ("*", "?", "[", "]")  # what s3fs takes for a pattern, or for the mark of a version
+DELETED_AT_ONCE = 1000  # keys; S3 takes no more in a request
 Names = list[str]  # inside the class `list` is a method
 
 
@@ -38,6 +42,7 @@ class Store:
         if scheme not in ("file", "local", "s3"):
             raise ConfigError(f"The workspace {uri} has the scheme '{scheme}': give a folder or s3://bucket/prefix.")
         self.is_local = scheme != "s3"
+        self._refuse_patterns(str(uri))
         options = self.storage_options if self.is_local else _s3_options(self.storage_options)
         self.fs, self._root = url_to_fs(str(uri), **options)
         if not self._root.strip("/") and not self.is_local:
@@ -49,11 +54,21 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    def _refuse_patterns(self, name: str) -> None:
+        """Raises ConfigError where a name would be read as something else than itself."""
+        found = [mark for mark in ("::", *(() if self.is_local else PATTERNS)) if mark in name]
+        if found:
+            raise ConfigError(
+                f"{name} has {' and '.join(found)} in its name, which would be read as a pattern or as a chain of file "
+                "systems: choose a name without."
+            )
+
     def path(self, rel: str) -> str:
         """The full path of `rel` for `self.fs` (and so for pyarrow with `filesystem=store.fs`)."""
         parts = PurePosixPath(rel).parts
         if ".." in parts or rel.startswith("/"):
             raise ConfigError(f"The path '{rel}' leaves the folder {self.uri}: give a path below it.")
+        self._refuse_patterns(rel)
         return "/".join([self._root.rstrip("/"), *parts])
 
     def local(self, rel: str) -> Path:
@@ -120,8 +135,8 @@ class Store:
         with self.failures(rel):
             if self.is_local:
                 disk.discard(self.local(rel))
-            elif self.fs.exists(self.path(rel)):
-                self.fs.rm(self.path(rel), recursive=True)
+            else:
+                self._delete(self.path(rel))
 
     def put_folder(self, src: Path, rel: str, last: str) -> None:
         """Moves the local folder `src` to `rel`; a reader sees the file `last` only when all others are there.
@@ -199,6 +214,25 @@ class Store:
     def _s3_names(self, full: str) -> set[str]:
         entries = self.fs.ls(full, detail=False, refresh=True)
         return {entry.rstrip("/").rpartition("/")[2] for entry in entries if entry.rstrip("/") != full}
+
+    def _delete(self, full: str) -> None:
+        """Deletes an object and those below it by their exact names, which s3fs's own `rm` would read as patterns."""
+        bucket, key, _ = self.fs.split_path(full)
+        keys = [*([key] if key else []), *self._keys(bucket, f"{key}/" if key else "")]
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            objects = [{"Key": name} for name in keys[start : start + DELETED_AT_ONCE]]
+            answer = self.fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+            if failed := answer.get("Errors"):
+                raise OSError(errno.EIO, f"{len(failed)} objects were not deleted ({failed[0]})")
+        self.fs.invalidate_cache()
+
+    def _keys(self, bucket: str, prefix: str) -> Iterator[str]:
+        """The keys of a bucket that begin with a prefix."""
+        more: dict[str, str] = {}
+        while more is not None:
+            page = self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
+            yield from (found["Key"] for found in page.get("Contents", []))
+            more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
 
     def _upload(self, src: Path, rel: str, last: str) -> None:
         if not self.exists(f"{rel}/{last}"):

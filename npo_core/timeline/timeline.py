@@ -49,7 +49,7 @@ class Timeline:
         return next(reversed(opened(self.branches())), None)
 
     def states(self, branch: str) -> dict[int, str]:
-        """The snapshots on the way from the root to the branch's tip: step -> id, rising."""
+        """The snapshots on the path from the root to the branch's tip: step -> id, rising."""
         parent = self.branch(branch)
         found = {} if parent.parent is None else {parent.parent_step: parent.parent}
         for stretch in self.stretches(branch):
@@ -83,11 +83,11 @@ class Timeline:
         return there
 
     def path(self, branch: str) -> list[Segment]:
-        """The segments on the way from the root to the branch's tip; see `stretches` for where the way leaves them."""
+        """The segments from the root to the branch's tip; see `stretches` for where the path leaves them."""
         return [stretch.segment for stretch in self.stretches(branch)]
 
     def stretches(self, branch: str) -> list[Stretch]:
-        """The way from the root to the branch's tip: segments with the steps (t0, t1] that lie on it."""
+        """The path from the root to the branch's tip: segments with the steps (t0, t1] that lie on it."""
         self.branch(branch)
         return self._tree().stretches(branch)
 

@@ -1,4 +1,4 @@
-"""The tree of branches: how segments hang together, the way to a tip, and a drawing."""
+"""The tree of branches: how segments hang together, the path to a tip, and a drawing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from npo_core.timeline.records import Branch, Segment
 
 @dataclass(frozen=True)
 class Stretch:
-    """The steps (t0, t1] of a segment that lie on a way; t1 is before the segment's end where the way leaves it."""
+    """The steps (t0, t1] of a segment that lie on a path; t1 is before the segment's end where the path leaves it."""
 
     segment: Segment
     t0: int
@@ -75,13 +75,13 @@ class Tree:
                 self.makers.setdefault(made, segment)
 
     def stretches(self, name: str) -> list[Stretch]:
-        """The way from the root to the tip of a branch."""
-        way = [Stretch(segment, segment.t0, segment.t1) for segment in self.chains[name]]
+        """The path from the root to the tip of a branch."""
+        path = [Stretch(segment, segment.t0, segment.t1) for segment in self.chains[name]]
         while (fork := self._maker(self.branches[name])) is not None:
             leaves, name = self.branches[name].parent_step, fork.branch
-            on_way = [segment for segment in self.chains[name] if segment.t0 < leaves]
-            way = [Stretch(segment, segment.t0, min(segment.t1, leaves)) for segment in on_way] + way
-        return way
+            on_path = [segment for segment in self.chains[name] if segment.t0 < leaves]
+            path = [Stretch(segment, segment.t0, min(segment.t1, leaves)) for segment in on_path] + path
+        return path
 
     def roots(self) -> list[Root]:
         """The nested structure, sorted by step and snapshot."""

@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 from npo_core.config import EngineSettings, Training
 from npo_core.problems import Completion, Outcome, ProblemSet, Verdict
+from npo_core.seeds import library_seed
 
 COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
 
@@ -33,7 +34,7 @@ def grpo_config(
     micro_batch = min(training.micro_batch, per_update)
     return GRPOConfig(
         output_dir=str(output),
-        seed=seed,
+        seed=library_seed(seed),
         max_steps=max(training.steps, until),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=per_update // micro_batch,

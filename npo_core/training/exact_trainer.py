@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 
+from npo_core.models.sampling import own_distribution
 from npo_core.training import exact, sharded
 from npo_core.training.vision import ImageTrainer
 
@@ -18,6 +19,9 @@ class ExactTrainer(ImageTrainer):
         generation_batch: completions that a process samples at once in a rollout, which bounds its KV cache; None: all.
             vLLM has its own ways.
     """
+
+    sampling_seed: int | None = None  # TRL's own code may run without `__init__`
+    generation_batch: int | None = None
 
     def __init__(
         self, *args: Any, sampling_seed: int | None = None, generation_batch: int | None = None, **kwargs: Any
@@ -50,12 +54,20 @@ class ExactTrainer(ImageTrainer):
         return super().training_step(*args, **kwargs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        """TRL's, over parts of `generation_batch` rows."""
+        """TRL's, over parts of `generation_batch` rows, from the policy's own distribution."""
+        with own_distribution(self.model):
+            return self._generate_parts(prompt_ids, images, multimodal_fields, *args, **kwargs)
+
+    def _generate_parts(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
         generate, size = super()._generate_single_turn, self.generation_batch or len(prompt_ids)
         if size >= len(prompt_ids) or self.use_vllm:
             return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
         parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
-        found = [generate(prompt_ids[part], images, self._fields_beside(part), *args, **kwargs)[0] for part in parts]
+        fields = [self._fields_of(part, images, multimodal_fields) for part in parts]
+        found = [
+            generate(prompt_ids[part], images, beside, *args, **kwargs)[0]
+            for part, beside in zip(parts, fields, strict=True)
+        ]
         return [row for rows in found for row in rows], None  # log-probabilities come from vLLM alone
 
     def _shared_noise(self) -> AbstractContextManager:
@@ -95,7 +107,7 @@ class ExactTrainer(ImageTrainer):
                 "micro_step": self._step,
                 "tokens_seen": self.state.num_input_tokens_seen,
                 "data_seed": self.args.seed,
-                "data_rows": len(self.train_dataset),
+                "data_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
             }
             exact.save_cursor(folder, cursor, buffer)
 

@@ -11,9 +11,11 @@ import hashlib
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from accelerate.utils import gather, gather_object
 
@@ -74,6 +76,16 @@ class NPOTrainer(ExactTrainer):
         trainer.train()
     """
 
+    # TRL runs code of its own before, and without, `__init__`: what it reaches of ours needs a value by then.
+    guidance: Guidance | None = None
+    injection_settings = InjectionSettings()
+    max_kl = 0.005
+    outcomes: Sequence[PromptOutcome] = ()  # of the newest generation batch
+    _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
+    _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
+    _loss_inputs: dict | None = None
+    _logged_step: int | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -86,15 +98,10 @@ class NPOTrainer(ExactTrainer):
         self.guidance = guidance
         self.injection_settings = injection_settings or InjectionSettings()
         self.max_kl = max_kl
-        self.outcomes: list[PromptOutcome] = []  # of the newest generation batch
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
-        self._rollout: list[dict] = []  # the rows being generated
-        self._scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
-        self._loss_inputs: dict | None = None
         self._guide_ratios: list[tuple[int, injection.GuideRatio]] = []  # with tokens, since the last log
         self._raw_loss = 0.0  # summed since the last log
-        self._logged_step: int | None = None
         self._check_guidance()
 
     def _check_guidance(self) -> None:
@@ -110,6 +117,24 @@ class NPOTrainer(ExactTrainer):
             raise ConfigError(
                 f"The training data has columns {columns} and no `prompt_id`: add the ids under which "
                 "the guidance cache keeps its trajectories."
+            )
+        if isinstance(self.guidance, Mapping):
+            for prompt_id, trajectory in self.guidance.items():
+                self._check_trajectory(prompt_id, trajectory)
+
+    def _check_trajectory(self, prompt_id: str, trajectory: object) -> None:
+        """Raises ConfigError, or DataError, where this trainer cannot inject what a dict holds."""
+        if not isinstance(trajectory, Trajectory):
+            raise ConfigError(
+                f"guidance[{prompt_id!r}] is a {type(trajectory).__name__}, not a Trajectory: make one of a text by "
+                "Trajectory.from_text(tokenizer, text)."
+            )
+        if len(trajectory.rewards) != len(self.reward_funcs):
+            raise other_rewards(prompt_id, len(trajectory.rewards), len(self.reward_funcs))
+        if self.injection_settings.importance_sampling == "guide" and np.isnan(trajectory.logprobs).any():
+            raise ConfigError(
+                f"guidance[{prompt_id!r}] has no log-probabilities, which importance_sampling = guide needs: give them "
+                "to Trajectory.from_text, or set it to off."
             )
 
     def _set_signature_columns_if_needed(self):
@@ -128,18 +153,20 @@ class NPOTrainer(ExactTrainer):
     # --- injection -------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs):
-        self._rollout, self._guide_rows, self._scored = inputs, {}, None
+        self._rollout, self._guide_rows, self._scored = inputs if self.model.training else None, {}, None
         output = super()._generate_and_score_completions(inputs)
-        if "sampling_per_token_logps" in output:
+        # Log-probabilities of a rollout function are its own matter; without the correction TRL computes no others.
+        if self.use_vllm and self.rollout_func is None and "old_per_token_logps" in output:
             self._check_weights(output)
         if self.model.training and self.guidance is not None:
             self._attach_guidance(output)
+        self._rollout = self._scored = None
         return output
 
     def _check_weights(self, output: dict) -> None:
         """Stop where vLLM's log-probabilities are not this model's; a guide's slot has none of vLLM."""
         sampled = output["sampling_per_token_logps"]
-        known = output["completion_mask"].bool() & ~sampled.isnan()
+        known = (output["completion_mask"] * output.get("tool_mask", 1)).bool() & ~sampled.isnan()
         log_r = (output["old_per_token_logps"] - sampled)[known].float().cpu().numpy()
         mine = [k3(log_r) * len(log_r), len(log_r)] if len(log_r) else [0.0, 0.0]
         total, tokens = gather(torch.tensor([mine], device=sampled.device)).sum(0).tolist()
@@ -148,6 +175,8 @@ class NPOTrainer(ExactTrainer):
         refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
 
     def _generate(self, prompts, *args, **kwargs):
+        if self._rollout is None or self.rollout_func is not None:  # in evaluation; or rewards need the whole rollout
+            return super()._generate(prompts, *args, **kwargs)
         started = time.perf_counter()
         try:
             with self._shared_noise():
@@ -161,8 +190,6 @@ class NPOTrainer(ExactTrainer):
                 "training.max_grad_norm; snapshots from before are kept."
             ) from error
         self.seconds["generate"] += time.perf_counter() - started
-        if not self.model.training:
-            return generated
         started = time.perf_counter()
         completion_ids, completions = generated[COMPLETION_IDS], generated[COMPLETIONS]
         rewards_BF = super()._calculate_rewards(self._rollout, prompts, completions, completion_ids)
@@ -170,9 +197,18 @@ class NPOTrainer(ExactTrainer):
         self._metrics["train"]["tokens_generated"].append(sum(gather_object([sum(map(len, completion_ids))])))
         return self._inject(generated, rewards_BF)
 
-    def _calculate_rewards(self, *args, **kwargs):
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""
-        return super()._calculate_rewards(*args, **kwargs) if self._scored is None else self._scored
+        if self._scored is not None:
+            return self._scored
+        rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._rollout is None:
+            return rewards_BF
+        tokens = sum(map(len, completion_ids_list))
+        self._metrics["train"]["tokens_generated"].append(sum(gather_object([tokens])))
+        pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
+        self._record_groups(pass_rate_P, torch.zeros_like(pass_rate_P, dtype=torch.bool), completion_ids_list)
+        return self._without_unknown(rewards_BF)
 
     def _inject(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple:
         """Replace the last slot of failing groups in what was generated, and in the rewards."""
@@ -211,10 +247,7 @@ class NPOTrainer(ExactTrainer):
         mine = torch.full((len(self._rollout), rewards_BF.shape[1] + 1), 0.0, device=rewards_BF.device)
         for row, trajectory in self._guide_rows.items():
             if len(trajectory.rewards) != rewards_BF.shape[1]:
-                raise DataError(
-                    f"The trajectory of prompt {trajectory.prompt_id} has {len(trajectory.rewards)} rewards "
-                    f"for {rewards_BF.shape[1]} reward functions: generate guidance again with these."
-                )
+                raise other_rewards(trajectory.prompt_id, len(trajectory.rewards), rewards_BF.shape[1])
             mine[row, 0] = 1.0
             mine[row, 1:] = torch.tensor(trajectory.rewards, device=mine.device)
         everyone = gather(mine)
@@ -265,8 +298,8 @@ class NPOTrainer(ExactTrainer):
     def _relate_to_guide(self, inputs: dict, policy_logps: torch.Tensor) -> None:
         """Record the distance to the guide; with importance sampling on, give its slots their own denominator."""
         mask, guide_logps = inputs["guide_mask"], inputs["guide_logps"].to(policy_logps.dtype)
-        ratio = injection.guide_ratio(policy_logps, guide_logps, mask)
-        self._guide_ratios.append((int(mask.sum()), ratio))
+        if (known := mask.bool() & ~guide_logps.isnan()).any():  # of a text that somebody wrote they are unknown
+            self._guide_ratios.append((int(known.sum()), injection.guide_ratio(policy_logps, guide_logps, known)))
         if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" not in inputs:
             inputs["old_per_token_logps"] = torch.where(mask.bool(), guide_logps, policy_logps)
 
@@ -305,3 +338,10 @@ class NPOTrainer(ExactTrainer):
             for phase in ("generate", "verify", "step"):
                 logs[f"seconds/{phase}"] = self.seconds.pop(phase, 0.0)
         super().log(logs, *args, **kwargs)
+
+
+def other_rewards(prompt_id: str, found: int, functions: int) -> DataError:
+    return DataError(
+        f"The trajectory of prompt {prompt_id} has {found} rewards for {functions} reward functions: generate guidance "
+        "again with these, or give one reward for each."
+    )

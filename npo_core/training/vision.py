@@ -9,9 +9,11 @@ snapshots inside a generation window stay small.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from trl import GRPOTrainer
 
+from npo_core.errors import ConfigError
 from npo_core.models.inputs import PromptInputs, beside_ids, prompt_inputs
 
 IMAGES = 6  # position in what GRPOTrainer._generate returns
@@ -26,13 +28,15 @@ class ImageTrainer(GRPOTrainer):
             The data set then needs a column `prompt_id`, and its prompts are text, not chats.
     """
 
+    open_images: Callable[[str], Sequence[Any]] | None = None  # TRL's own code may run without `__init__`
+    _numbers: torch.Tensor | None = None  # of the rows that the model is called for
+
     def __init__(self, *args: Any, images: Callable[[str], Sequence[Any]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.open_images = images
         self._number_of: dict[str, int] = {}
         if images is not None:
             self._number_of = {id_: number for number, id_ in enumerate(self.train_dataset["prompt_id"])}
-        self._numbers: torch.Tensor | None = None  # of the rows that the model is called for
         self._read: dict[int, PromptInputs] = {}  # of the newest generation batch, by number
 
     def _prompt(self, number: int) -> PromptInputs:
@@ -68,6 +72,10 @@ class ImageTrainer(GRPOTrainer):
         width = max(len(row.ids) for row in rows)
         return beside_ids(rows, [width - len(row.ids) for row in rows], width)
 
+    def _fields_of(self, part: slice, images: Sequence[Sequence[Any] | None] | None, fields: dict) -> dict[str, Any]:
+        """What goes beside some of the prompts: of this trainer's own images, or the part of what TRL has."""
+        return fields_of_part(part, images, fields) if self.open_images is None else self._fields_beside(part)
+
     def _generate(self, prompts, *args, **kwargs):
         generated = super()._generate(prompts, *args, **kwargs)
         if self.open_images is None:
@@ -100,3 +108,35 @@ class ImageTrainer(GRPOTrainer):
         fields = beside_ids(prompts, [width - completion - len(prompt.ids) for prompt in prompts], width)
         fields = {name: value.to(self.accelerator.device) for name, value in fields.items()}
         return fields | {"num_images": [prompt.images for prompt in prompts]} if fields else {}
+
+
+def fields_of_part(
+    part: slice, images: Sequence[Sequence[Any] | None] | None, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """The part of a processor's fields that belongs to some of a batch's prompts; none where these have no image.
+
+    Args:
+        images: those of each prompt. fields: lists have an item for each prompt; tensors a row for each image, for each
+            prompt, or, beside `image_grid_thw`, for each patch.
+
+    Raises:
+        ConfigError: nobody can tell which rows belong to a prompt.
+    """
+    counts = [len(row or ()) for row in images or ()]
+    if not sum(counts[part]):
+        return {}
+    found, first = {}, sum(counts[: part.start])
+    of_images, grid = slice(first, first + sum(counts[part])), fields.get("image_grid_thw")
+    for name, values in fields.items():
+        if name == "pixel_values" and grid is not None:
+            patches = [0, *np.cumsum(np.prod(np.asarray(grid), axis=-1))]
+            found[name] = values[patches[of_images.start] : patches[of_images.stop]]
+        elif isinstance(values, list) and len(values) == len(counts):
+            found[name] = values[part]
+        elif len(values) in (sum(counts), len(counts)):
+            found[name] = values[of_images if len(values) == sum(counts) else part]
+        else:
+            raise ConfigError(
+                f"generation_batch cannot divide the field {name} of these images, which become tiles: leave it out."
+            )
+    return found

@@ -24,16 +24,20 @@ GSM8K = [
 ]  # rows of our own in GSM8K's format
 
 
-def make_tokenizer(*, bos: bool = True, eos: bool = False, template: str | None = TEMPLATE):
-    """Byte-level without merges; with `bos` it adds <s> to every text by itself, as Llama's and Gemma's do."""
+def make_tokenizer(*, bos: bool = True, eos: bool = False, template: str | None = TEMPLATE, turns: bool = True):
+    """Byte-level without merges; with `bos` it adds <s> to every text by itself, as Llama's and Gemma's do.
+
+    `turns`: it has tokens for the turns of a chat.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    symbols = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    special = SPECIAL if turns else SPECIAL[:3]
+    symbols = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(symbols)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(special)
     single = ["<s>"] * bos + ["$A"] + ["</s>"] * eos
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[(name, symbols.index(name)) for name in ("<s>", "</s>")]

@@ -1,7 +1,9 @@
 """Images of problems: from files, bytes and datasets; checked once, part of what a problem is, never kept in memory."""
 
 import io
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -9,9 +11,11 @@ from PIL import Image as Picture
 from PIL.ImageColor import getrgb
 from small_data import data, problems_of, write_jsonl
 
+from npo_core.engines import vllm_worker
 from npo_core.errors import DataError
 from npo_core.problems.images import check_present, open_image
 from npo_core.problems.kept import from_parquet, to_parquet
+from npo_core.problems.picture import as_seen
 
 COLOURS = ["red", "green", "blue", "white"]
 
@@ -169,3 +173,79 @@ def test_broken_images_are_named_by_row(pictures, tokenizer, cell, words):
     path = write_jsonl(pictures / "rows.jsonl", [good[0], good[1] | {"image": cell}, good[2]])
     with pytest.raises(DataError, match=f"an image .column image. {words}.*: row 2$"):
         problems_of(settings(path), tokenizer)
+
+
+def saved(folder, picture, name="it.png", **options) -> bytes:
+    picture.save(folder / name, **options)
+    return (folder / name).read_bytes()
+
+
+def see_through(mode: str):
+    """Two pixels: red, or grey, that is half there, and one of it that is not there at all."""
+    if mode == "P":
+        picture = Picture.new("P", (2, 1), 1)
+        picture.putpalette([0, 255, 0, 255, 0, 0])
+        picture.putpixel((1, 0), 0)
+        picture.info["transparency"] = bytes([0, 128])
+        return picture
+    picture = Picture.new("RGBA", (2, 1), (255, 0, 0, 128))
+    picture.putpixel((1, 0), (0, 0, 0, 0))
+    return picture.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("RGBA", (255, 127, 127)), ("P", (255, 127, 127)), ("LA", (165, 165, 165))]
+)
+def test_what_is_transparent_is_on_white(tmp_path, mode, expected):
+    image = as_seen(saved(tmp_path, see_through(mode)))
+    assert (image.mode, image.getpixel((0, 0)), image.getpixel((1, 0))) == ("RGB", expected, (255, 255, 255))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_colour_that_stands_for_transparency_is_on_white(tmp_path, mode):
+    picture = Picture.new(mode, (2, 1), 7 if mode == "L" else (7, 7, 7))
+    picture.putpixel((1, 0), 9 if mode == "L" else (9, 9, 9))
+    image = as_seen(saved(tmp_path, picture, transparency=7 if mode == "L" else (7, 7, 7)))
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (9, 9, 9)]
+
+
+def test_a_photograph_is_turned_as_its_exif_says_and_so_is_its_size(pictures, tokenizer):
+    photograph = Picture.new("RGB", (16, 8), "white")
+    photograph.paste("red", (0, 0, 8, 8))  # the left half, which is the top of what was taken
+    exif = Picture.Exif()
+    exif[0x112] = 6  # turn a quarter clockwise
+    content = saved(pictures / "pictures", photograph, "red.png", exif=exif)
+    image = as_seen(content)
+    assert (image.size, image.getpixel((4, 2)), image.getpixel((4, 13))) == ((8, 16), (255, 0, 0), (255, 255, 255))
+    first = everything(problems_of(settings(from_files(pictures)), tokenizer))[0]
+    assert [(ref.width, ref.height) for ref in first.images] == [(8, 16), (4, 3)]
+    assert open_image(first.images[0]).tobytes() == image.tobytes()
+
+
+def test_grey_of_16_bits_keeps_its_shades(tmp_path):
+    values = [0, 257 * 100, 257 * 100 + 129, 65535]
+    picture = Picture.frombytes("I;16", (4, 1), b"".join(v.to_bytes(2, "little") for v in values))
+    image = as_seen(saved(tmp_path, picture))
+    assert [image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 100, 101, 255)]
+
+
+def test_pixels_of_unknown_brightness_are_named(pictures, tokenizer):
+    saved(pictures / "pictures", Picture.new("F", (4, 3), 0.5), "red.png", format="TIFF")
+    with pytest.raises(DataError, match=r"cannot be read: its pixels are 32-bit numbers: save it with .*: row 1$"):
+        problems_of(settings(from_files(pictures)), tokenizer)
+
+
+def test_damaged_exif_is_ignored(tmp_path):
+    content = saved(tmp_path, Picture.new("RGB", (4, 3), "red"), "it.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert as_seen(content).size == (4, 3)
+
+
+def test_the_process_with_vllm_sees_the_same_pictures(tmp_path, monkeypatch):
+    """Without npo_core, which need not be installed there."""
+    content = saved(tmp_path, see_through("RGBA"))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(TokensPrompt=dict))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "npo_core"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    vllm_worker.beside.cache_clear()
+    (image,) = vllm_worker.prompt([1], [content])["multi_modal_data"]["image"]
+    assert image.tobytes() == as_seen(content).tobytes()

@@ -23,11 +23,40 @@ def test_a_question_becomes_a_chat(files, tokenizer):
 
 def test_plain_text_where_there_is_no_template_or_none_is_wanted(files, tokenizer):
     assert first(files, tokenizer, chat="never").prompt == QUESTION
-    bare = make_tokenizer(template=None)
+    bare = make_tokenizer(template=None, turns=False)
     assert first(files, bare).prompt == QUESTION
     assert first(files, bare, system_prompt="Be brief.").prompt == f"Be brief.\n\n{QUESTION}"
+    assert not problems_of(data(**files), bare).report["train"]["chat"]
     with pytest.raises(ConfigError, match="problems.chat = always.*no chat template"):
         first(files, bare, chat="always")
+
+
+def test_a_chat_model_without_a_template_is_refused_unless_plain_text_is_asked_for(files, tmp_path):
+    """By the tokens of its vocabulary, by its name, or because the problems are chats."""
+    with pytest.raises(ConfigError, match=r"no chat template, but it has tokens .*<.assistant.>.*chat = never"):
+        first(files, make_tokenizer(template=None))
+    assert first(files, make_tokenizer(template=None), chat="never").prompt == QUESTION
+    bare = make_tokenizer(template=None, turns=False)
+    for name in ("/models/Qwen2.5-7B-Instruct", "google/gemma-2-2b-it"):
+        bare.name_or_path = name
+        with pytest.raises(ConfigError, match=f"{name.rpartition('/')[2]} is a chat model by its name"):
+            first(files, bare)
+    bare.name_or_path = "/models/bitter-edit"
+    assert first(files, bare).prompt == QUESTION
+    with pytest.raises(ConfigError, match="the problems are chats .columns.messages = chat."):
+        problems_of(data(**chats(tmp_path, CHAT)), bare)
+
+
+def test_special_tokens_in_text_are_counted_and_said(tmp_path, tokenizer):
+    from npo_core.reporting.problems import problems_table
+
+    rows = [*gsm8k()[:3], {"question": "What does <|end|> do? <s>x</s>", "answer": "#### 1"}]
+    source = {"path": write_jsonl(tmp_path / "rows.jsonl", rows)}
+    held_out = {"path": write_jsonl(tmp_path / "other.jsonl", gsm8k()[4:])}
+    report = problems_of(data(train=source, held_out=held_out), tokenizer).report
+    assert report["train"]["special"] == {"count": 1, "rows": ["4"], "tokens": ["</s>", "<s>", "<|end|>"]}
+    assert report["held_out"]["special"] is None
+    assert "in the text of training, row 4, and the model reads them as such: </s>, <s>" in problems_table(report).note
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -89,18 +118,22 @@ def test_a_template_of_text_with_further_columns(tmp_path, tokenizer):
 
 CHAT = [{"role": "system", "content": "Count."}, {"role": "user", "content": "1, 2?"}]
 
+OTHER = [{"role": "user", "content": "1, 2, 3?"}]
+
 
 def chats(tmp_path, *messages):
-    rows = [{"chat": chat, "answer": "#### 3"} for chat in messages] + [{"chat": CHAT, "answer": "#### 4"}]
+    rows = [{"chat": chat, "answer": "#### 3"} for chat in messages] + [{"chat": OTHER, "answer": "#### 4"}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     return {"train": {"path": path, "columns": {"messages": "chat"}}, "held_out_rows": 1}
 
 
 def test_a_column_of_messages(tmp_path, tokenizer):
-    problems = problems_of(data(**chats(tmp_path, CHAT)), tokenizer)
-    assert problems.train[0].prompt == "<|system|>Count.<|end|><|user|>1, 2?<|end|><|assistant|>"
-    plain = problems_of(data(**chats(tmp_path, CHAT), chat="never"), tokenizer)
-    assert plain.train[0].prompt == "Count.\n\n1, 2?"
+    def prompts(**fields):
+        problems = problems_of(data(**chats(tmp_path, CHAT), **fields), tokenizer)
+        return {problem.answer: problem.prompt for problem in [*problems.train, *problems.held_out]}
+
+    assert prompts()["#### 3"] == "<|system|>Count.<|end|><|user|>1, 2?<|end|><|assistant|>"
+    assert prompts(chat="never")["#### 3"] == "Count.\n\n1, 2?"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from npo_core.cli.app import app
 from npo_core.cli.options import parse_overrides
-from npo_core.errors import ConfigError, OutOfMemoryError
+from npo_core.errors import ConfigError, OutOfMemoryError, StageError
 from npo_core.reporting.report import figures
 from npo_core.reporting.run_data import load
 from npo_core.stages.workspace import Workspace
@@ -188,6 +188,30 @@ def test_prove_replay_exits_by_its_verdict(monkeypatch, equal, code):
     assert "The original was trained in 1 and 2 processes, the replay in 2" in result.stdout
     assert asked == {"segment": "5d", "steps": 20}
     assert json.loads(runner.invoke(app, ["prove-replay", "/w", "--json"]).stdout)["equal"] is equal
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ZeroDivisionError("by zero"), 70, "ZeroDivisionError: by zero"),
+        (PermissionError("read-only"), 70, "PermissionError: read-only"),
+        (StageError("Stage train was killed by signal 9.", exit_code=-9, retryable=True), 74, "killed by signal 9"),
+    ],
+)
+def test_errors_that_nobody_foresaw_have_a_code_of_their_own(monkeypatch, error, code, said):
+    """1 means that a proof found a difference."""
+
+    def prove_replay(*args, **kwargs):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "npo_core.stages.prove", types.SimpleNamespace(prove_replay=prove_replay))
+    result = runner.invoke(app, ["prove-replay", "/w"])
+    assert (result.exit_code, said in result.stderr) == (code, True)
+    assert (
+        runner.invoke(app, ["prove-replay"]).exit_code
+        == runner.invoke(app, ["prove-replay", "/w", "--x"]).exit_code
+        == 2
+    )
 
 
 def test_help_teaches():

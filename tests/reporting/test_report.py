@@ -3,14 +3,15 @@
 import json
 import shutil
 
-from small_runs import new_workspace, snapshot, step_row
+from small_runs import add_scores, add_segment, new_workspace, snapshot, step_row
 
 from npo_core.reporting.curves import fill_curves
-from npo_core.reporting.plots import draw, smooth
+from npo_core.reporting.plots import draw, fill_training, half_window, smooth
 from npo_core.reporting.report import write_report
 from npo_core.reporting.run_data import load
 from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import Branch
 from npo_core.timeline.segments import Mark, write_part
 from tasks.base import describe_problems
 
@@ -114,7 +115,44 @@ def test_a_segment_by_itself(bootstrap):
 
 def test_smoothing_keeps_constants_and_length():
     assert smooth([2.0] * 7, 3) == [2.0] * 7
-    assert smooth([0.0, 3.0, 6.0], 1) == [1.5, 3.0, 4.5]
+    assert smooth([0.0, 3.0, 9.0], 1) == [0.0, 4.0, 9.0]  # the first and the last are what they were
+    assert smooth([1.0, 2.0, 9.0, 2.0, 1.0], 2) == [1.0, 4.0, 3.0, 4.0, 1.0]
+    assert [half_window(updates) for updates in (8, 39, 40, 300)] == [0, 0, 1, 7]
+
+
+def test_pictures_of_a_short_run_have_whole_steps_and_shares_between_0_and_1(tmp_path):
+    """Two updates, of which the first is seen as it was, and a score near 0."""
+    workspace = new_workspace(tmp_path)
+    workspace.timeline.add_branch(Branch(name="main", parent="base", parent_step=0, reason="GRPO"))
+    add_segment(workspace, "main", 0, 2)
+    add_scores(workspace, "main", [0.01, 0.99])
+    run, panels = load(workspace), {}
+    draw("AA;BC", (10, 8), lambda axes: panels.update(curves=axes, done=fill_curves(axes, run, None, ("a", "b"))))
+    draw("AB;CD", (10, 7), lambda axes: panels.update(training=axes, done=fill_training(axes, run, None, ("a", "b"))))
+    for ax in [*panels["curves"], *panels["training"]]:
+        assert all(tick == round(tick) for tick in ax.get_xticks()), ax.get_title()
+    rate = panels["training"][0]
+    assert all(list(line.get_ydata()) == [0.1, 0.2] for line in rate.lines)
+    bands = [path.vertices[:, 1] for ax in panels["curves"] for band in ax.collections for path in band.get_paths()]
+    assert bands and all(0 <= band.min() and band.max() <= 1 for band in bands)
+
+
+def test_a_report_of_a_run_that_goes_on_does_not_contradict_itself(begun):
+    """The updates that an unfinished stage has committed are in the sum of the stages too."""
+    workspace = begun()
+    folder = workspace.scratch / "made"
+    folder.mkdir()
+    start = workspace.timeline.snapshots.add(folder, content={"weights": "00"}, step=0, info={})
+    spec = {"branch": "main", "start": start.id, "until": 8, "cache": None}
+    workspace.store.write_json("stages/train-half/spec.json", spec)
+    rows = [step_row(1, False), step_row(2, False)]
+    write_part(workspace.store, "half", Mark(2, "main2", 1.5), rows, [])
+    figures = write_report(workspace)
+    counted = [stage for stage in figures["stages"] if stage["counted"]]
+    assert [(s["label"], s["updates"], s["tokens"], s["seconds"]) for s in counted] == [
+        ("train main 0-2, so far", 2, 200, 1.5)
+    ]
+    assert (figures["updates_total"], figures["tokens_total"]) == (2, 200)
 
 
 def test_answers_without_a_verdict_are_told_where_there_are_any(bootstrap):

@@ -306,6 +306,17 @@ def test_a_file_and_what_wins_over_it(tmp_path):
     assert (config.evaluation.samples, config.name) == (2, "other")
 
 
+def test_a_field_that_is_written_twice_is_refused(tmp_path):
+    """YAML would take the second `training:` and drop the first without a word."""
+    file = tmp_path / "run.yaml"
+    file.write_text("training:\n  steps: 3\nseed: 1\ntraining:\n  group_size: 4\n")
+    with pytest.raises(ConfigError, match="run.yaml: training is written twice, in lines 1 and 4; the first would be"):
+        load_config(file)
+    file.write_text("training: {steps: 3, steps: 4}\n")
+    with pytest.raises(ConfigError, match="steps is written twice, in lines 1 and 1"):
+        load_config(file)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("training: [", "is not YAML"), ("- 1\n- 2\n", "holds list, not fields"), ("just words", "holds str, not fields")],

@@ -84,6 +84,37 @@ def test_remove(store: Store) -> None:
     assert store.list() == []
 
 
+@pytest.mark.parametrize("name", ["run*", "run?", "run[12]", "a::b", "run?versionId=1"])
+def test_names_that_would_be_read_as_patterns_are_refused(s3_store: Store, name: str) -> None:
+    with pytest.raises(ConfigError, match="read as a pattern.*choose a name without"):
+        Store(f"{s3_store.uri}/{name}")
+    with pytest.raises(ConfigError, match="choose a name without"):
+        s3_store.remove(name)
+
+
+def test_a_local_folder_may_have_any_name_but_a_chain(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run*[1]?")
+    store.write_bytes("a/b", b"1")
+    Store(tmp_path / "run1").write_bytes("a/b", b"2")
+    store.remove("a")
+    assert Store(tmp_path / "run1").read_bytes("a/b") == b"2"
+    with pytest.raises(ConfigError, match="chain"):
+        Store(tmp_path / "a::b")
+
+
+def test_objects_are_deleted_by_their_exact_names(s3_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of several thousand has a name that s3fs would read as a pattern; two pages here."""
+    client, (bucket, prefix) = boto3.client("s3"), s3_store.uri.removeprefix("s3://").split("/", 1)
+    monkeypatch.setattr("npo_core.timeline.store.DELETED_AT_ONCE", 2)
+    for name in ("a/*", "a/b", "a/b/c", "a/", "ab", "c"):
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"1")
+    s3_store.remove("a")
+    left = [found["Key"] for found in client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]]
+    assert left == [f"{prefix}/ab", f"{prefix}/c"]
+    s3_store.remove("c")
+    assert s3_store.list() == ["ab"]
+
+
 def test_child_and_paths(store: Store) -> None:
     child = store.child("a/b")
     child.write_bytes("c", b"1")

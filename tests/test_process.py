@@ -1,0 +1,122 @@
+"""Child processes end with their parent, also one that was gone before they asked, and keep standard output clean."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends within some seconds; one that nobody has waited for has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def start(code: str, *arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, **options)
+
+
+CHILD = """
+import os, sys, time
+from npo_core.process import die_with_parent
+open(sys.argv[2] + ".started", "w").write(str(os.getpid()))
+while not os.path.exists(sys.argv[2] + ".go"):
+    time.sleep(0.01)
+die_with_parent(int(sys.argv[1]))
+open(sys.argv[2], "w").close()
+time.sleep(60)
+"""
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid()), sys.argv[2]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_child_ends_with_its_parent(tmp_path, early):
+    """`early`: the parent is killed before the child asks to die with it."""
+    file, started = tmp_path / "asked", tmp_path / "asked.started"
+    parent = start(PARENT, CHILD, str(file))
+    while not started.exists() or not started.read_text():
+        time.sleep(0.01)
+    child = int(started.read_text())
+    if not early:
+        Path(f"{file}.go").touch()
+        while not file.exists():
+            time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    Path(f"{file}.go").touch()
+    assert gone(child, 10)
+    assert file.exists() != early
+
+
+def test_a_fork_server_ends_with_its_parent_while_it_still_imports(tmp_path):
+    """Reading the end of its standard input would come after the imports."""
+    code = (
+        "import time\n"
+        "from npo_core.config import Execution\n"
+        "from npo_core.stages.forked import ForkServer\n"
+        "print(ForkServer(Execution(device='cpu', threads=1)).process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = start(code, stdout=subprocess.PIPE)
+    server = psutil.Process(int(parent.stdout.readline()))
+    while "--serve" not in server.cmdline():
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    assert gone(server.pid, 8)
+
+
+def test_what_libraries_print_does_not_reach_a_fork_servers_answers():
+    code = "import npo_core.stages.forkserver as f; f.PRELOADED = ('this',); f.serve()"
+    served = start(code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    answers, log = served.communicate(timeout=60)
+    assert answers == "" and "Namespaces are one honking great idea" in log
+
+
+def test_what_is_printed_inside_goes_to_standard_error():
+    code = (
+        "import os\n"
+        "from npo_core.process import quiet_stdout\n"
+        "print('before', flush=True)\n"
+        "with quiet_stdout():\n"
+        "    print('inside')\n"
+        "    os.system('echo child')\n"
+        "print('after')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert (result.stdout, sorted(result.stderr.split())) == ("before\nafter\n", ["child", "inside"])
+
+
+def test_a_function_that_prints_leaves_standard_output_alone(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "import os\nprint('imported')\n\n"
+        "def reward(prompt, completion, answer):\n"
+        "    print('called', flush=True)\n    os.system('echo child')\n    return 1.0\n"
+    )
+    code = (
+        "from npo_core.config import Execution\n"
+        "from npo_core.config.verifier import FunctionVerifier\n"
+        "from npo_core.problems import Completion, Problem\n"
+        "from npo_core.problems.judge import make_judge\n"
+        "verifier = FunctionVerifier(kind='function', path='loud:reward')\n"
+        "judge = make_judge(verifier, '(.)', Execution(verifier_workers=1))\n"
+        "print(judge([Completion(Problem('0' * 16, '?', 'a', 0), 'a', 1, True)])[0].accuracy)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, env=environment)
+    assert result.stdout == "1.0\n", result.stderr
+    assert all(said in result.stderr for said in ("imported", "called", "child"))
