@@ -126,7 +126,8 @@ FAULTS = {
     "a truth value": ([GOOD, GOOD | {"answer": True}], "the answer (column answer) is a bool, not text: row 2"),
     "no final answer": (
         [GOOD, GOOD | {"answer": "12"}],
-        "no final answer can be read from the answer (column answer); problems.answer_pattern is '####\\\\s*(.+)$': row 2",
+        "no final answer can be read from the answer (column answer); problems.answer_pattern is "
+        r"'####\\s*(.+)$': row 2",
     ),
     "the same twice": ([*gsm8k()[:2], GOOD], "the same problem as an earlier row: row 3 as 1"),
     "many": ([GOOD, *[GOOD | {"answer": ""}] * 7], "is empty: rows 2, 3, 4, 5, 6, ... (7 in all)"),
