@@ -7,9 +7,9 @@ from npo_core.control.breakthrough import plan
 from npo_core.control.decide import decide
 from npo_core.control.decision import AUTO_NPO, PLATEAU, Decision, Left, Place
 from npo_core.control.outcome import compare_branches, replayed_rows
+from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.records import Decisions, Result
-from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError
 from npo_core.reporting.decisions import (
     candidates_table,
@@ -37,7 +37,7 @@ def make_decision(run: Run, number: int, branch: str, at: Place, probe: StageRes
     made = decisions.get(number) or decisions.add(
         decide(
             run.config.auto,
-            way_rows(run.workspace.timeline, branch, at.step),
+            path_rows(run.workspace.timeline, branch, at.step),
             ProbeResult.model_validate(probe.result["probe"]) if probe else None,
             left,
             number=number,
@@ -60,7 +60,7 @@ def make_decision(run: Run, number: int, branch: str, at: Place, probe: StageRes
 def publish_decision(run: Run, made: Decision) -> None:
     """The decision as an artifact: what a person needs to judge it."""
     timeline = run.workspace.timeline
-    rows = way_rows(timeline, made.branch, made.step)
+    rows = path_rows(timeline, made.branch, made.step)
     candidates = ["### Candidates", markdown(candidates_table(made))] if made.candidates else []
     expected = {"optimizer updates": made.expected["updates"], "generated tokens": made.expected["tokens"]}
     left = {f"{name} left before": value for name, value in made.left.model_dump().items() if value is not None}
@@ -113,7 +113,7 @@ def planned_before(run: Run, plateau: Plateau) -> Decision | None:
 def find_rollback(run: Run, plateau: Plateau, branch: str, guide: Place) -> Decision:
     """Where the plateau of a branch began, as a decision's record; what was found before is not recorded twice."""
     timeline, decisions = run.workspace.timeline, Decisions(run.workspace.store)
-    rows, states, before = way_rows(timeline, branch, guide.step), timeline.states(branch), decisions.all()
+    rows, states, before = path_rows(timeline, branch, guide.step), timeline.states(branch), decisions.all()
     found = plan(plateau, rows, states, number=len(before) + 1, branch=branch, guide=guide)
     same = [d for d in before if d == found.model_copy(update={"number": d.number})]
     made = same[0] if same else decisions.add(found)
