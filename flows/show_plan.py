@@ -43,7 +43,7 @@ def measured_length(store: "Store") -> int | None:
 
 
 def plan(data: Data, console: Console) -> None:
-    from npo_core.reporting.plan import conclusion, plan_tables
+    from npo_core.reporting.plan_tables import conclusion, plan_tables
 
     for table in plan_tables(data):
         render(table, console)

@@ -6,7 +6,7 @@ from prefect.logging import get_run_logger
 from npo_core.config import RunConfig
 from npo_core.errors import ConfigError
 from npo_core.planning import Plan, look, make_plan, model_size
-from npo_core.reporting.plan import conclusion, plan_tables
+from npo_core.reporting.plan_tables import conclusion, plan_tables
 from npo_core.reporting.tables import markdown
 from npo_core.stages.forked import environment
 from npo_core.timeline import Store
