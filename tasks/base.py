@@ -4,8 +4,7 @@ from typing import Any
 
 from prefect import task
 
-from npo_core.reporting.problems import problems_table
-from npo_core.reporting.tables import markdown
+from npo_core.reporting.tables import markdown, problems_table
 from npo_core.stages.launch import StageResult
 from npo_core.stages.results import BaseResult
 from npo_core.stages.specs import BaseSpec

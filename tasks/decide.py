@@ -5,8 +5,8 @@ from prefect import task
 from npo_core.config import Plateau
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import replayed_rows
+from npo_core.control.path import path_rows
 from npo_core.control.records import Result
-from npo_core.control.way import way_rows
 from npo_core.recipes import records
 from npo_core.recipes.run import Run
 from npo_core.recipes.steps import Probed
@@ -43,7 +43,7 @@ def plan_rollback(run: Run, plateau: Plateau, branch: str, guide: SnapshotRef) -
 def publish_decision(run: Run, decision: Decision) -> None:
     """The decision as an artifact: what a person needs to judge it."""
     timeline = run.workspace.timeline
-    rows = way_rows(timeline, decision.branch, decision.step)
+    rows = path_rows(timeline, decision.branch, decision.step)
     candidates = ["### Candidates", markdown(candidates_table(decision))] if decision.candidates else []
     expected = {"optimizer updates": decision.expected["updates"], "generated tokens": decision.expected["tokens"]}
     left = {f"{name} left before": value for name, value in decision.left.model_dump().items() if value is not None}

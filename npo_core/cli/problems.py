@@ -89,8 +89,7 @@ def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) ->
 
 def show(data: Data, console: Console) -> None:
     from npo_core.problems.values import visible
-    from npo_core.reporting.problems import problems_table
-    from npo_core.reporting.tables import Table
+    from npo_core.reporting.tables import Table, problems_table
 
     render(problems_table(data["report"]), console)
     if len(data["by_difficulty"]) > 1:

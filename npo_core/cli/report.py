@@ -27,7 +27,7 @@ def report_data(uri: str, baseline: str | None) -> Data:
 
 def show(data: Data, console: Console) -> None:
     """The tables that matter most; everything is in the files."""
-    from npo_core.reporting.tables import report_tables
+    from npo_core.reporting.report import report_tables
 
     for table in report_tables(data):
         render(table, console)

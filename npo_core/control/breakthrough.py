@@ -27,7 +27,7 @@ def plan_rollback(
     """Roll back to the step that was given, or to where a plateau is found to begin.
 
     Args:
-        rows: metrics of every update up to the guide. states: step -> snapshot on the way there.
+        rows: metrics of every update up to the guide. states: step -> snapshot on the path there.
 
     Raises:
         ConfigError: there is no snapshot at the step that was given.

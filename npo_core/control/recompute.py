@@ -10,10 +10,10 @@ from npo_core.config import Plateau, RunConfig, override, parse_config, parse_pl
 from npo_core.control.breakthrough import plan_rollback
 from npo_core.control.decide import decide, judge
 from npo_core.control.decision import Budget, Decision
+from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.records import Decisions
 from npo_core.control.signals import readings
-from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.names import AUTO_NPO, PLATEAU
 from npo_core.timeline import Store, Timeline
@@ -34,7 +34,7 @@ def recompute(store: Store, config: RunConfig, recorded: Decision, changes: Chan
     """
     check(changes, recorded.flow)
     timeline = Timeline(store)
-    rows, at = way_rows(timeline, recorded.branch, recorded.step), recorded.at
+    rows, at = path_rows(timeline, recorded.branch, recorded.step), recorded.at
     common = {"number": recorded.number, "branch": recorded.branch}
     if recorded.flow == PLATEAU:
         plateau = changed_plateau(recorded, changes)
@@ -146,7 +146,7 @@ def signals_at(store: Store, config: RunConfig, step: int) -> dict[str, Any]:
     """
     timeline = Timeline(store)
     final = timeline.final()
-    rows = way_rows(timeline, final.name, step) if final else []
+    rows = path_rows(timeline, final.name, step) if final else []
     if not rows or rows[-1]["step"] != step:
         last = f"the newest is {rows[-1]['step']}" if rows else "none is"
         raise DataError(f"No update {step} is recorded in {store.uri}: {last}.")

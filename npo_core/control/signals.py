@@ -79,6 +79,6 @@ class Signals:
 
 
 def readings(rows: Iterable[Mapping[str, Any]], trigger: Trigger) -> list[Reading]:
-    """The reading after each update of a recorded way, in order; updates without generation have none."""
+    """The reading after each update on a recorded path, in order; updates without generation have none."""
     signals = Signals(trigger)
     return [reading for row in rows if (reading := signals.update(row)) is not None]

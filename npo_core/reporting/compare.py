@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from npo_core.errors import DataError
 from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import CurvePoint, RunData
+from npo_core.reporting.tables import Table, number, plus_minus
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 AXES = ("step", "updates_total", "tokens_total")
 METHOD_SETTINGS = {"injection", "guidance", "bootstrap", "auto"}
-PLACES = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
+AT = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Both pass rates at one place, and their difference with the standard error of independent samples."""
+    """Both pass rates at one value of an axis, and their difference with the standard error of independent samples."""
 
     at: str
     run: float
@@ -75,12 +76,12 @@ def between(a: CurvePoint, b: CurvePoint, share: float, name: str) -> float:
     return getattr(a, name) + share * (getattr(b, name) - getattr(a, name))
 
 
-def value_at(points: Sequence[CurvePoint], axis: str, place: float) -> tuple[float, float] | None:
-    """Pass rate and standard error at a place on an axis, interpolated; None outside the curve."""
+def value_at(points: Sequence[CurvePoint], axis: str, at: float) -> tuple[float, float] | None:
+    """Pass rate and standard error at a value of an axis, interpolated; None outside the curve."""
     for a, b in zip(points, points[1:], strict=False):
         low, high = getattr(a, axis), getattr(b, axis)
-        if low <= place <= high and high > low:
-            share = (place - low) / (high - low)
+        if low <= at <= high and high > low:
+            share = (at - low) / (high - low)
             return between(a, b, share, "pass_rate"), between(a, b, share, "standard_error")
     return None
 
@@ -137,11 +138,11 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
     if not run.points or not baseline.points:
         return []
     rows = []
-    for axis, words in zip(AXES, PLACES, strict=True):
-        place = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
-        ours, theirs = value_at(run.points, axis, place), value_at(baseline.points, axis, place)
+    for axis, words in zip(AXES, AT, strict=True):
+        at = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
+        ours, theirs = value_at(run.points, axis, at), value_at(baseline.points, axis, at)
         if ours and theirs:
-            rows.append(ScoreRow(words.format(place), *ours, *theirs))
+            rows.append(ScoreRow(words.format(at), *ours, *theirs))
     return rows
 
 
@@ -174,3 +175,43 @@ def flatten(values: dict, prefix: str = "") -> dict[str, object]:
         nested = isinstance(value, dict) and value  # no fields in it: a value like others
         flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
+
+
+def levels_table(comparison: Comparison) -> Table:
+    """What it took both to reach pass rates."""
+    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
+    note = (
+        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count abandoned "
+        "branches, probes and guidance; a ratio above 1 means that the baseline needed more."
+    )
+    return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
+
+
+def level_cells(row: LevelRow) -> list[str]:
+    cells = [f"{row.target:.2f}"]
+    for axis in AXES:
+        cells += [crossed(row.run, axis), crossed(row.baseline, axis)]
+        if axis != "step":
+            cells.append(number(row.ratios[axis], 2))
+    return cells
+
+
+def crossed(crossing: Crossing | None, axis: str) -> str:
+    return "not reached" if crossing is None else number(getattr(crossing, axis))
+
+
+def scores_table(comparison: Comparison) -> Table:
+    """Pass rates of both at the same step, updates and tokens."""
+    rows = [
+        [
+            row.at,
+            plus_minus(row.run, row.run_error),
+            plus_minus(row.baseline, row.baseline_error),
+            plus_minus(row.difference, row.difference_error, "+"),
+        ]
+        for row in comparison.scores
+    ]
+    note = (
+        "± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than that."
+    )
+    return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)

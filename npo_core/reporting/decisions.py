@@ -11,7 +11,7 @@ from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Result
 from npo_core.control.signals import readings
 from npo_core.names import PLATEAU
-from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw, half_window, smooth
+from npo_core.reporting.plots import ABANDONED, BASELINE, EXTRA, FAINT, MUTED, RUN, draw, half_window, smooth
 from npo_core.reporting.tables import Table, number
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def outcome_png(result: Result, new: Rows, old: Rows) -> bytes:
 
 
 def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -> None:
-    branches = ((old, LEFT, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
+    branches = ((old, ABANDONED, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
     for ax, name, words in zip(axes, ("pass_rate", "entropy"), ("pass rate", "nats a token"), strict=True):
         for rows, colour, branch in branches:
             smoothed(ax, rows, name, colour, branch)

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow
+from npo_core.problems.faults import named
 from npo_core.reporting.costs import StageCost
-from npo_core.reporting.metrics import Metrics
-from npo_core.reporting.run_data import Course, RunData
 
 NONE = "-"
-NOT_REACHED = "not reached"
 
 
 @dataclass(frozen=True)
@@ -42,46 +39,6 @@ def number(value: float | None, digits: int = 0) -> str:
 
 def plus_minus(value: float, error: float, sign: str = "") -> str:
     return f"{value:{sign}.3f} ± {error:.3f}"
-
-
-def levels_table(comparison: Comparison) -> Table:
-    """What it took both to reach pass rates."""
-    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
-    note = (
-        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count abandoned "
-        "branches, probes and guidance; a ratio above 1 means that the baseline needed more."
-    )
-    return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
-
-
-def level_cells(row: LevelRow) -> list[str]:
-    cells = [f"{row.target:.2f}"]
-    for axis in AXES:
-        cells += [place(row.run, axis), place(row.baseline, axis)]
-        if axis != "step":
-            cells.append(number(row.ratios[axis], 2))
-    return cells
-
-
-def place(crossing: Crossing | None, axis: str) -> str:
-    return NOT_REACHED if crossing is None else number(getattr(crossing, axis))
-
-
-def scores_table(comparison: Comparison) -> Table:
-    """Pass rates at the same place of both."""
-    rows = [
-        [
-            row.at,
-            plus_minus(row.run, row.run_error),
-            plus_minus(row.baseline, row.baseline_error),
-            plus_minus(row.difference, row.difference_error, "+"),
-        ]
-        for row in comparison.scores
-    ]
-    note = (
-        "± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than that."
-    )
-    return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)
 
 
 def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -> Table:
@@ -184,78 +141,36 @@ def outcome(result: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def groups_table(run: RunData) -> Table:
-    """Dead, injected and rescued groups, by quarters of each segment; by halves where there are many."""
-    size, most = run.config.training.prompts_per_step, 4 if len(run.courses) <= 4 else 2
+def problems_table(problems: dict[str, dict[str, Any]]) -> Table:
+    """Rows read, used and dropped, and why, from the report of problems from data."""
+    names = {"train": "training", "held_out": "held-out"}
+    names |= {part: part.removeprefix("benchmarks.") for part in sorted(problems) if part not in names}
+    parts = [(part, problems[part]) for part in names]  # records keep no order of their own
     rows = [
-        [f"{course.branch} {a}-{b}{manner(course)}", *group_cells(run.updates(course).between(a, b))]
-        for course in run.courses
-        for a, b in divided(course.t0, course.t1, most)
-    ]
-    header = ["steps", "pass rate", "entropy", "all wrong", "all right", "injected", "rescued", "guide KL"]
-    note = (
-        f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
-        "got a correct slot. Pass rate is on-policy, on training prompts; entropy and guide KL are in nats a token."
-    )
-    return Table("Groups", header, rows, note)
-
-
-def manner(course: Course) -> str:
-    return " guided" * course.guided + " (abandoned)" * (not course.kept)
-
-
-def group_cells(part: Metrics) -> list[str]:
-    names = [
-        ("pass_rate", 3),
-        ("entropy", 3),
-        ("groups_all_wrong", 1),
-        ("groups_all_right", 1),
-        ("groups_injected", 1),
-        ("groups_rescued", 1),
-        ("guide_kl", 3),
-    ]
-    return [number(part.mean(name), digits) for name, digits in names]
-
-
-def divided(t0: int, t1: int, most: int) -> list[tuple[int, int]]:
-    """The steps (t0, t1] in equal parts, at most as many as there are steps."""
-    parts = min(most, t1 - t0)
-    edges = [t0 + round((t1 - t0) * i / parts) for i in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
-
-
-def report_tables(figures: dict[str, Any]) -> list[Table]:
-    """The tables of a report that a terminal shows, from the content of report.json."""
-    tables = [result_table(figures)]
-    if figures["comparison"]:
-        levels = [
-            LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
-            for row in figures["comparison"]["levels"]
+        [
+            names[part],
+            found["source"],
+            number(found["rows"]),
+            number(found["problems"]),
+            number(sum(dropped["count"] for dropped in found["dropped"])),
+            "{min:,} / {median:,} / {max:,}".format(**found["prompt_tokens"]) if found["prompt_tokens"] else NONE,
+            number(found["images"]),
         ]
-        names = ("at", "run", "run_error", "baseline", "baseline_error")
-        scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
-        comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
-        tables += [scores_table(comparison), levels_table(comparison)]
-    if figures["decisions"]:
-        tables.append(decisions_table(figures["decisions"]))
-    return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
-
-
-def crossing(values: dict[str, float] | None) -> Crossing | None:
-    return None if values is None else Crossing(**values)
-
-
-def result_table(figures: dict[str, Any]) -> Table:
-    """The run in a few figures."""
-    final, target = figures["final"], figures["target"]
-    score = plus_minus(final["pass_rate"], final["standard_error"]) if final else "not evaluated yet"
-    reached = crossing(target["reached"])
-    rows = [
-        ["held-out pass rate", score],
-        ["after step", number(final["step"]) if final else NONE],
-        ["steps done", number(figures["steps_done"])],
-        [f"step that first reaches {target['pass_rate']:g}", place(reached, "step")],
-        ["updates in all", number(figures["updates_total"])],
-        ["generated tokens in all", number(figures["tokens_total"])],
+        for part, found in parts
     ]
-    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows)
+    dropped = [
+        f"Dropped from {names[part]}: {why['why']}: {named(why['rows'], why['count'])}."
+        for part, found in parts
+        for why in found["dropped"]
+    ]
+    notes = dropped or ["No row was dropped."]
+    if any(found.get("chat") is False for _, found in parts):
+        notes.append("Prompts are plain text, without a chat template.")
+    notes += [
+        f"Special tokens are written out in the text of {names[part]}, {named(said['rows'], said['count'])}, and the "
+        f"model reads them as such: {', '.join(said['tokens'])}."
+        for part, found in parts
+        if (said := found.get("special"))
+    ]
+    header = ["problems", "source", "rows", "used", "dropped", "tokens a prompt: min / median / max", "images"]
+    return Table("Problems", header, rows, " ".join(notes), words=("source",))

@@ -8,10 +8,10 @@ from npo_core.config import RunConfig, parse_config
 from npo_core.control.decide import decide
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import compare_branches, replayed_rows
+from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.recompute import look, recompute
 from npo_core.control.records import Decisions
-from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.names import AUTO_NPO
 from npo_core.timeline import Branch, Segment, SnapshotRef, Store, Timeline
@@ -76,7 +76,7 @@ def store(tmp_path) -> Store:
 def made(store: Store) -> Decision:
     return decide(
         CONFIG.auto,
-        way_rows(Timeline(store), "main", 10),
+        path_rows(Timeline(store), "main", 10),
         ProbeResult.model_validate(PROBE),
         Budget(tokens=10_000, interventions=2),
         number=1,
@@ -176,7 +176,7 @@ def tamper_with_the_probe(store):
 
 
 def tamper_with_the_metrics(store):
-    rows = way_rows(Timeline(store), "main", 10)
+    rows = path_rows(Timeline(store), "main", 10)
     rows[-1]["pass_rate"] = 0.25
     write_part(store, "main-0", Mark(10, "main10", 0.1), rows, [])
     return {"signals.window.2.pass_rate": (0.5, 0.25)}

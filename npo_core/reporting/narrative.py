@@ -1,9 +1,23 @@
 """What a run is, what it did, and how to do it again, in words."""
 
 from npo_core.config import Plateau
-from npo_core.reporting.compare import flatten
+from npo_core.reporting.compare import Comparison, first_crossing, flatten
 from npo_core.reporting.roles import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU, REPLAY, SCOUT
 from npo_core.reporting.run_data import Rollback, RunData
+from npo_core.reporting.tables import Table, number, plus_minus
+
+KEY_SETTINGS = """
+    seed problems.kind problems.train.path problems.held_out.path problems.held_out_rows problems.difficulties
+    model.kind model.path training.steps training.prompts_per_step training.group_size training.updates_per_batch
+    training.learning_rate training.loss training.max_completion_tokens evaluation.samples
+""".split()
+BOOTSTRAP_SETTINGS = """
+    bootstrap.scout_steps bootstrap.ladder bootstrap.guided bootstrap.fresh_randomness
+""".split()
+GUIDED_SETTINGS = """
+    injection.tau_gate injection.importance_sampling injection.baseline guidance.samples guidance.keep
+    guidance.skip_passed
+""".split()
 
 
 def name_of(run: RunData) -> str:
@@ -20,7 +34,7 @@ def name_of(run: RunData) -> str:
 
 
 def what_ran(run: RunData) -> str:
-    """The course of the run in words."""
+    """What happened, in words."""
     end = run.steps_done if run.complete else run.config.training.steps
     seed = f"Seed {run.config.seed}."
     if run.kind == GRPO:
@@ -68,6 +82,46 @@ def in_words(rollback: Rollback) -> str:
     return f"It {back}, guided by verified answers of the policy of step {rollback.source}."
 
 
+def headline(run: RunData) -> str:
+    """The result in one sentence."""
+    done = f"{run.steps_done} of {run.config.training.steps} steps are done."
+    if not run.points:
+        return f"Nothing is evaluated yet; {done}"
+    last, target = run.points[-1], run.config.evaluation.target
+    crossing = first_crossing(run.points, target)
+    reached = f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it never reaches {target:g}"
+    sentence = (
+        f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+        f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
+        f"{reached}."
+    )
+    return sentence if run.complete else f"{sentence} The run is unfinished: {done}"
+
+
+def against(comparison: Comparison) -> list[str]:
+    """The comparison in one sentence."""
+    if not comparison.scores:
+        return ["The baseline, or this run, has no evaluated curve to compare yet."]
+    told = [f"{plus_minus(row.difference, row.difference_error, '+')} at {row.at}" for row in comparison.scores]
+    return [f"Against the baseline: {'; '.join(told)}."]
+
+
+def settings_table(run: RunData) -> Table:
+    """The settings that say what was run, and all others that are not at their default."""
+    values = flatten(run.config.model_dump(mode="json"))
+    defaults = flatten(type(run.config)().model_dump(mode="json"))
+    wanted = KEY_SETTINGS + (BOOTSTRAP_SETTINGS if run.bootstrapped else [])
+    wanted += GUIDED_SETTINGS if run.kind != GRPO else []
+    wanted += [name for name in values if run.kind == AUTO_NPO and name.startswith("auto.")]
+    changed = [name for name in values if values[name] != defaults.get(name) and name not in wanted and name != "name"]
+    rows = [[f"`{name}`", show(values[name])] for name in [*wanted, *changed] if name in values]
+    return Table("Settings", ["setting", "value"], rows, "All settings are in config.json, explained by `npo config`.")
+
+
+def show(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
 def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
     """The commands that make this report anew."""
     words = ["WORKSPACE is the folder or URI that holds this report's folder."]
@@ -93,7 +147,7 @@ def commands(run: RunData, old: str, new: str) -> list[str]:
 
 def beginning(run: RunData) -> str:
     """The flow that trained before any plateau breakthrough."""
-    branches = {course.branch for course in run.courses}
+    branches = {segment.branch for segment in run.segments}
     if run.kind == AUTO_NPO or any(map(REPLAY.match, branches)):
         return AUTO_NPO
     return EARLY_BOOTSTRAP if SCOUT in branches else GRPO

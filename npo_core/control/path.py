@@ -1,4 +1,4 @@
-"""What was recorded on the way to a place in the timeline: metrics of updates, in their order."""
+"""What was recorded on the path of a branch: metrics of updates, in their order."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from npo_core.timeline import Timeline
 from npo_core.timeline.segments import read_steps
 
 
-def way_rows(timeline: Timeline, branch: str, until: int) -> list[dict[str, Any]]:
-    """One row of `STEP_SCHEMA` for each update from the root to step `until` on the way to the branch's tip."""
+def path_rows(timeline: Timeline, branch: str, until: int) -> list[dict[str, Any]]:
+    """One row of `STEP_SCHEMA` for each update from the root to step `until` on the path to the branch's tip."""
     rows: list[dict[str, Any]] = []
     for stretch in timeline.stretches(branch):
         last = min(stretch.t1, until)
