@@ -40,5 +40,4 @@ def shared_prefill(
 def divide(model: PreTrainedModel, prompts: Sequence[PromptInputs]) -> bool:
     """Whether a cache can be handed from prompts to rows: plain attention in every layer, and no image at the end."""
     layers = DynamicCache(config=model.config).layers
-    seen = any(values[-1] for prompt in prompts for values in prompt.by_token.values())
-    return not seen and all(type(layer) is DynamicLayer for layer in layers)
+    return all(type(layer) is DynamicLayer for layer in layers) and not any(p.ends_in_image for p in prompts)

@@ -7,10 +7,10 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 
 from npo_core.training import exact, sharded
-from npo_core.training.vision import ImageTrainer
+from npo_core.training.sharing_trainer import SharingTrainer
 
 
-class ExactTrainer(ImageTrainer):
+class ExactTrainer(SharingTrainer):
     """GRPOTrainer whose steps follow from (snapshot, seeds, data) alone; see docs/exactness.md.
 
     Args:
