@@ -12,19 +12,24 @@ from npo_core.models.inputs import BY_TOKEN, PromptInputs
 def shared_prefill(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], prompt_of: torch.Tensor
 ) -> dict[str, object]:
-    """What `generate` takes for rows of which several ask the same prompt, of a model and prompts that `divide`.
+    """Ids, masks, positions and the cache of all but the last token, of a model and prompts that `divide`, for rows.
 
     Args:
         inputs: input_ids and attention_mask [P, T], left-padded, of prompts, each once, and the images beside them.
-        prompt_of: [B] the prompt of each row.
+        prompt_of: [B] the prompt of each row; several may ask the same.
     """
     ids = inputs["input_ids"]
     beside = {name: value for name, value in inputs.items() if name != "input_ids"}
     positions = model._prepare_position_ids_for_generation(ids, beside)  # [..., P, T], as `generate` finds them
-    rows = {"input_ids": ids[prompt_of], "attention_mask": inputs["attention_mask"][prompt_of]}
+    cache = DynamicCache(config=model.config)
+    rows = {
+        "input_ids": ids[prompt_of],
+        "attention_mask": inputs["attention_mask"][prompt_of],
+        "position_ids": positions.index_select(-2, prompt_of),
+        "past_key_values": cache,
+    }
     if ids.shape[1] == 1:
         return rows
-    cache = DynamicCache(config=model.config)
     cut = {name: value[:, :-1] for name, value in beside.items() if name in ("attention_mask", *BY_TOKEN)}
     model(
         input_ids=ids[:, :-1],
@@ -32,9 +37,9 @@ def shared_prefill(
         past_key_values=cache,
         logits_to_keep=1,
         **beside | cut,
-    )  # the last token is left for `generate`, which begins with it
+    )  # the last token is left for sampling, which begins with it
     cache.batch_select_indices(prompt_of)
-    return rows | {"position_ids": positions.index_select(-2, prompt_of), "past_key_values": cache}
+    return rows
 
 
 def divide(model: PreTrainedModel, prompts: Sequence[PromptInputs]) -> bool:

@@ -24,10 +24,10 @@ def live_rows(inputs: dict[str, torch.Tensor], completion_mask: torch.Tensor) ->
 
 
 def recorded(values: Sequence[Sequence[float]], like: torch.Tensor) -> torch.Tensor:
-    """[B, T] of what was recorded while sampling, 0 behind the end of a row and in rows of which nothing is known."""
+    """[B, T] of what was recorded while sampling, 0 behind the end of a row."""
     found = torch.zeros(like.shape, dtype=torch.float32)
     for row, of in zip(found, values, strict=True):
-        row[: len(of)] = torch.tensor(of)
+        row[: len(of)] = torch.tensor(of[: len(row)])  # a guide's shorter completion may have taken a row's place
     return found.to(like.device)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.logging import get_logger
 
+from npo_core.engines.sampling import Sampled
 from npo_core.training import live_rows, shared_prompt
 from npo_core.training.vision import ImageTrainer
 
@@ -37,10 +38,11 @@ class SharingTrainer(ImageTrainer):
 
     def __init__(self, *args: Any, share_prompts: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._shares: bool | None = None if share_prompts else False  # None: not known yet
+        self._sharing: bool | None = None if share_prompts else False  # None: not known yet
+        self._sampled: list[Sampled] | None = None  # the rows of the newest generation batch, where they were recorded
         self._batch: dict | None = None  # the micro batch whose loss is computed
         self._backward = ExitStack()  # what holds until the backward pass is over
-        if self._shares is None:
+        if self._sharing is None:
             self._inner.base_model.register_forward_hook(shared_prompt.keep_scored, with_kwargs=True)
 
     @property
@@ -58,8 +60,16 @@ class SharingTrainer(ImageTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs):
+        self._sampled = None
         output = super()._generate_and_score_completions(inputs)
-        output[live_rows.ROW] = torch.arange(len(inputs), device=output["completion_ids"].device)
+        ids = output["completion_ids"]
+        output[live_rows.ROW] = torch.arange(len(ids), device=ids.device)
+        if self._sampled is not None:
+            output[live_rows.SAMPLED_LOGPS] = live_rows.recorded([row.logprobs for row in self._sampled], ids)
+            output[live_rows.SAMPLED_ENTROPIES] = live_rows.recorded([row.entropies for row in self._sampled], ids)
+        elif (logps := output.get("sampling_per_token_logps")) is not None:  # of vLLM; each estimates an entropy
+            output[live_rows.SAMPLED_LOGPS] = logps.nan_to_num()
+            output[live_rows.SAMPLED_ENTROPIES] = -logps.nan_to_num()
         return output
 
     def training_step(self, *args, **kwargs):
@@ -83,7 +93,8 @@ class SharingTrainer(ImageTrainer):
         if self._may_share(model, input_ids, attention_mask, logits_to_keep, kwargs):
             found = self._packed(*asked, mask.any(1) if live is None else live, batch_size)
         elif live is None:
-            return super()._get_per_token_logps_and_entropies(*asked, batch_size, compute_entropy, **kwargs)
+            kwargs["compute_entropy"] = compute_entropy
+            return super()._get_per_token_logps_and_entropies(*asked, batch_size, **kwargs)
         else:
             found = self._plain(*asked, live.nonzero()[:, 0].tolist())
         if live is None:
@@ -124,15 +135,15 @@ class SharingTrainer(ImageTrainer):
 
     def _may_share(self, model, input_ids, attention_mask, keep, beside: dict[str, Any]) -> bool:
         """Whether completions share their prompt in this call; the model is looked at in the first."""
-        if self._shares is False or not self.model.training or model is self.ref_model:
+        if self._sharing is False or not self.model.training or model is self.ref_model:
             return False
         if any(value is not None and value is not False for value in beside.values()):
             return False  # images that TRL itself put beside the ids, or a loss of routers
         if self._numbers is not None and any(self._prompt(n).ends_in_image for n in set(self._numbers.tolist())):
             return False  # each completion begins with its prompt's last token
-        if self._shares is None:
-            self._shares = self._check(model, input_ids, attention_mask, keep)
-        return self._shares
+        if self._sharing is None:
+            self._sharing = self._check(model, input_ids, attention_mask, keep)
+        return self._sharing
 
     def _packed(self, model, input_ids, attention_mask, keep, rows: torch.Tensor, size: int | None):
         """Log-probabilities and entropies of the tokens of some rows, `size` completions at once."""

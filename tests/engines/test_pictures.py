@@ -70,7 +70,7 @@ def test_samples_share_their_prompts_pictures(seeing, problems, monkeypatch):
     tower = engine.model.model.visual
     tower.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     shared = engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)
-    monkeypatch.setattr("npo_core.engines.transformers.divide", lambda *_: False)
+    monkeypatch.setattr("npo_core.engines.sampling.divide", lambda *_: False)
     assert ids(engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)) == ids(shared)
     assert len(seen) == 2 and seen[1] == 3 * seen[0] > 0
 

@@ -126,7 +126,7 @@ def gradient(trainer: GRPOTrainer, inputs: dict) -> tuple[torch.Tensor, float, d
 def assert_equal(trl: GRPOTrainer, npo: NPOTrainer, inputs: dict) -> None:
     expected, loss, metrics = gradient(trl, inputs)
     found, own_loss, own_metrics = gradient(npo, inputs | recorded(npo, inputs))
-    assert npo._shares
+    assert npo._sharing
     distance, norm = (found - expected).norm().item(), expected.norm().item()
     assert distance <= EXACT * norm if norm else distance == 0
     assert own_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
