@@ -4,7 +4,7 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from trl.models import unwrap_model_for_generation
 
 from npo_core.engines.sampling import Sampled, Sampling, readable, sample
@@ -107,12 +107,6 @@ class ExactTrainer(SharingTrainer):
         ) as model:
             asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, self._sharded)
             return sample(model, *asked, sampling, first)
-
-    @property
-    def _sharded(self) -> bool:
-        """Whether a model is split among processes, which then have to call it equally often."""
-        whole = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
-        return self.is_distributed_loading_by_transformers or self.accelerator.distributed_type not in whole
 
     def _shared_noise(self) -> AbstractContextManager:
         """With several processes, what makes the sampled tokens independent of their number."""

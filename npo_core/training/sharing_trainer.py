@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import DistributedType
 
 from npo_core.engines.sampling import Sampled
 from npo_core.training import live_rows, shared_prompt
@@ -51,10 +52,21 @@ class SharingTrainer(ImageTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
+    @property
+    def _sharded(self) -> bool:
+        """Whether a model is split among processes, which then have to call it equally often."""
+        whole = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
+        return self.is_distributed_loading_by_transformers or self.accelerator.distributed_type not in whole
+
+    @property
+    def _in_step(self) -> bool:
+        """Whether processes have to compute alike: where one has no picture in its rows, FSDP2 waits for its tower."""
+        return self._sharded and self.open_images is not None
+
     def _prepare_inputs(self, generation_batch):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if not self.model.training or self._buffered_inputs is before:
+        if not self.model.training or self._buffered_inputs is before or self._in_step:
             return inputs
         self._buffered_inputs = live_rows.in_groups(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -111,7 +123,7 @@ class SharingTrainer(ImageTrainer):
 
     def _live(self, mask: torch.Tensor) -> torch.Tensor | None:
         """[B] the rows that are computed; None: all, as a term of the loss or a missing record demands."""
-        if self._batch is None or live_rows.SAMPLED_LOGPS not in self._batch:
+        if self._batch is None or live_rows.SAMPLED_LOGPS not in self._batch or self._in_step:
             return None
         if self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1:
             return None
