@@ -46,8 +46,13 @@ def _gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Te
 
 
 def draw(logits: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens [B] of logits [B, V] float32, their log-probabilities and the entropies of what they were drawn from."""
+    """Tokens [B] of logits [B, V] float32, their log-probabilities and the entropies of what they were drawn from.
+
+    The noise is used up: a vocabulary of a large batch is not held more often than it must be.
+    """
     logps = logits.log_softmax(-1)
-    tokens = (logps + noise).argmax(-1)
-    entropies = torch.special.entr(logps.exp()).sum(-1)  # 0 where a token cannot come
-    return tokens, logps.gather(1, tokens[:, None])[:, 0], entropies
+    tokens = noise.add_(logps).argmax(-1)
+    taken = logps.gather(1, tokens[:, None])[:, 0]
+    probabilities = logps.exp_()
+    entropies = torch.special.entr(probabilities, out=probabilities).sum(-1)  # 0 where a token cannot come
+    return tokens, taken, entropies

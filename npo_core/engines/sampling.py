@@ -45,7 +45,9 @@ class Drawn:
         self, places: torch.Tensor, logits: torch.Tensor, numbers: torch.Tensor, sampling: Sampling
     ) -> torch.Tensor:
         """Draw the next token of the rows at some places, which have these numbers, from their logits."""
-        logits = logits.float() / sampling.temperature
+        logits = logits.float()
+        if sampling.temperature != 1:
+            logits = logits / sampling.temperature
         if sampling.never:
             logits[:, list(sampling.never)] = -torch.inf
         gumbel = noise.gumbel(sampling.seed, numbers, len(self.rows), logits.shape[1])

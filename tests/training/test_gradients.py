@@ -15,9 +15,9 @@ from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from npo_core.problems.tokenizer import make_tokenizer
-from npo_core.training import live_rows
+from npo_core.training import live_rows, shared_prompt
 from npo_core.training.build import training_data
-from npo_core.training.trainer import NPOTrainer
+from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
 EXACT = 1e-5  # norm of the difference over the norm, all parameters together
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
@@ -68,7 +68,7 @@ def trainers(tmp_path_factory, home):
         for kind in (GRPOTrainer, NPOTrainer):
             fields = {"per_device_train_batch_size": 2, "num_generations": 2, "report_to": [], "use_cpu": True}
             fields["gradient_checkpointing"] = False
-            args = GRPOConfig(str(folder), bf16=False, max_completion_length=8, **fields | changes)
+            args = GRPOConfig(str(folder), **{"bf16": False, "max_completion_length": 8} | fields | changes)
             tokenizer = make_tokenizer()
             trainer = kind(policy(), reward_funcs=len, args=args, train_dataset=problems, processing_class=tokenizer)
             trainer.remove_callback(PrinterCallback)
@@ -133,6 +133,12 @@ def assert_equal(trl: GRPOTrainer, npo: NPOTrainer, inputs: dict) -> None:
     assert own_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
+def second_update(trainer: GRPOTrainer, inputs: dict, seed: int) -> torch.Tensor:
+    """Log-probabilities from which the policy has moved away."""
+    logps = recorded(trainer, inputs)[live_rows.SAMPLED_LOGPS]
+    return logps + 0.3 * torch.randn(logps.shape, generator=torch.Generator().manual_seed(seed))
+
+
 def set_loss(pair: tuple[GRPOTrainer, NPOTrainer], loss: str) -> tuple[GRPOTrainer, NPOTrainer]:
     for trainer in pair:
         trainer.loss_type, trainer.epsilon_high = loss, 3.0 if loss == "cispo" else 0.2
@@ -155,9 +161,7 @@ def test_each_loss(pair, loss, old):
     """`old`: a second update on the batch, where ratios are not 1 and some are clipped."""
     inputs = batch(MIXED)
     if old:
-        logps = recorded(pair[1], inputs)[live_rows.SAMPLED_LOGPS]
-        noise = torch.randn(logps.shape, generator=torch.Generator().manual_seed(1))
-        inputs["old_per_token_logps"] = logps + 0.3 * noise
+        inputs["old_per_token_logps"] = second_update(pair[1], inputs, seed=1)
     assert_equal(*set_loss(pair, loss), inputs)
 
 
@@ -187,6 +191,74 @@ def test_adapters(trainers):
     assert_equal(*trainers(adapted), batch(MIXED))
 
 
+def test_bfloat16(trainers):
+    """As near as rounding is to what float32 gives, and TRL's own is no nearer."""
+    exact = gradient(trainers()[0], batch(MIXED))[0]
+    trl, npo = trainers(bf16=True)
+    theirs, ours = gradient(trl, batch(MIXED))[0], gradient(npo, batch(MIXED) | recorded(npo, batch(MIXED)))[0]
+    assert npo._sharing
+    off = [((found - exact).norm() / exact.norm()).item() for found in (theirs, ours)]
+    assert 1e-4 < off[1] < 1.5 * off[0] < 0.1
+
+
+@pytest.mark.parametrize("correction", ["off", "guide"])
+def test_a_guides_slot(trainers, correction):
+    """Its ratio is 1, or that of the policy to the guide; it is computed even where its advantage is 0."""
+    trl, npo = trainers()
+    npo.injection_settings = InjectionSettings(importance_sampling=correction)
+    shape = MIXED._replace(advantages=[1.0, -0.5, 0.0, 0.0, 0.3, 0.9])
+    inputs = batch(shape)
+    guide = torch.zeros_like(inputs["completion_ids"])
+    guide[[3, 5]] = inputs["completion_mask"][[3, 5]]
+    known = recorded(npo, inputs)[live_rows.SAMPLED_LOGPS]
+    logps = torch.where(guide.bool(), known - 0.1, 0.0)
+    expected = gradient(trl, inputs | ({"old_per_token_logps": known - 0.1 * guide} if correction == "guide" else {}))
+    mine = inputs | {live_rows.SAMPLED_LOGPS: known, live_rows.SAMPLED_ENTROPIES: known * (1 - guide) - 99.0 * guide}
+    found = gradient(npo, mine | {"guide_mask": guide, "guide_logps": logps})
+    assert (found[0] - expected[0]).norm() <= EXACT * expected[0].norm()
+    assert found[1] == pytest.approx(expected[1], rel=1e-5)
+    ((tokens, ratio),) = npo._guide_ratios
+    assert tokens == int(guide.sum())
+    assert ratio.log_ratio == pytest.approx(0.1, abs=1e-5)
+
+
+def test_models_that_do_not_allow_it_are_computed_as_ever(trainers, caplog):
+    """Sliding windows; one warning, live rows all the same, and TRL's gradient."""
+    trl, npo = trainers(lambda: model(use_sliding_window=True, sliding_window=4, max_window_layers=1))
+    inputs = batch(MIXED)
+    expected, found = gradient(trl, inputs)[0], gradient(npo, inputs | recorded(npo, inputs))[0]
+    gradient(npo, inputs)
+    assert npo._sharing is False
+    assert [record.message.count("not all of its layers are plain attention") for record in caplog.records] == [1]
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+def test_a_model_that_comes_out_otherwise_is_computed_as_ever(trainers, caplog, monkeypatch):
+    """What its configuration does not tell: here, attention that is not scaled as it should be."""
+    monkeypatch.setattr(shared_prompt, "spread", lambda prompts, group: 2 * SPREAD(prompts, group))
+    trl, npo = trainers()
+    inputs = batch(MIXED)
+    expected, found = gradient(trl, inputs)[0], gradient(npo, inputs | recorded(npo, inputs))[0]
+    assert npo._sharing is False and "nats off" in caplog.text
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+SPREAD = shared_prompt.spread
+
+
+@pytest.mark.parametrize("term", ["beta", "entropy_coef", "top_entropy_quantile"])
+def test_terms_that_every_row_counts_in(trainers, term):
+    trl, npo = trainers(**{term: 0.1} if term != "beta" else {})
+    inputs = batch(MIXED)
+    if term == "beta":  # TRL would look for a reference model
+        trl.beta = npo.beta = 0.1
+        inputs["ref_per_token_logps"] = recorded(npo, inputs)[live_rows.SAMPLED_LOGPS] - 0.2
+    wrong = {name: torch.full_like(value, -9.0) for name, value in recorded(npo, inputs).items()}
+    expected, found = gradient(trl, inputs)[0], gradient(npo, inputs | wrong)[0]
+    assert npo._sharing
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_gradients_of_any_shape(pair, data):
@@ -198,4 +270,7 @@ def test_gradients_of_any_shape(pair, data):
     advantages = data.draw(st.lists(value, min_size=sum(sizes), max_size=sum(sizes)))
     seed = data.draw(st.integers(0, 99))
     loss = data.draw(st.sampled_from(LOSSES))
-    assert_equal(*set_loss(pair, loss), batch(Shape(prompts, completions, advantages), seed))
+    inputs = batch(Shape(prompts, completions, advantages), seed)
+    if data.draw(st.booleans()):
+        inputs["old_per_token_logps"] = second_update(pair[1], inputs, seed)
+    assert_equal(*set_loss(pair, loss), inputs)
