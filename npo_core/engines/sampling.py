@@ -77,7 +77,7 @@ def readable(
 
     `sharded`: the model is split among processes, which have to call it equally often.
     """
-    shared = divide(model, prompts) and not sharded
+    shared = divide(model) and not sharded
     asked = prompts if shared else [prompts[p] for p in prompt_of]
     inputs = {name: value.to(model.device) for name, value in left_padded(asked, pad_id).items()}
     return inputs, list(prompt_of) if shared else None
@@ -109,29 +109,30 @@ def sample(
 
 def in_turn(model: PreTrainedModel, rows: dict, numbers: torch.Tensor, sampling: Sampling) -> Drawn:
     """Token by token, with a cache from which rows can be taken."""
-    cache, positions, mask = rows["past_key_values"], rows["position_ids"][..., -1:], rows["attention_mask"]
-    tokens, whole = rows["input_ids"][:, -1], bool(mask.all())
+    cache, positions, mask = rows["past_key_values"], rows["position_ids"], rows["attention_mask"]
+    logits, whole = rows.pop("logits"), bool(mask.all())
     places, drawn = torch.arange(len(numbers), device=model.device), Drawn()
     ends = torch.tensor(sorted(sampling.eos_ids), device=model.device)
     alive = torch.ones(len(places), dtype=torch.bool, device=model.device)
-    while len(drawn.rows) < sampling.max_tokens and (left := int(alive.sum())):
+    while True:
+        tokens = drawn.add(places, logits, numbers[places], sampling)
+        alive &= ~torch.isin(tokens, ends)
+        if len(drawn.rows) == sampling.max_tokens or not (left := int(alive.sum())):
+            return drawn
         if left <= STAY * len(alive):
             kept = alive.nonzero()[:, 0]
             cache.batch_select_indices(kept)
             positions, mask, tokens = positions.index_select(-2, kept), mask[kept], tokens[kept]
             places, alive = places[kept], alive[kept]
-        output = model(
+        positions, mask = positions + 1, torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        logits = model(
             input_ids=tokens[:, None],
             position_ids=positions,
             attention_mask=None if whole else mask,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        )
-        tokens = drawn.add(places, output.logits[:, -1], numbers[places], sampling)
-        alive &= ~torch.isin(tokens, ends)
-        positions, mask = positions + 1, torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return drawn
+        ).logits[:, -1]
 
 
 def by_generate(model: PreTrainedModel, inputs: dict, numbers: torch.Tensor, sampling: Sampling) -> Drawn:

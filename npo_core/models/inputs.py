@@ -27,11 +27,6 @@ class PromptInputs:
     by_image: dict[str, torch.Tensor] = field(default_factory=dict)
     images: int = 0
 
-    @property
-    def ends_in_image(self) -> bool:
-        """Whether its last token is one of an image's."""
-        return any(bool(values[-1]) for values in self.by_token.values())
-
 
 def prompt_inputs(processor: Any, prompt: str, images: Sequence[Any]) -> PromptInputs:
     """A prompt with one place for each of its images (PIL.Image); `processor` is the tokenizer where there are none.

@@ -3,9 +3,9 @@
 Prompts, each once, and completions lie behind one another in one row of tokens: `[prompt 1, prompt 2, ..., completion
 1, completion 2, ...]`. All that a model does token by token costs as many tokens as there are. Attention alone knows
 what belongs together: prompts attend to themselves, a completion to its prompt and to itself, gradients flow back the
-same way. A prompt's last token is the first of each of its completions: it is what the first sampled token is
-predicted from, and a completion's last token predicts nothing, so it is left out. There is no cache, so gradient
-checkpointing works, and it is one call of the model, so DDP and FSDP2 do.
+same way. A completion's first token is predicted at the end of its prompt, once for the group; its last token predicts
+nothing and is left out. There is no cache, so gradient checkpointing works, and it is one call of the model, so DDP and
+FSDP2 do.
 
 Shape suffixes: N tokens in the row, P prompts, G most completions of a prompt, B completions, T tokens.
 """
@@ -33,7 +33,7 @@ class Layout:
     completions: torch.Tensor  # [P * G, T] places
     mask: torch.Tensor  # [P * G or 1, 1, T, T + T] which key, of its prompt and of itself, a completion's token sees
     order: torch.Tensor | None  # [N] where the row's tokens lie in prompts and completions; None: just so
-    scored: int  # the first place that meets the vocabulary; all behind it do
+    scored: torch.Tensor  # [tokens of all completions] places at which they are predicted: these meet the vocabulary
 
     @property
     def group(self) -> int:
@@ -60,11 +60,10 @@ def pack(
     device: torch.device,
 ) -> Packed:
     """Lay out token ids, of prompts that are padded to `width` and of completions of `prompt_of`; none is empty."""
-    heads = [len(prompt) - 1 for prompt in prompts]
-    bodies = [len(completion) for completion in completions]
-    ids = [prompt[:-1] for prompt in prompts]
-    ids += [[prompts[p][-1], *completion[:-1]] for p, completion in zip(prompt_of, completions, strict=True)]
-    columns = [range(width - 1 - n, width - 1) for n in heads] + [range(width - 1, width - 1 + n) for n in bodies]
+    heads = [len(prompt) for prompt in prompts]
+    bodies = [len(completion) - 1 for completion in completions]
+    ids = [*prompts, *(completion[:-1] for completion in completions)]
+    columns = [range(width - n, width) for n in heads] + [range(width, width + n) for n in bodies]
     owners = torch.tensor([*range(len(prompts)), *prompt_of]).repeat_interleave(torch.tensor(heads + bodies))
     return Packed(
         torch.tensor([list(chain.from_iterable(ids))], device=device),
@@ -76,7 +75,7 @@ def pack(
 
 
 def lay_out(heads: list[int], bodies: list[int], prompt_of: Sequence[int], device: torch.device) -> Layout:
-    """The layout of prompts and completions of so many tokens, one behind another."""
+    """The layout of prompts and of completions without their last tokens, of so many tokens, one behind another."""
     rows: list[list[int]] = [[] for _ in heads]
     for row, prompt in enumerate(prompt_of):
         rows[prompt].append(row)
@@ -85,8 +84,9 @@ def lay_out(heads: list[int], bodies: list[int], prompt_of: Sequence[int], devic
     places = torch.arange(sum(heads) + sum(bodies)).split(heads + bodies)
     prompts = pad_sequence(list(places[: len(heads)]), batch_first=True)
     nothing = torch.zeros(1, dtype=torch.long)
-    own = [nothing if row is None else places[len(heads) + row] for row in slots]
+    own = [places[len(heads) + row] if row is not None and bodies[row] else nothing for row in slots]
     completions = pad_sequence(own, batch_first=True)
+    scored = [torch.cat([places[p][-1:], places[len(heads) + row]]) for row, p in enumerate(prompt_of)]
     seen = torch.arange(prompts.shape[1]) < torch.tensor(heads)[:, None]  # [P, T]
     if seen.all():
         seen = seen[:1]
@@ -101,7 +101,8 @@ def lay_out(heads: list[int], bodies: list[int], prompt_of: Sequence[int], devic
                       *(torch.arange(length) < (0 if row is None else bodies[row]) for row in slots)])  # fmt: skip
     order[flat[real]] = torch.arange(len(flat))[real]
     same = len(order) == len(flat) and bool((order == torch.arange(len(flat))).all())
-    return Layout(*(t.to(device) for t in (prompts, completions, mask)), None if same else order.to(device), sum(heads))
+    on_device = (None if t is None else t.to(device) for t in (None if same else order, torch.cat(scored)))
+    return Layout(*(t.to(device) for t in (prompts, completions, mask)), *on_device)
 
 
 def attend(
@@ -160,7 +161,7 @@ def shared_attention(model: PreTrainedModel) -> Iterator[None]:
 def keep_scored(module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
     """A hook behind a model's layers: of a packed row, only what is scored goes on to the vocabulary."""
     if (layout := kwargs.get("layout")) is not None:
-        output.last_hidden_state = output.last_hidden_state[:, layout.scored :]
+        output.last_hidden_state = output.last_hidden_state[:, layout.scored]
     return output
 
 

@@ -151,8 +151,6 @@ class SharingTrainer(ImageTrainer):
             return False
         if any(value is not None and value is not False for value in beside.values()):
             return False  # images that TRL itself put beside the ids, or a loss of routers
-        if self._numbers is not None and any(self._prompt(n).ends_in_image for n in set(self._numbers.tolist())):
-            return False  # each completion begins with its prompt's last token
         if self._sharing is None:
             self._sharing = self._check(model, input_ids, attention_mask, keep)
         return self._sharing

@@ -5,7 +5,8 @@ import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from npo_core.engines.noise import gumbel
-from npo_core.engines.prefill import divide, shared_prefill
+from npo_core.engines.prefill import divide
+from npo_core.engines.sampling import Sampling, sample
 from npo_core.engines.transformers import TransformersEngine
 
 TOKENS = 4
@@ -53,9 +54,9 @@ def test_a_prompt_goes_through_the_model_once(engine, problems, monkeypatch):
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(engine.model, "forward", watch)
-    engine.generate(problems.train[:6], samples=4, max_tokens=1, seed=0)
+    engine.generate(problems.train[:6], samples=4, max_tokens=2, seed=0)
     tokens = len(engine.tokenizer(problems.train[0].prompt)["input_ids"])
-    assert seen == [(6, tokens - 1), (24, 1)]
+    assert seen == [(6, tokens), (24, 1)]
 
 
 def test_the_size_of_a_batch_changes_no_token(models, engine, problems):
@@ -69,21 +70,25 @@ def test_left_padding_is_shared_too(engine):
     ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
     mask = (ids != 0).long()
     prompts = {"input_ids": ids, "attention_mask": mask}
-    rows = shared_prefill(engine.model, prompts, torch.tensor([2, 0, 0, 1]))
-    once = {"input_ids": ids[[2, 0, 0, 1]], "attention_mask": mask[[2, 0, 0, 1]]}
-    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    shared, alone = (torch.stack(engine.model.generate(**kwargs, **settings).logits) for kwargs in (rows, once))
-    assert "past_key_values" in rows
-    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-5)
+    of = [2, 0, 0, 1]
+    sampling = Sampling(7, 6, engine.eos_ids, 0)
+    shared, alone = (
+        sample(engine.model, prompts, of, sampling),
+        sample(engine.model, {name: value[of] for name, value in prompts.items()}, None, sampling),
+    )
+    for mine, other in zip(shared, alone, strict=True):
+        assert mine.token_ids == other.token_ids
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert mine.entropies == pytest.approx(other.entropies, abs=1e-5)
 
 
 def test_a_cache_with_windows_is_not_divided(engine):
-    assert divide(engine.model, [])
+    assert divide(engine.model)
     config = Qwen2Config(
         vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
-    assert not divide(Qwen2ForCausalLM(config), [])
+    assert not divide(Qwen2ForCausalLM(config))
 
 
 def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):

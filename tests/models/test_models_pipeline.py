@@ -122,12 +122,9 @@ def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch
 
 
 def prompts_of(ids: torch.Tensor, layout) -> dict[str, torch.Tensor]:
-    """The prompts of a packed row, padded; their last tokens are the first of each completion."""
-    heads = [
-        int(row.count_nonzero() + (i == 0)) for i, row in enumerate(layout.prompts)
-    ]  # place 0 is real in the first
-    last = ids[layout.completions[:: layout.group, 0]]
-    rows = [torch.cat([ids[row[:n]], end[None]]) for row, n, end in zip(layout.prompts, heads, last, strict=True)]
+    """The prompts of a packed row, padded."""
+    real = [row.count_nonzero() + (i == 0) for i, row in enumerate(layout.prompts)]  # the first one's place 0 is real
+    rows = [ids[row[:n]] for row, n in zip(layout.prompts, real, strict=True)]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = [torch.ones(len(row)) for row in rows]
     return {"input_ids": padded, "attention_mask": torch.nn.utils.rnn.pad_sequence(mask, batch_first=True)}
