@@ -7,8 +7,8 @@ from npo_core.control.breakthrough import plan_rollback as rollback_decision
 from npo_core.control.decide import decide as make_decision
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import compare_branches
+from npo_core.control.path import path_rows
 from npo_core.control.records import Approval, Decisions, Result
-from npo_core.control.way import way_rows
 from npo_core.errors import ApprovalNeeded, ConfigError
 from npo_core.names import AUTO_NPO, PLATEAU
 from npo_core.recipes.run import Run
@@ -36,7 +36,7 @@ def decide(run: Run, number: int, branch: str, at: SnapshotRef, probed: Probed |
     decision = decisions.get(number) or decisions.add(
         make_decision(
             run.config.auto,
-            way_rows(run.workspace.timeline, branch, at.step),
+            path_rows(run.workspace.timeline, branch, at.step),
             probed.result if probed else None,
             budget,
             number=number,
@@ -65,7 +65,7 @@ def planned(run: Run, plateau: Plateau) -> Decision | None:
 def plan_rollback(run: Run, plateau: Plateau, branch: str, guide: SnapshotRef) -> Decision:
     """Where the plateau of a branch began, as a decision; what was found before is not recorded twice."""
     timeline, decisions = run.workspace.timeline, Decisions(run.workspace.store)
-    rows, states, before = way_rows(timeline, branch, guide.step), timeline.states(branch), decisions.all()
+    rows, states, before = path_rows(timeline, branch, guide.step), timeline.states(branch), decisions.all()
     found = rollback_decision(plateau, rows, states, number=len(before) + 1, branch=branch, guide=guide)
     same = [d for d in before if d == found.model_copy(update={"number": d.number})]
     return same[0] if same else decisions.add(found)
