@@ -184,7 +184,7 @@ def real_run(name: str, run: RunData) -> Curves:
         np.array([arm]),
         np.array([name]),
         padded(run.steps["pass_rate"]),
-        padded(run.steps["entropy"]),
+        padded(run.steps["entropy_on_policy"]),
         label(gain)[None, :],
         np.array([run.config.seed <= 1]),
     )

@@ -6,7 +6,7 @@ from typing import Any
 from npo_core.config import AutoNPO, Trigger
 from npo_core.control.decision import Budget, Decision, Scored, choose, expected_cost
 from npo_core.control.probe import ProbeResult
-from npo_core.control.signals import Reading, readings
+from npo_core.control.signals import Reading, readings, watched_entropy
 from npo_core.timeline import SnapshotRef
 
 
@@ -70,7 +70,7 @@ def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list
         {
             "step": reading.step,
             "pass_rate": raw[reading.step]["pass_rate"],
-            "entropy": raw[reading.step]["entropy"],
+            "entropy": watched_entropy(raw[reading.step]),
             "average_pass_rate": reading.pass_rate,
             "average_entropy": reading.entropy,
         }

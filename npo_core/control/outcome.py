@@ -6,6 +6,7 @@ from typing import Any
 from npo_core.control.decision import Decision
 from npo_core.control.path import path_rows
 from npo_core.control.records import Result, Window
+from npo_core.control.signals import watched_entropy
 from npo_core.timeline import Timeline
 
 Rows = list[dict[str, Any]]
@@ -40,8 +41,12 @@ def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:
     """Means over the last fifth of the updates that generated."""
     seen = [row for row in rows if row["pass_rate"] is not None]
     last = seen[-max(len(seen) // LAST, 1) :]
-    return Window(branch=branch, pass_rate=mean(last, "pass_rate"), entropy=mean(last, "entropy"))
+    return Window(
+        branch=branch,
+        pass_rate=mean([row["pass_rate"] for row in last]),
+        entropy=mean([watched_entropy(row) for row in last]),
+    )
 
 
-def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

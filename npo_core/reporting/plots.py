@@ -54,7 +54,7 @@ def training(run: RunData, baseline: RunData | None = None, names: Names = ("thi
 def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
     rate, entropy, dead, fourth = axes
     half, size, parts = half_window(len(run.steps)), run.config.training.prompts_per_step, kept(run)
-    for ax, column in ((rate, "pass_rate"), (entropy, "entropy")):
+    for ax, column in ((rate, "pass_rate"), (entropy, "entropy_on_policy")):
         for part in parts:
             line(ax, part, column, RUN, names[0], half)
         for old in run.abandoned:

@@ -149,4 +149,6 @@ def read_metrics(store: Store, stretches: Sequence[Stretch]) -> Metrics:
         table = Metrics(read_steps(store, stretch.segment).to_pydict()).between(stretch.t0, stretch.t1)
         for name in columns:
             columns[name] += table[name]
+    own = columns["entropy_on_policy"]  # older runs have that of all tokens alone
+    columns["entropy_on_policy"] = [e if o is None else o for o, e in zip(own, columns["entropy"], strict=True)]
     return Metrics(columns)

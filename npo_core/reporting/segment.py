@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 ROWS = {
     "pass_rate": "pass rate, on-policy",
     "reward": "reward, after injection",
-    "entropy": "entropy, nats a token",
+    "entropy_on_policy": "entropy of the policy's own tokens, nats a token",
+    "entropy": "entropy of all tokens trained on, nats a token",
     "groups_all_wrong": "groups all wrong",
     "groups_all_right": "groups all right",
     "groups_injected": "groups injected",
@@ -54,7 +55,7 @@ def segment_png(metrics: Metrics) -> bytes:
 def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:
     rate, entropy, dead, signal = axes
     line(rate, metrics, "pass_rate", RUN, "pass rate", half)
-    line(entropy, metrics, "entropy", RUN, "entropy", half)
+    line(entropy, metrics, "entropy_on_policy", RUN, "entropy", half)
     name_rates(rate, entropy)
     fill_dead(dead, [metrics], half)
     fill_signal(signal, [metrics], half)
@@ -85,7 +86,7 @@ def named(segment: RunSegment, t0: int, t1: int) -> str:
 def group_cells(part: Metrics) -> list[str]:
     names = [
         ("pass_rate", 3),
-        ("entropy", 3),
+        ("entropy_on_policy", 3),
         ("groups_all_wrong", 1),
         ("groups_all_right", 1),
         ("groups_injected", 1),

@@ -88,7 +88,7 @@ def fold(
     path = tree.stretches(branches[-1].name) if branches else []
     for branch in branches:
         metrics = read_metrics(workspace.store, tree.stretches(branch.name))
-        names = ("step", "pass_rate", "entropy")
+        names = ("step", "pass_rate", "entropy", "entropy_on_policy")
         rows = [dict(zip(names, row, strict=True)) for row in zip(*(metrics[name] for name in names), strict=True)]
         own = [segment for segment in segments if segment.branch == branch.name]
         snapshots = {step: id_ for segment in own for step, id_ in segment.produced().items()}
@@ -102,7 +102,7 @@ def fold(
                     kept=reading.step <= kept,
                     snapshot=snapshots.get(reading.step),
                     raw_pass_rate=raw[reading.step]["pass_rate"],
-                    raw_entropy=raw[reading.step]["entropy"],
+                    raw_entropy=raw[reading.step]["entropy_on_policy"],
                     **reading.as_dict(),
                 )
         done += max((segment.t1 for segment in own), default=branch.parent_step) - branch.parent_step

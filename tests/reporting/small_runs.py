@@ -79,6 +79,7 @@ def step_row(step: int, guided: bool) -> dict:
         "tokens_generated": 100.0,
         "pass_rate": step / 10,
         "entropy": 1 / step,
+        "entropy_on_policy": None,  # as a run of before 0.3 has it
         "groups_all_wrong": 2.0,
         "groups_injected": 3.0 if guided else 0.0,
         "groups_rescued": 1.0 if guided else 0.0,

@@ -53,7 +53,7 @@ class Spy(NPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._policy_logps = result[0].detach().clone()
+        self._policy_logps, self.seen_entropies = result[0].detach().clone(), result[1].detach().clone()
         return result
 
 
@@ -487,6 +487,25 @@ def test_distance_to_the_guide_by_hand(play, base_folder, tokenizer):
     k3 = statistics.fmean(math.exp(value) - 1 - value for value in log_r)
     assert seen.log["guide/kl"] == pytest.approx(k3, abs=1e-5)
     assert k3 > 0
+
+
+def test_the_policys_entropy_leaves_out_the_guides_slots(play):
+    """Two dead groups, one of them guided: seven and eight rows of the policy's own count."""
+    run = play([[WRONG] * 8, [SHORT] * 8], cached=[0], micro_batch=16)
+    [batch], entropies = run.losses, run.trainer.seen_entropies
+    guided = batch["guide_mask"].any(1)
+    assert guided.sum() == 1
+    own = batch["completion_mask"] * ~guided[:, None]
+    expected = (entropies * own).sum() / own.sum()
+    assert run.log["entropy_on_policy"] == pytest.approx(expected.item(), rel=1e-6)
+    of_all = (entropies * batch["completion_mask"]).sum() / batch["completion_mask"].sum()
+    assert run.log["entropy"] == pytest.approx(of_all.item(), rel=1e-6) != run.log["entropy_on_policy"]
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+def test_without_a_guides_slot_both_entropies_are_the_same_number(play, guidance):
+    run = play([[WRONG] * 8, [SHORT] * 8], cached=[], guidance=guidance)
+    assert run.log["entropy_on_policy"] == run.log["entropy"] > 0
 
 
 def test_no_distance_without_injection(play):
