@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import BenchRun
-from benchmarks.steps import PLAIN, Setting, make_trainer
+from benchmarks.common import BenchRun, trainer_parts
+from benchmarks.steps_cases import NPO, built
 from npo_core.config import RunConfig
 
 WARM_UP = 6  # updates that do not count
@@ -63,9 +63,12 @@ def train_in_turns(
 
     bench = BenchRun(config, folder / "run")
     model = bench.folder(bench.base)
-    setting = Setting(model, config.training, problems, None, folder, "cpu", config.seed, updates, WARM_UP)
-    trainer = make_trainer(PLAIN, setting)
-    recorder = next(c for c in trainer.callback_handler.callbacks if isinstance(c, SegmentRecorder))
+    training = config.training.model_copy(update={"steps": updates})
+    output = folder / "trainer"
+    trainer = built(NPO, trainer_parts(model, training, problems, seed=config.seed, output=output, device="cpu"))
+    recorder = SegmentRecorder(bench.workspace.store, "benchmark", updates + 1, {}, lambda row: None)
+    recorder.trainer = trainer
+    trainer.add_callback(recorder)
     trainer.add_callback(Turns)
     trainer.train()
     return begun, taken

@@ -24,14 +24,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, base_folder, demo_config, markdown, say, settle
+from benchmarks.common import ROOT, base_folder, demo_config, markdown, say, settle, trainer_parts
 from benchmarks.gpu_stages import through_stages
 from benchmarks.gpu_vision import AT_MOST, vision_parts
 from benchmarks.plan import CASES, Case, compare, largest
 from benchmarks.plan import TINY as TINY_CASE
 from benchmarks.plan_compare import as_text
 from benchmarks.snapshots import TINY, random_model
-from benchmarks.steps import NPO, TRL, Setting, run_block
+from benchmarks.steps import run_block
+from benchmarks.steps_cases import NPO, TRL, built
+from benchmarks.steps_cases import Case as StepsCase
 from npo_core.config import RunConfig
 from npo_core.problems import ProblemSet
 
@@ -82,14 +84,18 @@ def large_model(config: RunConfig, options: argparse.Namespace, folder: Path) ->
     training = config.training.model_copy(update=sizes)
     steps, warm_up = (6, 2) if options.tiny else (20, 5)
     model = folder / "model"
-    setting = Setting(
-        model, training, problems, solutions(problems, model), folder, options.device, config.seed, steps, warm_up
-    )
+    guidance = solutions(problems, model)
+
+    def make(kind: str, output: Path) -> Any:
+        parts = trainer_parts(model, training, problems, seed=config.seed, output=output, device=options.device)
+        return built(kind, parts, guidance=guidance, until=steps)
+
+    case = StepsCase("large model", 1.0, make, steps, warm_up, 1, injects=True)
     found: dict[str, list[float]] = {TRL: [], NPO: []}
     peaks: dict[str, float] = {}
     for kind in (TRL, NPO, NPO, TRL):
         forget_peak(options.device)
-        found[kind].append(1000 * run_block(kind, setting).median)
+        found[kind].append(1000 * run_block(kind, case, folder / "trainer").figure(case, "wall"))
         peaks[kind] = max(peaks.get(kind, 0.0), peak_gb(options.device))
         say(f"gpu-check: {kind} {found[kind][-1]:.1f} ms a step")
     means = {kind: statistics.mean(found[kind]) for kind in found}

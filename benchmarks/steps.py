@@ -47,12 +47,15 @@ class Block:
 
 def run_block(kind: str, case: Case, output: Path) -> Block:
     """Train a block and time its updates."""
+    import torch
     from transformers import TrainerCallback
 
     marks: list[tuple[float, float]] = []
     injected: list[float] = []
 
     def mark() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         marks.append((time.perf_counter(), time.process_time()))
 
     class Clock(TrainerCallback):

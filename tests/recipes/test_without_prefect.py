@@ -1,5 +1,6 @@
 """Studies, and the check of a GPU, run where Prefect is not installed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,4 +60,4 @@ def test_the_gpu_check_runs_without_prefect(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("| yes") == 3 and "replayed bit for bit" in done.stdout
+    assert len(re.findall(r"replayed bit for bit.*\| yes", done.stdout)) >= 3, done.stdout
