@@ -87,7 +87,7 @@ TAKEN_BACK = regex.compile(
     r"fails?|doubt\w*|nope|actually|instead|contradict\w*|maybe|perhaps|"
     r"not (?:quite |the )?(?:right|correct|answer|it\b|true|sure)|"
     r"(?:isn't|can't|cannot|couldn't|won't|can not|not) be|isn't|(?:should|must) (?:be|have been) [-\d$\\])"
-    r"|(?:^|[.!?;,:(\n—-])\s*(?:hmm+|no|or)\b(?!\s+(?:more|other|matter|need|further|longer|doubt|units?|problem))",
+    r"|(?:^|[.!?;,:(\n—-])\s*(?:hmm+|no|or|not)\b(?!\s+(?:more|other|matter|need|further|longer|doubt|units?|problem))",
     regex.IGNORECASE,
 )
 
@@ -100,7 +100,7 @@ ANSWER = regex.compile(
 )
 SUPPOSED = regex.compile(
     r"\b(?:if|suppos\w+|assum\w+|whether|unless|why|says?|said|claims?|thinks?|might|not|never|wrong|incorrect|\w+n't|"
-    r"doubt\w*|den(?:y|ies)|false|untrue|impossible|unlikely|cannot|absurd)\b",
+    r"doubt\w*|den(?:y|ies)|false|untrue|impossible|unlikely|cannot|absurd|worst|opposite)\b",
     regex.IGNORECASE,
 )
 SENTENCE = regex.compile(r"[^\n]*?(?:[.!?](?=\s|$)|(?=\n)|$)")

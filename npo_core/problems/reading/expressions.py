@@ -18,7 +18,8 @@ MIXED = regex.compile(r"(?<![\d.^_])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+
 UNCLEAR = regex.compile(
     r"\d\s+\d"  # a product, or one number
     r"|/\s*(?:\d+|[a-zA-Z]|\\pi)\s*(?:[a-zA-Z({\d]|\\(?!cdot|times|right))"  # 1/2x
-    r"|/[^-+*]*/"
+    r"|/\s*(?:\([^()]*\)|\{[^{}]*\}|\\[a-z]+\s*\{[^{}]*\})\s*(?:[a-zA-Z\d({]|\\(?!cdot|times|right))"
+    r"|/[^-+*]*/|\d\s*_|(?<!_\s*\{[^{}]*)\}\s*\d|\\sqrt\s*\d|\^\s*[a-zA-Z]{2}"
     r"|[\^_]\s*(?:\{[^{}]*\}|\w)\s*\^(?<=\^\s*(?:\{[^{}]*\}|\w)\s*\^)"  # 2^3^4
     r"|(?<![a-zA-Z\\])(?:[a-zA-Z]{2,}\s+[a-zA-Z\d]|[a-zA-Z]\s+[a-zA-Z]{2,})"  # words
     r"|\d\s*\\frac|\d\s*\{|[-+*/^_]\s*$|^\s*[*/^_!]|\*\s*\*|\+\s*-|-\s*-|-\s*\+"
@@ -35,6 +36,7 @@ def expression(text: str) -> str | None:
     text = NAMES.sub(r"\\\1 ", text.strip())
     text = regex.sub(r"\\frac\s*(?:(\d)|(\{[^{}]*\}))\s*(?:(\d)|(\{[^{}]*\}))", short_fraction, text)
     text = regex.sub(r"_\s*(\w)", r"_{\1}", text)
+    text = regex.sub(r"\^\s*(-\s*\w+|\d{2,})", r"^{\1}", text)
     text = regex.sub(r"\\sqrt\s*(\d)(?!\d)", r"\\sqrt{\1}", text)
     text = regex.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = MIXED.sub(lambda f: f"({f[1]}+\\frac{{{f[2]}}}{{{f[3]}}})" if int(f[2]) < int(f[3]) else f[0], text)

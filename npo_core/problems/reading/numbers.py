@@ -73,7 +73,9 @@ def number_in(text: str, math: bool) -> Number | None:
     *names, last = EQUALS.split(unwrapped(text))
     if not all(map(is_left_side, names)):
         return None
-    return signed(without_name(fractions(unwrapped(last))), math)
+    number = signed(without_name(fractions(unwrapped(last))), math)
+    others = [signed(fractions(unwrapped(name)), math) for name in names] if number else []
+    return None if any(other and other.value != number.value for other in others) else number  # 0 = 3
 
 
 def unwrapped(text: str) -> str:
