@@ -25,11 +25,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def parsed(latex: str) -> Any:
     """A sympy object by math-verify's parser, decimals as the fractions that they are; None where it reads none."""
     import sympy
-    from latex2sympy2_extended import NormalizationConfig, latex2sympy
+    from latex2sympy2_extended import latex2sympy
 
-    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     real = not regex.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])|(?<=[\d)}])i\b", latex)
-    found = guarded(lambda: latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=config))
+    found = guarded(lambda: latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=None))
     if found is None or not isinstance(found, sympy.Basic):
         return None
     floats = {number: sympy.Rational(str(number)) for number in found.atoms(sympy.Float)}

@@ -1,5 +1,7 @@
 """The structure of mathematics: numbers, words, expressions, and lists, intervals, sets, matrices of such."""
 
+from functools import lru_cache
+
 import regex
 
 from npo_core.problems.reading.brackets import BRACKETS, balanced, depths, split, top_level
@@ -16,6 +18,7 @@ WORDS = regex.compile(r"\p{L}[\p{L}\s'.,-]*")
 CONSTANTS = {"pi": r"\pi", "infinity": r"\infty", "inf": r"\infty"}
 
 
+@lru_cache(maxsize=1024)
 def read_math(text: str, *, math: bool = True) -> Value | None:
     """What a marked answer says as mathematics; None where that cannot be told for certain.
 
