@@ -27,7 +27,7 @@ def given_text(text: str, pattern: regex.Pattern) -> Given:
     """What the pattern finds last, as text in its normal form; a box after it that stays open takes it away."""
     text = answer_part(text)
     matches = pattern.findall(text, timeout=PATTERN_SECONDS)
-    if not matches or not matches[-1]:
+    if not matches:
         return Given(None, None)
     last = matches[-1]
     if (box := text.rfind("\\boxed")) >= 0 and braces(text, box)[0] is None:
@@ -35,7 +35,8 @@ def given_text(text: str, pattern: regex.Pattern) -> Given:
     else:
         opened = False
     said = last.rstrip(".") if PLAIN.fullmatch(last) else plain(last)
-    return Given(None if opened else said or None, Claim(last, PATTERN))
+    nothing = opened or bool(last and not said)  # a pattern whose group is empty by intention has an empty answer
+    return Given(None if nothing else said, Claim(last, PATTERN))
 
 
 def plain(text: str) -> str:
