@@ -29,7 +29,7 @@ def check_references(parts: Mapping[str, Rows], settings: DataProblems, executio
         faults = Faults(part.source)
         for row in part.rows:
             if wanted[row.verifier] is not None and (what := lacking[row.answer]) is not None:
-                faults.add(f"the answer has no {what}", row.name)
+                faults.add(f"the verifier finds no {what}", row.name)
         faults.check()
 
 

@@ -17,7 +17,7 @@ from npo_core.config.verifier import (
     paper_verifier,
 )
 from npo_core.errors import VerifierError
-from npo_core.problems import Outcome
+from npo_core.problems import Completion, Outcome, Problem
 from npo_core.problems.checks import unusable
 from npo_core.problems.reading.numbers import read_number
 from tests.problems.conftest import completion
@@ -138,11 +138,27 @@ def test_numbers_by_hand():
         ("<think></think>\\boxed{3}", 0.0),
         ("So \\boxed{3}", 0.0),
         ("<think>a</think> 3", 0.0),
+        ("<think>  \n </think>\\boxed{3}", 0.0),
+        ("<think>...</think>\\boxed{3}", 0.0),
+        ("<think>a</think>\\boxed{}", 0.0),
+        ("<think>a</think>\\boxed{ \\, }", 0.0),
+        ("<think>a</think>\\boxed{\\text{ }}", 0.0),
+        ("<think>a</think>\\boxed{\\text{yes}}", 1.0),
+        ("<think>a</think><think>\\boxed{3}</think>", 0.0),
+        ("a</think>\\boxed{3}", 0.0),
     ],
 )
 def test_format(judge, text, value):
     [verdict] = judge(FormatVerifier())([completion(text)])
     assert (verdict.accuracy, verdict.reward) == (value, value)
+
+
+def test_a_thought_that_the_prompt_opened_counts(judge):
+    """Qwen's and DeepSeek's templates end with <think>, so that completions begin inside of it."""
+    opened = Problem("0" * 16, "<|assistant|><think>\n", "3", 0)
+    texts = {"hm\n</think>\\boxed{3}": 1.0, "</think>\\boxed{3}": 0.0, "hm </think> 3": 0.0, "hm": 0.0}
+    verdicts = judge(FormatVerifier())([Completion(opened, text, 5, True) for text in texts])
+    assert [verdict.accuracy for verdict in verdicts] == list(texts.values())
 
 
 @pytest.mark.parametrize(("tokens", "penalty"), [(1, 0), (80, 0), (85, -0.25), (90, -0.5), (100, -1), (120, -1)])

@@ -1,6 +1,5 @@
 """Where a completion claims its answer: in a box, by the pattern, after "answer is", or as all that it says."""
 
-from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -55,7 +54,7 @@ def last_match(text: str, pattern: regex.Pattern) -> regex.Match | None:
 
 
 def last_of(matches: Iterable[regex.Match]) -> regex.Match | None:
-    return next(iter(deque(matches, maxlen=1)), None)
+    return [None, *matches][-1]
 
 
 def marked(text: str, pattern: regex.Pattern) -> Claim | None:
@@ -87,7 +86,7 @@ TAKEN_BACK = regex.compile(
     r"fails?|doubt\w*|nope|actually|instead|contradict\w*|maybe|perhaps|"
     r"not (?:quite |the )?(?:right|correct|answer|it\b|true|sure)|"
     r"(?:isn't|can't|cannot|couldn't|won't|can not|not) be|isn't|(?:should|must) (?:be|have been) [-\d$\\])"
-    r"|(?:^|[.!?;,:(\n—-])\s*(?:hmm+|no|or)\b(?!\s+(?:more|other|matter|need|further|longer|doubt|units?|problem))",
+    r"|(?:\G|[.!?;,:(\n—-])\s*(?:hmm+|no|or|not)\b(?!\s+(?:more|other|matter|need|further|longer|doubt|units?|problem))",
     regex.IGNORECASE,
 )
 
@@ -100,7 +99,7 @@ ANSWER = regex.compile(
 )
 SUPPOSED = regex.compile(
     r"\b(?:if|suppos\w+|assum\w+|whether|unless|why|says?|said|claims?|thinks?|might|not|never|wrong|incorrect|\w+n't|"
-    r"doubt\w*|den(?:y|ies)|false|untrue|impossible|unlikely|cannot|absurd)\b",
+    r"doubt\w*|den(?:y|ies)|false|untrue|impossible|unlikely|cannot|absurd|worst|opposite)\b",
     regex.IGNORECASE,
 )
 SENTENCE = regex.compile(r"[^\n]*?(?:[.!?](?=\s|$)|(?=\n)|$)")

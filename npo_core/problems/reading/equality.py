@@ -9,7 +9,7 @@ from npo_core.problems.reading.numbers import Number, same_number
 from npo_core.problems.reading.values import Expression, Items, Matrix, Relation, Value, Words
 
 UNORDERED = ("", "{}", "U")
-ALIKE = ({"", "{}"}, {"", "U"}, {"", "()"})  # kinds that say the same where the items do
+ALIKE = ({"", "{}"}, {"", "U"}, {"()", "]["})  # kinds that say the same where the items do
 
 
 def same(given: Value, reference: Value) -> bool:
@@ -77,24 +77,39 @@ NAMED = regex.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\w+)?'*(?:\(.*\))?")
 
 
 def bare(text: str) -> str:
-    return regex.sub(r"[\s{}]", "", text)
+    """LaTeX without blanks, but for those that end a command."""
+    return regex.sub(r"(?<!\\[a-zA-Z]+)\s+|\s+(?![a-zA-Z])", "", text.strip())
 
 
 def same_items(given: Value, reference: Value) -> bool:
+    """Lists with the same items: in order where either has one, or where names that differ give it one."""
     if not (isinstance(given, Items) and isinstance(reference, Items)):
         several, one = (given, reference) if isinstance(given, Items) else (reference, given)
-        return several.kind == "{}" and len(several.items) == 1 and same(several.items[0], one)
+        alone = several.kind == "{}" and len(several.items) == 1 and not isinstance(several.items[0], Items)
+        return alone and same(several.items[0], one)
     kinds = {given.kind, reference.kind}
-    if len(given.items) != len(reference.items) or (len(kinds) > 1 and kinds not in ALIKE):
+    bare_tuple = (given.kind, reference.kind) == ("", "()")
+    if len(given.items) != len(reference.items) or not (len(kinds) == 1 or kinds in ALIKE or bare_tuple):
         return False
-    named = any(isinstance(item, Relation) for item in (*given.items, *reference.items))
-    if all(kind in UNORDERED for kind in kinds) and not (named and not all_named(given, reference)):
+    if given.of and reference.of and given.of != reference.of:
+        return False
+    pairs = list(zip(given.items, reference.items, strict=True))
+    if any(isinstance(a, Items) != isinstance(b, Items) for a, b in pairs):
+        return False
+    names = [list(map(name_of, items.items)) for items in (given, reference)]
+    if (
+        kinds <= set(UNORDERED)
+        and all(len(set(some)) == 1 or None not in some for some in names)
+        and (names[0].count(None) == names[1].count(None) or len(set(filter(None, sum(names, [])))) == 1)
+    ):
         return matched(list(given.items), list(reference.items))
-    return all(same(a, b) for a, b in zip(given.items, reference.items, strict=True))
+    in_order = all(None in some or some == sorted(some) for some in names)
+    return in_order and "{}" not in kinds and all(same(a, b) for a, b in pairs)
 
 
-def all_named(*several: Items) -> bool:
-    return all(isinstance(item, Relation) for items in several for item in items.items)
+def name_of(value: Value) -> str | None:
+    """The name that a value is said to be that of."""
+    return bare(value.left) if isinstance(value, Relation) else None
 
 
 def matched(given: list[Value], reference: list[Value]) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 
 import regex
 
-DIGITS = 50  # of values that are compared; two that agree in DIGITS - MARGIN of them are the same
-MARGIN = 20
+DIGITS = 150  # of values that are compared; two that agree in DIGITS - MARGIN of them are the same
+MARGIN = 30
 POINTS = 6  # at which expressions with variables are compared
 SCALES = (0.37, -2.6, 131.7, -10453.3, 3.7e-9, 0.81)  # of the variables there: near 0, far from it, negative
 
@@ -25,11 +25,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def parsed(latex: str) -> Any:
     """A sympy object by math-verify's parser, decimals as the fractions that they are; None where it reads none."""
     import sympy
-    from latex2sympy2_extended import NormalizationConfig, latex2sympy
+    from latex2sympy2_extended import latex2sympy
 
-    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     real = not regex.search(r"(?<![a-zA-Z\\])i(?![a-zA-Z])|(?<=[\d)}])i\b", latex)
-    found = guarded(lambda: latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=config))
+    found = guarded(lambda: latex2sympy(latex, is_real=real, convert_degrees=False, normalization_config=None))
     if found is None or not isinstance(found, sympy.Basic):
         return None
     floats = {number: sympy.Rational(str(number)) for number in found.atoms(sympy.Float)}
@@ -58,6 +57,9 @@ def equal(given: str | Fraction, reference: str | Fraction, places: int | None, 
         return bool(guarded(lambda: a == b))
     if a == b:
         return not a.has(sympy.nan, sympy.zoo)
+    difference = guarded(lambda: a - b)
+    if places is None and wanted is None and difference is not None and difference.is_Rational:
+        return difference == 0
     names = sorted({symbol.name for symbol in a.free_symbols | b.free_symbols})
     if not names:
         return close(value(a), value(b), places, wanted)
@@ -76,17 +78,13 @@ def at(found: Any, names: list[str], point: int) -> Any:
 
 
 def value(found: Any, values: dict | None = None) -> Any:
-    """A number of DIGITS digits; None where it is none, or not finite."""
-
-    number = guarded(lambda: (found.subs(values) if values else found).evalf(DIGITS))
-    if (
-        number is None
-        or not number.is_number
-        or not number.is_finite
-        or not all(p.is_Number for p in number.as_real_imag())
-    ):
+    """A rational number as it is, or a number of DIGITS digits; None where it is none, or not finite."""
+    number = guarded(lambda: found.subs(values) if values else found)
+    if number is not None and not number.is_Rational:
+        number = guarded(lambda: number.evalf(DIGITS))
+    if number is None or not number.is_number or not number.is_finite:
         return None
-    return number
+    return number if all(part.is_Number for part in number.as_real_imag()) else None
 
 
 def close(a: Any, b: Any, places: int | None, wanted: int | None) -> bool:
@@ -94,11 +92,17 @@ def close(a: Any, b: Any, places: int | None, wanted: int | None) -> bool:
     if a is None or b is None:
         return False
     off, size = abs(a - b), max(abs(a), abs(b))
-    if off <= size * 10.0 ** -(DIGITS - MARGIN):
+    if off == 0 or (not off.is_Rational and bool(off <= size * power_of_ten(MARGIN - DIGITS))):
         return True
     if places is None and wanted is None:
         return False
-    return bool(off <= abs(b) * 1e-6) and (wanted is None or bool(2 * off < 10.0**-wanted))
+    return bool(off * 10**6 <= abs(b)) and (wanted is None or bool(2 * off < power_of_ten(-wanted)))
+
+
+def power_of_ten(exponent: int) -> Any:
+    import sympy
+
+    return sympy.Integer(10) ** exponent
 
 
 def proportional(a: Any, b: Any, *, positive: bool) -> bool:

@@ -15,10 +15,15 @@ TOKEN = regex.compile(
 )
 NAMES = regex.compile(r"(?<![\\a-zA-Z])(arcsin|arccos|arctan|sin|cos|tan|log|ln|exp|sqrt|pi)(?![a-zA-Z])")
 MIXED = regex.compile(r"(?<![\d.^_])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}(?!\s*[\^!])")
+FRACTION = regex.compile(r"\\frac\s*(?:(\d)|(\{[^{}]*\}))\s*(?:(\d)|(\{[^{}]*\}))")
+LOWERED, RAISED = regex.compile(r"_\s*(\w)"), regex.compile(r"\^\s*(-\s*\w+|\d{2,})")
+ROOT, ROOT_OF_BRACKET = regex.compile(r"\\sqrt\s*(\d)(?!\d)"), regex.compile(r"\\sqrt\s*\(([^()]*)\)")
+POINT = regex.compile(r"(?<!\d)\.(\d)")
 UNCLEAR = regex.compile(
     r"\d\s+\d"  # a product, or one number
     r"|/\s*(?:\d+|[a-zA-Z]|\\pi)\s*(?:[a-zA-Z({\d]|\\(?!cdot|times|right))"  # 1/2x
-    r"|/[^-+*]*/"
+    r"|/\s*(?:\([^()]*\)|\{[^{}]*\}|\\[a-z]+\s*\{[^{}]*\})\s*(?:[a-zA-Z\d({]|\\(?!cdot|times|right))"
+    r"|/[^-+*]*/|\d\s*_|(?<!_\s*\{[^{}]*)\}\s*\d|\\sqrt\s*\d|\^\s*[a-zA-Z]{2}"
     r"|[\^_]\s*(?:\{[^{}]*\}|\w)\s*\^(?<=\^\s*(?:\{[^{}]*\}|\w)\s*\^)"  # 2^3^4
     r"|(?<![a-zA-Z\\])(?:[a-zA-Z]{2,}\s+[a-zA-Z\d]|[a-zA-Z]\s+[a-zA-Z]{2,})"  # words
     r"|\d\s*\\frac|\d\s*\{|[-+*/^_]\s*$|^\s*[*/^_!]|\*\s*\*|\+\s*-|-\s*-|-\s*\+"
@@ -33,11 +38,15 @@ def expression(text: str) -> str | None:
         expression("3\\\\frac{1}{2}\\\\pi") == "(3+\\\\frac{1}{2})\\\\pi"; expression("1/2x") is None
     """
     text = NAMES.sub(r"\\\1 ", text.strip())
-    text = regex.sub(r"\\frac\s*(?:(\d)|(\{[^{}]*\}))\s*(?:(\d)|(\{[^{}]*\}))", short_fraction, text)
-    text = regex.sub(r"_\s*(\w)", r"_{\1}", text)
-    text = regex.sub(r"\\sqrt\s*(\d)(?!\d)", r"\\sqrt{\1}", text)
-    text = regex.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = MIXED.sub(lambda f: f"({f[1]}+\\frac{{{f[2]}}}{{{f[3]}}})" if int(f[2]) < int(f[3]) else f[0], text)
+    if "." in text:
+        text = POINT.sub(r"0.\1", text)
+    if "\\frac" in text:
+        text = FRACTION.sub(short_fraction, text)
+        text = MIXED.sub(lambda f: f"({f[1]}+\\frac{{{f[2]}}}{{{f[3]}}})" if int(f[2]) < int(f[3]) else f[0], text)
+    if "_" in text or "^" in text:
+        text = RAISED.sub(r"^{\1}", LOWERED.sub(r"_{\1}", text))
+    if "\\sqrt" in text:
+        text = ROOT_OF_BRACKET.sub(r"\\sqrt{\1}", ROOT.sub(r"\\sqrt{\1}", text))
     if not text or UNCLEAR.search(text):
         return None
     return text if known(text) else None

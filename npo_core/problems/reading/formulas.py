@@ -54,7 +54,8 @@ def last_formula(text: str) -> Given:
     found = last_of(FORMULA.finditer(text, timeout=PATTERN_SECONDS))
     if found is not None:
         claim = Claim(next(group for group in found.groups() if group), LAST, len(text))
-        ends = not regex.search(r"[\d\\]|\b(?:or|and)\b", text[found.end() :]) and not DENIED.search(text, found.end())
+        line = text[text.rfind("\n", 0, found.start()) + 1 :]
+        ends = not regex.search(r"[\d\\]|\b(?:or|and)\b", text[found.end() :]) and not DENIED.search(line)
         return Given(read_math(claim.text) if ends else None, claim)
     line = next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
     found = last_of(TAIL.finditer(line))

@@ -6,6 +6,7 @@ from npo_core.problems.reading.boxes import braces
 from npo_core.problems.reading.claims import (
     LAST,
     PATTERN,
+    PATTERN_SECONDS,
     WHOLE,
     Claim,
     Given,
@@ -25,12 +26,17 @@ BARE = 300  # characters of a text that may be an answer and nothing else
 def given_text(text: str, pattern: regex.Pattern) -> Given:
     """What the pattern finds last, as text in its normal form; a box after it that stays open takes it away."""
     text = answer_part(text)
-    if (match := last_match(text, pattern)) is None:
+    matches = pattern.findall(text, timeout=PATTERN_SECONDS)
+    if not matches:
         return Given(None, None)
-    box = text.rfind("\\boxed", match.start(1))
-    opened = box >= 0 and braces(text, box)[0] is None
-    said = match[1].rstrip(".") if PLAIN.fullmatch(match[1]) else plain(match[1])
-    return Given(None if opened else said or None, Claim(match[1], PATTERN, match.end(1)))
+    last = matches[-1]
+    if (box := text.rfind("\\boxed")) >= 0 and braces(text, box)[0] is None:
+        opened = box >= last_match(text, pattern).start(1)
+    else:
+        opened = False
+    said = last.rstrip(".") if PLAIN.fullmatch(last) else plain(last)
+    nothing = opened or bool(last and not said)  # a pattern whose group is empty by intention has an empty answer
+    return Given(None if nothing else said, Claim(last, PATTERN))
 
 
 def plain(text: str) -> str:

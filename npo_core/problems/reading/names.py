@@ -11,6 +11,9 @@ IS = regex.compile(
 )
 
 
+HEDGE = regex.compile(r"([a-zA-Z]+)(?=[\s.$])")
+
+
 def without_name(text: str) -> str:
     """What follows the last "is" or colon, where a plain name stands before it; hedges before the number go, too."""
     ends = [found.end() for found in IS.finditer(text) if found.start() or found[0].strip() != ":"]
@@ -18,7 +21,7 @@ def without_name(text: str) -> str:
         text = text[ends[-1] :]
     text = text.strip().lstrip("~")
     hedged = False
-    while (word := LETTERS.match(text)) and word[0].lower() in HEDGES:
+    while (word := HEDGE.match(text)) and word[1].lower() in HEDGES:
         text, hedged = text[word.end() :].lstrip(". "), True
     return "" if hedged and text.startswith(("- ", "+ ")) else text  # a dash between them is no sign
 
@@ -27,12 +30,12 @@ def is_words(text: str, refused: frozenset[str]) -> bool:
     """Whether a text is words alone, none of which changes or denies what it is said of."""
     bare = regex.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}:,'\"]", " ", text)
     words = bare.lower().split()
-    if len(words) == 1 and len(words[0]) < 4 and words[0] not in SHORT_NAMES:
+    if all(len(word) < 4 and word not in SHORT_NAMES for word in words):
         return False  # a product of variables
     return bool(words) and all(LETTERS.fullmatch(word) and word not in refused for word in words)
 
 
-SHORT_NAMES = frozenset("sum age max min gcd lcm ans avg net tax it he she we they".split())
+SHORT_NAMES = frozenset("sum age max min gcd lcm ans avg net tax it he she we they is are was the".split())
 
 
 NAME = regex.compile(

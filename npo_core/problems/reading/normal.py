@@ -49,6 +49,7 @@ MEANT = {
     "geqslant": r"\ge", "ne": r"\neq", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}",
     "varnothing": r"\emptyset", "degree": r"^\circ",
 }  # fmt: skip
+CODE = regex.compile(r"(?<!\w)`+([^`\n]+)`+(?!\w)")
 EMPHASIS = regex.compile(
     r"(?<![\w)}\]*\\])(?<![\d.]\s)(\*{1,3}|_{2,3})(?=[^\s*_])([^\n]*?[^\s*_])\1(?![\w({\[*])(?!\s\d)"
 )
@@ -74,7 +75,8 @@ def unicode_signs(text: str) -> str:
 
 def emphasis(text: str) -> str:
     """Without markdown's emphasis and code marks."""
-    text = text.replace("`", "")
+    if "`" in text:
+        text = CODE.sub(r"\1", text)
     while "*" in text or "__" in text:
         text, count = EMPHASIS.subn(r"\2", text)
         if not count:

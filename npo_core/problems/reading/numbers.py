@@ -34,6 +34,12 @@ EQUALS = regex.compile(r"(?<![<>!:=\\])=(?![=<>])|\\approx(?![a-zA-Z])|\\simeq(?
 BRACKETED = regex.compile(rf"\([^(){{}},$€£{DOLLAR}]*\)|\{{[^(){{}},]*\}}")  # ($5) is how books write -5
 
 
+SOME_DIGIT = regex.compile(r"\d")
+FORMULA = regex.compile(
+    r"\\(?:sqrt|pi|infty|pm|log|ln|sin|cos|tan|begin|cup|le|ge|in|\{)(?![a-z])|[\w})]\s*\+|[<>]"
+)  # no number
+
+
 class Number(NamedTuple):
     """A number as it was written.
 
@@ -68,12 +74,14 @@ def number_in(text: str, math: bool) -> Number | None:
     """As `read_number`, of a text in its normal form."""
     if PLAIN.fullmatch(text):
         return Number(Fraction(int(text)))
-    if len(text) > 2 * DIGITS or not any(map(str.isdigit, text)):
+    if len(text) > 2 * DIGITS or not SOME_DIGIT.search(text) or ("=" not in text and FORMULA.search(text)):
         return None
     *names, last = EQUALS.split(unwrapped(text))
     if not all(map(is_left_side, names)):
         return None
-    return signed(without_name(fractions(unwrapped(last))), math)
+    number = signed(without_name(fractions(unwrapped(last))), math)
+    others = [signed(fractions(unwrapped(name)), math) for name in names] if number else []
+    return None if any(other and other.value != number.value for other in others) else number  # 0 = 3
 
 
 def unwrapped(text: str) -> str:

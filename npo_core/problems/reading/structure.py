@@ -1,21 +1,24 @@
 """The structure of mathematics: numbers, words, expressions, and lists, intervals, sets, matrices of such."""
 
+from functools import lru_cache
+
 import regex
 
 from npo_core.problems.reading.brackets import BRACKETS, balanced, depths, split, top_level
 from npo_core.problems.reading.expressions import expression
 from npo_core.problems.reading.names import is_left_side
 from npo_core.problems.reading.normal import TEXT_CLOSE, TEXT_OPEN, normal, outer
-from npo_core.problems.reading.numbers import number_in, unwrapped
+from npo_core.problems.reading.numbers import Number, number_in, unwrapped
 from npo_core.problems.reading.units import beside, unit_of
 from npo_core.problems.reading.values import Expression, Items, Matrix, Relation, Value, Words
-from npo_core.problems.reading.words import CHANGING
+from npo_core.problems.reading.words import CHANGING, HEDGES
 
 INFINITY = {"+": Expression(r"\infty"), "-": Expression(r"-\infty")}
 WORDS = regex.compile(r"\p{L}[\p{L}\s'.,-]*")
 CONSTANTS = {"pi": r"\pi", "infinity": r"\infty", "inf": r"\infty"}
 
 
+@lru_cache(maxsize=1024)
 def read_math(text: str, *, math: bool = True) -> Value | None:
     """What a marked answer says as mathematics; None where that cannot be told for certain.
 
@@ -55,7 +58,7 @@ def structured(text: str) -> Value | None:
     if len(parts) > 1:
         if any(" and " in f" {between} " for between in separators(text)) and RELATED.search(text):
             return None  # an intersection
-        return gathered("", parts)
+        return None if HEDGED.search(text) else gathered("", parts)
     if RELATED.search(text):
         return related(text)
     if len(parts := split(text, UNITED)) > 1:
@@ -66,6 +69,7 @@ def structured(text: str) -> Value | None:
 
 
 LISTED = regex.compile(r"\s*(?:[,;]\s*(?:and|or)?(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
+HEDGED = regex.compile(rf"\b(?:{'|'.join(word for word in HEDGES if len(word) > 2)})\b", regex.IGNORECASE)
 UNITED = regex.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 RELATED = regex.compile(r"\\(?:le|ge|neq|in|approx|to|mapsto|equiv|sim)(?![a-zA-Z])|[<>=]")
 ONE_RELATION = regex.compile(r"\s*(<=|>=|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\in(?![a-zA-Z])|<|>|=)\s*")
@@ -98,7 +102,9 @@ def related(text: str) -> Value | None:
 def equation(sides: list[str]) -> Relation | None:
     """What a name is said to be, the end of a calculation, or two sides that are equal."""
     if all(is_left_side(side) and side.strip() for side in sides[:-1]):
-        value = read(sides[-1])
+        value, numbers = read(sides[-1]), [number_in(side, True) for side in sides[:-1]]
+        if isinstance(value, Number) and any(number and number.value != value.value for number in numbers):
+            return None  # 0 = 3
         return None if value is None else Relation("=", sides[0].strip(), sides[-1].strip(), value)
     readable = len(sides) == 2 and all(measured(side) is not None for side in sides)
     return Relation("=", sides[0].strip(), sides[1].strip()) if readable else None
@@ -118,12 +124,12 @@ def inequality(operators: list[str], sides: list[str]) -> Value | None:
     values = [None if is_variable else read(side) for side, is_variable in zip(sides, variable, strict=True)]
     if any(value is None and not is_variable for value, is_variable in zip(values, variable, strict=True)):
         return None
-    if variable == [False, True, False]:
-        return Items(ends[0] + ends[1], (values[0], values[2]))
-    if variable == [True, False]:
-        return Items("(" + ends[1], (INFINITY["-"], values[1]))
-    if variable == [False, True]:
-        return Items(ends[0] + ")", (values[0], INFINITY["+"]))
+    if sum(variable) == 1 and variable in ([False, True, False], [True, False], [False, True]):
+        lower, upper = values[0] or INFINITY["-"], values[-1] or INFINITY["+"]
+        opens = "(" if values[0] is None else ends[0]
+        closes = ")" if values[-1] is None else ends[1]
+        kind = "][" if opens + closes == "()" else opens + closes
+        return Items(kind, (lower, upper), sides[variable.index(True)].strip())
     return Relation(operators[0], sides[0].strip(), sides[1].strip()) if len(sides) == 2 else None
 
 

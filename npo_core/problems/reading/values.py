@@ -21,10 +21,14 @@ class Expression(NamedTuple):
 
 @dataclass(frozen=True)
 class Items:
-    """Several values: `()` in order, `{}` in any, `` a bare list, `[)` and the like intervals, `U` a union."""
+    """Several values: `()` in order, `{}` in any, `` a bare list, `[)`, `][` and the like intervals, `U` a union.
+
+    `of` is the variable of an interval that was written as an inequality; None elsewhere.
+    """
 
     kind: str
     items: tuple["Value", ...]
+    of: str | None = None
 
 
 @dataclass(frozen=True)
