@@ -15,9 +15,7 @@ def shared_prefill(
         prompt_of: [B] the prompt of each row; several may ask the same.
     """
     beside = {name: value for name, value in inputs.items() if name != "input_ids"}
-    positions = model._prepare_position_ids_for_generation(
-        inputs["input_ids"], beside
-    )  # [..., P, T], as `generate` has
+    positions = model._prepare_position_ids_for_generation(inputs["input_ids"], beside)  # [..., P, T]
     cache = DynamicCache(config=model.config)
     output = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_select_indices(prompt_of)

@@ -125,7 +125,13 @@ class SharingTrainer(ImageTrainer):
         """[B] the rows that are computed; None: all, as a term of the loss or a missing record demands."""
         if self._batch is None or live_rows.SAMPLED_LOGPS not in self._batch or self._in_step:
             return None
-        if self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1:
+        if (
+            not mask.any()
+            or self.beta
+            or self._entropy_bonus_enabled
+            or self.aux_loss_enabled
+            or self.top_entropy_quantile < 1
+        ):
             return None
         return live_rows.live_rows(self._batch, mask)
 
@@ -151,6 +157,8 @@ class SharingTrainer(ImageTrainer):
             return False
         if any(value is not None and value is not False for value in beside.values()):
             return False  # images that TRL itself put beside the ids, or a loss of routers
+        if not attention_mask[:, -keep:].any():
+            return False  # TRL has masked every completion: nothing could be packed
         if self._sharing is None:
             self._sharing = self._check(model, input_ids, attention_mask, keep)
         return self._sharing

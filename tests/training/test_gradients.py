@@ -155,6 +155,18 @@ def test_gradients_are_trls(pair, case):
     assert_equal(*set_loss(pair, "dapo"), batch(CASES[case]))
 
 
+def test_masked_completions(pair):
+    """Cut completions that TRL masks, and a batch of nothing else."""
+    for rows in ([1, 4], [0, 1, 2, 3, 4, 5]):
+        inputs = batch(MIXED)
+        inputs["completion_mask"][rows] = 0
+        inputs["num_items_in_batch"] = inputs["completion_mask"].sum()
+        trl, npo = set_loss(pair, "dapo")
+        expected = gradient(trl, inputs)[0]
+        assert (gradient(npo, inputs | recorded(npo, inputs))[0] - expected).norm() <= EXACT * expected.norm()
+        assert bool(expected.norm()) == (len(rows) < 6)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("old", [False, True])
 def test_each_loss(pair, loss, old):
