@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from flows.cli import app
+from npo_core.cli.app import app
 from typer.testing import CliRunner
 
 runner = CliRunner()
