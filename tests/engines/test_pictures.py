@@ -140,5 +140,5 @@ def test_stages(run, worker, monkeypatch):
     probe = run.probe(scout.record.end, base)
     assert probe["prompts"] > 0 and probe["candidates"][0]["kl_k3"] > 0 and about_pictures()
     scores = run.evaluate(base, scout.record.end)
-    assert [score["step"] for score in scores] == [0, 4] and all(score["tokens"] > 0 for score in scores)
+    assert [score.step for score in scores] == [0, 4] and all(score.tokens > 0 for score in scores)
     assert about_pictures()

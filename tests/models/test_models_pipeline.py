@@ -86,7 +86,7 @@ def test_early_bootstrapping(run, kind, fields, tmp_path):
     assert guided.asked == 8 and guided.rows > 0
     replay = run.train("replay", base, guided.cache)
     assert sum(row["groups_injected"] for row in replay.steps) > 0
-    assert [score["problems"] for score in run.evaluate(base, replay.record.end)] == [4, 4]
+    assert [score.problems for score in run.evaluate(base, replay.record.end)] == [4, 4]
     copy = Workspace(tmp_path / "proof")
     result = run(respecify(run.workspace, copy, scout.record, 4))
     proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result.segment), 4)

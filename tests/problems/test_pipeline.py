@@ -226,5 +226,5 @@ def test_benchmarks_are_kept_and_scored(tmp_path, model):
         result = run(EvaluateSpec(evaluation=evaluation, max_completion_tokens=8, snapshots=snapshots, **run.common))
         assert [bool(score.benchmarks) for score in result.scores] == at
         parts = [part for s in result.scores for part in [s, *s.benchmarks.values()]]
-        assert {part["problems"] for part in parts} == {3, 4}
+        assert {part.problems for part in parts} == {3, 4}
         assert result.cost.tokens_generated == sum(part.tokens for part in parts)
