@@ -34,7 +34,8 @@ def evaluate_data(config: "RunConfig") -> Data:
     started = time.perf_counter()
     with quiet_stdout():
         scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
-    return {"model": path, "name": config.name, "seconds": time.perf_counter() - started, **scores}
+    seconds = time.perf_counter() - started
+    return {"model": path, "name": config.name, "seconds": seconds, "max_completion_tokens": limit, **scores}
 
 
 def usable_device(config: "RunConfig") -> str:
@@ -74,6 +75,7 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
 def evaluate(data: Data, console: Console) -> None:
     from npo_core.reporting.evaluation import data_sets_table, score_table
 
-    render(score_table(f"Held-out problems of {data['name']}", data), console)
+    limit = data["max_completion_tokens"]
+    render(score_table(f"Held-out problems of {data['name']}", data, limit), console)
     if (further := data_sets_table(data)) is not None:
         render(further, console)

@@ -2,6 +2,7 @@
 
 from prefect import task
 
+from npo_core.reporting.intervals import of_score
 from npo_core.stages.launch import StageResult
 from npo_core.stages.specs import EvaluateSpec
 from tasks.artifacts import key_of, publish, table
@@ -32,9 +33,10 @@ def lines(scores: list[dict], parts: str) -> str:
     """Pass rates by step, and by the keys of `parts`: `by_difficulty` or `benchmarks`."""
     names = list(scores[0][parts])
     head = [f"difficulty {name}" if parts == "by_difficulty" else name for name in names]
-    table = [["step", "pass rate", "± 1.96 s.e.", *head], ["---"] * (3 + len(names))]
+    table = [["step", "pass rate", "95 %", *head], ["---"] * (3 + len(names))]
     for score in scores:
         found = [part if isinstance(part := score[parts][name], float) else part["pass_rate"] for name in names]
-        table.append([str(score["step"]), f"{score['pass_rate']:.3f}", f"{1.96 * score['standard_error']:.3f}"])
+        low, high = of_score(score)
+        table.append([str(score["step"]), f"{score['pass_rate']:.3f}", f"{low:.3f} to {high:.3f}"])
         table[-1] += [f"{rate:.3f}" for rate in found]
     return "\n".join("| " + " | ".join(row) + " |" for row in table)

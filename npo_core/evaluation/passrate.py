@@ -8,7 +8,7 @@ from typing import Any
 
 from npo_core.engines import Engine
 from npo_core.errors import VerifierError
-from npo_core.problems import Completion, Judge, Problem, ProblemSet
+from npo_core.problems import Completion, Judge, Outcome, Problem, ProblemSet
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,19 @@ class Score:
     standard_error: float  # of that mean, over problems
     by_difficulty: dict[int | str, float]
     by_difficulty_error: dict[int | str, float]  # standard error of each, over problems
+    by_difficulty_problems: dict[int | str, int]  # how many of each
     pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
     pass_at_k_error: dict[int, float]  # standard error of each, over problems
     problems: int
     samples: int
     tokens: int  # generated
     unfinished: int  # completions that did not end by themselves
+    unparsable: int  # completions without a final answer that the verifier can read
     unverified: int  # completions whose verification timed out or crashed; they count nowhere
 
     def as_dict(self) -> dict[str, Any]:
         record = asdict(self)
-        for name in ("by_difficulty", "by_difficulty_error", "pass_at_k", "pass_at_k_error"):
+        for name in [name for name, value in record.items() if isinstance(value, dict)]:
             record[name] = {str(key): value for key, value in record[name].items()}
         return record
 
@@ -83,12 +85,14 @@ def score(
         standard_error=standard_error(rates),
         by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
         by_difficulty_error={level: standard_error(values) for level, values in sorted(graded.items())},
+        by_difficulty_problems={level: len(values) for level, values in sorted(graded.items())},
         pass_at_k={k: mean(values) for k, values in at_k.items()},
         pass_at_k_error={k: standard_error(values) for k, values in at_k.items()},
         problems=len(rates),
         samples=samples,
         tokens=sum(len(c.token_ids) for completions in answers for c in completions),
         unfinished=sum(not c.finished for completions in answers for c in completions),
+        unparsable=sum(v.outcome is Outcome.UNPARSABLE for v in verdicts),
         unverified=sum(v.correct is None for v in verdicts),
     )
 

@@ -1,10 +1,11 @@
 """One run against another: when each first reaches a pass rate, and what each reaches at equal cost."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from npo_core.errors import DataError
+from npo_core.reporting.intervals import Interval, difference
 from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import CurvePoint, RunData
 
@@ -21,6 +22,21 @@ class Crossing:
     step: float
     updates_total: float
     tokens_total: float
+    after: int  # step of the evaluated snapshot before it, which is below the level; `before` where there is none
+    before: int  # step of the evaluated snapshot that has reached it
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is an evaluated snapshot itself, and nothing is interpolated."""
+        return self.step == self.before
+
+
+class Value(NamedTuple):
+    """A pass rate on a curve, with its 95 % interval."""
+
+    pass_rate: float
+    interval: Interval
+    measured: bool  # at an evaluated snapshot; else interpolated
 
 
 @dataclass(frozen=True)
@@ -35,21 +51,16 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Both pass rates at one place, and their difference with the standard error of independent samples."""
+    """Both pass rates at one point of an axis, and their difference as of independent samples."""
 
     at: str
-    run: float
-    run_error: float
-    baseline: float
-    baseline_error: float
+    run: Value
+    baseline: Value
 
     @property
-    def difference(self) -> float:
-        return self.run - self.baseline
-
-    @property
-    def difference_error(self) -> float:
-        return math.hypot(self.run_error, self.baseline_error)
+    def difference(self) -> Value:
+        (a, of_a, here), (b, of_b, there) = self.run, self.baseline
+        return Value(a - b, difference(a, of_a, b, of_b), here and there)
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ def first_crossing(points: Sequence[CurvePoint], target: float) -> Crossing | No
     for point in points:
         if point.pass_rate >= target:
             share = 1.0 if before is None else (target - before.pass_rate) / (point.pass_rate - before.pass_rate)
-            return Crossing(*(between(before or point, point, share, axis) for axis in AXES))
+            found = (between(before or point, point, share, axis) for axis in AXES)
+            return Crossing(*found, (before or point).step, point.step)
         before = point
     return None
 
@@ -75,13 +87,15 @@ def between(a: CurvePoint, b: CurvePoint, share: float, name: str) -> float:
     return getattr(a, name) + share * (getattr(b, name) - getattr(a, name))
 
 
-def value_at(points: Sequence[CurvePoint], axis: str, place: float) -> tuple[float, float] | None:
-    """Pass rate and standard error at a place on an axis, interpolated; None outside the curve."""
+def value_at(points: Sequence[CurvePoint], axis: str, at: float) -> Value | None:
+    """The pass rate at a value of an axis, interpolated between snapshots; None outside the curve."""
     for a, b in zip(points, points[1:], strict=False):
         low, high = getattr(a, axis), getattr(b, axis)
-        if low <= place <= high and high > low:
-            share = (place - low) / (high - low)
-            return between(a, b, share, "pass_rate"), between(a, b, share, "standard_error")
+        if low <= at <= high and high > low:
+            share = (at - low) / (high - low)
+            ends = zip(a.interval, b.interval, strict=True)
+            interval = Interval(*(x + share * (y - x) for x, y in ends))
+            return Value(between(a, b, share, "pass_rate"), interval, share in (0.0, 1.0))
     return None
 
 
@@ -138,10 +152,10 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
         return []
     rows = []
     for axis, words in zip(AXES, PLACES, strict=True):
-        place = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
-        ours, theirs = value_at(run.points, axis, place), value_at(baseline.points, axis, place)
+        at = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
+        ours, theirs = value_at(run.points, axis, at), value_at(baseline.points, axis, at)
         if ours and theirs:
-            rows.append(ScoreRow(words.format(place), *ours, *theirs))
+            rows.append(ScoreRow(words.format(at), ours, theirs))
     return rows
 
 

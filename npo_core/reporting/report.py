@@ -4,9 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from npo_core.reporting.compare import Comparison, compare, first_crossing, flatten
+from npo_core.reporting.completions import completions_table
 from npo_core.reporting.course import name_of, reproduce, what_ran
 from npo_core.reporting.curves import curves
 from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
+from npo_core.reporting.intervals import shown
 from npo_core.reporting.plots import training
 from npo_core.reporting.problems import problems_table
 from npo_core.reporting.records import Workspace
@@ -18,10 +20,11 @@ from npo_core.reporting.tables import (
     decisions_table,
     groups_table,
     guidance_table,
+    in_words,
     levels_table,
     markdown,
     number,
-    plus_minus,
+    rate,
     scores_table,
 )
 from npo_core.reporting.verification import verification_table
@@ -122,7 +125,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
 
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
     scores = [
-        {**asdict(row), "difference": row.difference, "difference_error": row.difference_error}
+        {"at": row.at} | {name: getattr(row, name)._asdict() for name in ("run", "baseline", "difference")}
         for row in comparison.scores
     ]
     return {
@@ -147,6 +150,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *([TRAINING_NOTE] if run.rollbacks else []),
         *(section(groups_table(run)) if run.courses else ["No step has been committed yet."]),
+        *(section(told) if (told := completions_table(run)) else []),
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
@@ -173,7 +177,7 @@ def beside(comparison: Comparison) -> list[str]:
 
 
 CURVES_NOTE = (
-    "Bands are ±1.96 standard errors over the held-out problems. All updates and tokens count everything spent up to a "
+    "Bands are 95 % intervals over the held-out problems. All updates and tokens count everything spent up to a "
     "snapshot: training, that of abandoned branches too, probes, and the generation of guidance; evaluations are left "
     "out. Where the run was rolled back, its curve stands still while the abandoned training is paid."
 )
@@ -191,9 +195,9 @@ def headline(run: RunData) -> str:
         return f"Nothing is evaluated yet; {done}"
     last, target = run.points[-1], run.config.evaluation.target
     crossing = first_crossing(run.points, target)
-    reached = f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it never reaches {target:g}"
+    reached = f"it first reaches {target:g} {in_words(crossing)}" if crossing else f"it never reaches {target:g}"
     sentence = (
-        f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+        f"Held-out pass rate **{shown(last.pass_rate, last.interval)}** (95 % interval) after step {last.step} "
         f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
         f"{reached}."
     )
@@ -204,8 +208,8 @@ def against(comparison: Comparison) -> list[str]:
     """The comparison in one sentence."""
     if not comparison.scores:
         return ["The baseline, or this run, has no evaluated curve to compare yet."]
-    told = [f"{plus_minus(row.difference, row.difference_error, '+')} at {row.at}" for row in comparison.scores]
-    return [f"Against the baseline: {'; '.join(told)}."]
+    told = [f"{rate(row.difference, '+')} at {row.at}" for row in comparison.scores]
+    return [f"Against the baseline, with 95 % intervals: {'; '.join(told)}."]
 
 
 def settings_table(run: RunData) -> Table:

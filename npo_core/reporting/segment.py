@@ -22,6 +22,7 @@ ROWS = {
     "guide_kl": "KL(guide || policy), nats a token",
     "grad_norm": "gradient norm",
     "completion_length": "completion length, tokens",
+    "cut_off": "share of completions cut off",
 }
 
 

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow
+from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow, Value
 from npo_core.reporting.costs import StageCost
+from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
 from npo_core.reporting.metrics import Metrics
 from npo_core.reporting.run_data import Course, RunData
 
 NONE = "-"
 NOT_REACHED = "not reached"
+INTERPOLATED = "≈ "  # before a figure that lies between two evaluated snapshots
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,18 @@ def number(value: float | None, digits: int = 0) -> str:
     return NONE if value is None else f"{value:z,.{digits}f}"
 
 
-def plus_minus(value: float, error: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f} ± {error:.3f}"
+def rate(value: Value, sign: str = "") -> str:
+    """A pass rate, or a difference of two, with its interval; marked where it is interpolated."""
+    return shown(value.pass_rate, value.interval, sign, "" if value.measured else INTERPOLATED)
 
 
 def levels_table(comparison: Comparison) -> Table:
     """What it took both to reach pass rates."""
     header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
     note = (
-        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count abandoned "
-        "branches, probes and guidance; a ratio above 1 means that the baseline needed more."
+        f"First crossing; {INTERPOLATED} marks what is interpolated between evaluated snapshots. All updates and "
+        "generated tokens count abandoned branches, probes and guidance; a ratio above 1 means that the baseline "
+        "needed more."
     )
     return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
 
@@ -57,29 +61,34 @@ def levels_table(comparison: Comparison) -> Table:
 def level_cells(row: LevelRow) -> list[str]:
     cells = [f"{row.target:.2f}"]
     for axis in AXES:
-        cells += [place(row.run, axis), place(row.baseline, axis)]
+        cells += [reached(row.run, axis), reached(row.baseline, axis)]
         if axis != "step":
-            cells.append(number(row.ratios[axis], 2))
+            measured = all(crossing is None or crossing.measured for crossing in (row.run, row.baseline))
+            mark = INTERPOLATED if row.ratios[axis] is not None and not measured else ""
+            cells.append(f"{mark}{number(row.ratios[axis], 2)}")
     return cells
 
 
-def place(crossing: Crossing | None, axis: str) -> str:
-    return NOT_REACHED if crossing is None else number(getattr(crossing, axis))
+def reached(crossing: Crossing | None, axis: str) -> str:
+    """Where a level is first reached."""
+    if crossing is None:
+        return NOT_REACHED
+    return ("" if crossing.measured else INTERPOLATED) + number(getattr(crossing, axis))
+
+
+def in_words(crossing: Crossing) -> str:
+    """At which step a level is first reached, as far as snapshots were evaluated."""
+    if crossing.measured:
+        return f"at step {crossing.before}"
+    return f"between steps {crossing.after} and {crossing.before} (about {crossing.step:.0f})"
 
 
 def scores_table(comparison: Comparison) -> Table:
-    """Pass rates at the same place of both."""
-    rows = [
-        [
-            row.at,
-            plus_minus(row.run, row.run_error),
-            plus_minus(row.baseline, row.baseline_error),
-            plus_minus(row.difference, row.difference_error, "+"),
-        ]
-        for row in comparison.scores
-    ]
+    """Pass rates of both at equal cost."""
+    rows = [[row.at, rate(row.run), rate(row.baseline), rate(row.difference, "+")] for row in comparison.scores]
     note = (
-        "± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than that."
+        f"{LABEL}, not over seeds: one pair of runs shows no more than that. {INTERPOLATED} marks what is interpolated "
+        "between evaluated snapshots."
     )
     return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)
 
@@ -225,8 +234,8 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
             LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
             for row in figures["comparison"]["levels"]
         ]
-        names = ("at", "run", "run_error", "baseline", "baseline_error")
-        scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
+        rows = figures["comparison"]["scores"]
+        scores = [ScoreRow(row["at"], value(row["run"]), value(row["baseline"])) for row in rows]
         comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
         tables += [scores_table(comparison), levels_table(comparison)]
     if figures["decisions"]:
@@ -238,17 +247,21 @@ def crossing(values: dict[str, float] | None) -> Crossing | None:
     return None if values is None else Crossing(**values)
 
 
+def value(values: dict[str, Any]) -> Value:
+    return Value(values["pass_rate"], Interval(*values["interval"]), values["measured"])
+
+
 def result_table(figures: dict[str, Any]) -> Table:
     """The run in a few figures."""
     final, target = figures["final"], figures["target"]
-    score = plus_minus(final["pass_rate"], final["standard_error"]) if final else "not evaluated yet"
-    reached = crossing(target["reached"])
+    score = shown(final["pass_rate"], of_score(final)) if final else "not evaluated yet"
+    first = crossing(target["reached"])
     rows = [
         ["held-out pass rate", score],
         ["after step", number(final["step"]) if final else NONE],
         ["steps done", number(figures["steps_done"])],
-        [f"step that first reaches {target['pass_rate']:g}", place(reached, "step")],
+        [f"first reaches {target['pass_rate']:g}", in_words(first) if first else NOT_REACHED],
         ["updates in all", number(figures["updates_total"])],
         ["generated tokens in all", number(figures["tokens_total"])],
     ]
-    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows)
+    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows, f"{LABEL}.")
