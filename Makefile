@@ -40,10 +40,10 @@ bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 results: setup  ## the runs behind docs/results.md (about an hour on two cores)
-	$(BIN)/python -m benchmarks.results
+	$(BIN)/python -m studies.results
 
 serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks
-	@$(BIN)/python -m flows.serve --port $(PORT) --runs $(RUNS)
+	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS)
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check

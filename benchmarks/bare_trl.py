@@ -11,9 +11,9 @@ from transformers.trainer_utils import SaveStrategy
 from trl import GRPOTrainer
 
 from npo_core.config import load_config
+from npo_core.models.identity import eos_token_ids
 from npo_core.problems.load import load_problems
 from npo_core.training.build import Rewards, grpo_config, training_data
-from npo_core.training.identity import eos_token_ids
 
 
 def main(config_file: str, model: str, steps: int, output: Path) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 from npo_core.config import RunConfig, Training, load_config
 from npo_core.problems import ProblemSet
+from npo_core.recipes.run import Run
 from npo_core.stages.execute import execute
 from npo_core.stages.forked import environment
 from npo_core.stages.launch import prepare, read_result
+from npo_core.stages.results import GuideResult, TrainResult
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
-from tasks.run import Run
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "deployments/configs/demo.yaml"
@@ -73,7 +74,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run_here(spec: Spec) -> dict:
+def run_here(spec: Spec) -> Any:
     """Run a stage's function in this process, as its own process would, and return its result."""
     workspace = Workspace(spec.workspace)
     if (done := read_result(workspace, spec)) is None:
@@ -82,26 +83,25 @@ def run_here(spec: Spec) -> dict:
     return done.result
 
 
-class Ground:
+class BenchRun:
     """A workspace whose stages run through `stage` (in this process by default), with its base model made."""
 
-    def __init__(self, config: RunConfig, folder: Path, stage: Callable[[Spec], dict] = run_here):
+    def __init__(self, config: RunConfig, folder: Path, stage: Callable[[Spec], Any] = run_here):
         self.run, self.stage = Run(config, Workspace(folder)), stage
         self.config, self.workspace = config, self.run.workspace
         self.workspace.bind(config)
-        self.base = stage(self.run.base())["snapshot"]
+        self.base = stage(self.run.base()).snapshot
 
-    def train(self, branch: str, until: int, cache: str | None = None) -> dict:
-        """Train a new branch from the base; step -> id of its snapshots, and the segment."""
+    def train(self, branch: str, until: int, cache: str | None = None) -> TrainResult:
+        """Train a new branch from the base."""
         timeline = self.workspace.timeline
         timeline.add_branch(Branch(name=branch, parent=self.base, parent_step=0, reason=branch, cache=cache))
-        result = self.stage(self.run.train(branch=branch, start=self.base, until=until, cache=cache))
-        return result | {"snapshots": {int(step): id_ for step, id_ in result["snapshots"].items()}}
+        return self.stage(self.run.train(branch=branch, start=self.base, until=until, cache=cache))
 
-    def guide(self, scout: dict, steps: Sequence[int], **changes: object) -> dict:
+    def guide(self, scout: TrainResult, steps: Sequence[int], **changes: object) -> GuideResult:
         """Guidance for a scout segment from its snapshots at `steps`; `changes` replace fields of the specification."""
-        guides = [scout["snapshots"][step] for step in steps]
-        spec = self.run.guide(guides=guides, rollback=self.base, segments=[scout["segment"]])
+        guides = [scout.snapshots[step] for step in steps]
+        spec = self.run.guide(guides=guides, rollback=self.base, segments=[scout.segment])
         return self.stage(type(spec).model_validate({**spec.model_dump(), **changes}))
 
     def folder(self, snapshot: str) -> Path:
@@ -126,8 +126,8 @@ def trainer_parts(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.trainer_utils import SaveStrategy
 
+    from npo_core.models.identity import eos_token_ids
     from npo_core.training.build import Rewards, grpo_config, training_data
-    from npo_core.training.identity import eos_token_ids
 
     args = grpo_config(training, seed=seed, output=output, device=device)
     args.save_strategy = SaveStrategy.NO

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Ground
+from benchmarks.common import BenchRun
 from benchmarks.steps import PLAIN, Setting, make_trainer
 from npo_core.config import RunConfig
 
@@ -61,8 +61,8 @@ def train_in_turns(
             recorder.controller = Timed() if state.global_step % 2 else None
             begun.append(time.process_time())
 
-    ground = Ground(config, folder / "run")
-    model = ground.folder(ground.base)
+    bench = BenchRun(config, folder / "run")
+    model = bench.folder(bench.base)
     setting = Setting(model, config.training, problems, None, folder, "cpu", config.seed, updates, WARM_UP)
     trainer = make_trainer(PLAIN, setting)
     recorder = next(c for c in trainer.callback_handler.callbacks if isinstance(c, SegmentRecorder))

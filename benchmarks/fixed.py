@@ -30,10 +30,10 @@ FORKED = "stage with nothing to do, forked"
 
 def stage_starts(config: RunConfig, folder: Path, times: int) -> dict[str, list[float]]:
     """Seconds of a stage without work: forked from the preloaded parent, and in a new interpreter."""
+    from npo_core.recipes.run import Run
     from npo_core.stages.forked import fork_server
     from npo_core.stages.launch import run_stage
     from npo_core.stages.workspace import Workspace
-    from tasks.run import Run
 
     def nothing(start: str, number: int) -> float:
         execution = config.execution.model_copy(update={"start": start})

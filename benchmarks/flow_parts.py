@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from npo_core.stages.context import EVENTS_FILE
-from npo_core.stages.execute import RESULT_FILE, SPEC_FILE
+from npo_core.names import EVENTS_FILE, RESULT_FILE, SPEC_FILE
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_steps
 

@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, Check, Ground, demo_config, finish, markdown, parser, say, settle
+from benchmarks.common import ROOT, BenchRun, Check, demo_config, finish, markdown, parser, say, settle
 from benchmarks.guidance_speed import as_text as speed_text
 from benchmarks.guidance_speed import speed
 from npo_core.guidance.cache import GuidanceCache
+from npo_core.stages.results import GuideResult, TrainResult
 from npo_core.timeline.segments import read_outcomes
 
 ALL = {"samples": 8, "samples_per_round": 8, "stop_at_first_correct": False}
@@ -33,41 +34,41 @@ WAYS = {
 }
 
 
-def measure(ground: Ground, scout: dict, ladder: list[int], seeds: int) -> dict[str, dict]:
+def measure(bench: BenchRun, scout: TrainResult, ladder: list[int], seeds: int) -> dict[str, dict]:
     """Way -> means over seeds; ways take turns."""
-    failing = failing_prompts(ground, scout)
+    failing = failing_prompts(bench, scout)
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     for seed in range(seeds):
         for way, changes in WAYS.items():
-            if "ladder" in way and ground.config.engine.kind == "vllm":
+            if "ladder" in way and bench.config.engine.kind == "vllm":
                 continue  # the weights of three guides are loaded in turn, which takes longer than all else here
             guides = ladder if "ladder" in way else ladder[-1:]
-            settings = ground.config.guidance.model_dump() | changes
-            result = ground.guide(scout, guides, guidance=settings, seed=seed)
-            found[way].append(figures(ground, result, failing))
+            settings = bench.config.guidance.model_dump() | changes
+            result = bench.guide(scout, guides, guidance=settings, seed=seed)
+            found[way].append(figures(bench, result, failing))
             say(f"guidance: seed {seed + 1}/{seeds}, {way}: {found[way][-1]['tokens']:.1f} tokens a trajectory")
     return {w: {name: statistics.mean(r[name] for r in runs) for name in runs[0]} for w, runs in found.items() if runs}
 
 
-def failing_prompts(ground: Ground, scout: dict) -> set[str]:
+def failing_prompts(bench: BenchRun, scout: TrainResult) -> set[str]:
     """Prompts whose last pass rate in the scout segment is below the gate."""
-    segment = ground.workspace.timeline.segment(scout["segment"])
-    rates = {row["prompt_id"]: row["pass_rate"] for row in read_outcomes(ground.workspace.store, segment).to_pylist()}
-    return {id_ for id_, rate in rates.items() if rate < ground.config.injection.tau_gate}
+    segment = bench.workspace.timeline.segment(scout.segment)
+    rates = {row["prompt_id"]: row["pass_rate"] for row in read_outcomes(bench.workspace.store, segment).to_pylist()}
+    return {id_ for id_, rate in rates.items() if rate < bench.config.injection.tau_gate}
 
 
-def figures(ground: Ground, result: dict, failing: set[str]) -> dict[str, float]:
+def figures(bench: BenchRun, result: GuideResult, failing: set[str]) -> dict[str, float]:
     """Of one cache: what its trajectories for failing prompts cost."""
-    useful = sum(id_ in failing for id_ in GuidanceCache.open(ground.workspace.guidance(result["cache"])).ids())
-    cost = result["cost"]
+    useful = sum(id_ in failing for id_ in GuidanceCache.open(bench.workspace.guidance(result.cache)).ids())
+    cost = result.cost
     return {
         "coverage": useful / len(failing),
-        "tokens": cost["tokens_generated"] / max(useful, 1),
-        "samples": cost["samples"] / max(useful, 1),
-        "all_tokens": cost["tokens_generated"],
+        "tokens": cost.tokens_generated / max(useful, 1),
+        "samples": cost.samples / max(useful, 1),
+        "all_tokens": cost.tokens_generated,
         "trajectories": float(useful),
-        "asked": float(result["asked"]),
-        "seconds": cost["seconds"],
+        "asked": float(result.asked),
+        "seconds": cost.seconds,
     }
 
 
@@ -107,13 +108,13 @@ def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[
     name, until = config.engine.kind, config.bootstrap.scout_steps
     ladder = [until // 3, 2 * until // 3, until]
     say(f"guidance: {name}, base model and scout")
-    ground = Ground(config, folder)
-    scout = ground.train("scout", until)
-    warm: Any = ground.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
+    bench = BenchRun(config, folder)
+    scout = bench.train("scout", until)
+    warm: Any = bench.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
     gc.freeze()  # as the process does that stages are forked from
-    ways = measure(ground, scout, ladder, options.seeds or (1 if options.quick else 3))
-    fast = speed(ground, scout, until, 1 if options.quick else 5)
-    text = as_text(ways, warm["asked"] + warm["skipped"], len(failing_prompts(ground, scout)))
+    ways = measure(bench, scout, ladder, options.seeds or (1 if options.quick else 3))
+    fast = speed(bench, scout, until, 1 if options.quick else 5)
+    text = as_text(ways, warm.asked + warm.skipped, len(failing_prompts(bench, scout)))
     both, naive = ways[BOTH], ways[NAIVE]
     price = [way["seconds"] / way["trajectories"] for way in (both, naive)]
     checks = [

@@ -96,8 +96,8 @@ def save_model(case: Case, folder: Path) -> None:
     from transformers import Qwen3ForCausalLM
 
     from npo_core.config import BuiltInModel
+    from npo_core.models.built_in import qwen3_config
     from npo_core.problems.tokenizer import make_tokenizer
-    from npo_core.training.base import qwen3_config
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer()

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import ROOT, Check, Ground, markdown, say
+from benchmarks.common import ROOT, BenchRun, Check, markdown, say
 from npo_core.config import RunConfig
 from npo_core.planning import Machine, ModelSize, look, memory, model_size
 from npo_core.planning.disk import snapshot_bytes
 from npo_core.planning.seconds import seconds
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import stages_of
+from npo_core.recipes.counting import count
 from npo_core.stages.forked import environment
 
 LARGE_ENOUGH = 200e6  # bytes; below, the process's own small things count
@@ -35,7 +35,7 @@ def never_end(folder: Path, eos: int) -> None:
 def said_of(config: RunConfig, size: ModelSize, machine: Machine) -> dict[str, float]:
     """What the plan says of training: memory and a snapshot in bytes, tokens, seconds of an update."""
     setting = Setting(config, size, machine.device)
-    work = stages_of(setting, "grpo")[0]
+    work = count(setting.config, "grpo")[0]
     time = seconds(work, setting, machine.speed, config.training.max_completion_tokens)
     return {
         "memory": memory.train(setting).peak - memory.LIBRARIES[machine.device],
@@ -47,8 +47,8 @@ def said_of(config: RunConfig, size: ModelSize, machine: Machine) -> dict[str, f
 
 def measured(what: str, config: RunConfig, folder: Path) -> dict[str, float]:
     """What a piece of work took, in a process of its own."""
-    ground = Ground(config, folder)
-    request = json.dumps({"what": what, "workspace": ground.workspace.uri, "base": ground.base})
+    bench = BenchRun(config, folder)
+    request = json.dumps({"what": what, "workspace": bench.workspace.uri, "base": bench.base})
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.plan_measure", request]
     done = subprocess.run(command, cwd=ROOT, env=environment(config.execution), stdout=subprocess.PIPE, text=True)
     if done.returncode:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.common import run_here
 from benchmarks.flow_parts import PHASES
+from npo_core.recipes.run import Run
 from npo_core.stages.forkserver import PRELOADED
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_steps
-from tasks.run import Run
 
 PAGE, LOOK_EVERY = os.sysconf("SC_PAGE_SIZE"), 0.003
 
@@ -69,16 +69,16 @@ def train(run: Run, base: str) -> dict[str, float]:
     place = run.workspace
     place.timeline.add_branch(Branch(name="main", parent=base, parent_step=0, reason="measured", cache=None))
     result = run_here(run.train(branch="main", start=base, until=run.config.training.steps))
-    steps = read_steps(place.store, place.timeline.segment(result["segment"])).to_pylist()
+    steps = read_steps(place.store, place.timeline.segment(result.segment)).to_pylist()
     return {
-        "disk": place.timeline.snapshots.get(result["end"]).bytes,
-        "tokens": result["cost"]["tokens_generated"],
+        "disk": place.timeline.snapshots.get(result.end).bytes,
+        "tokens": result.cost.tokens_generated,
         "seconds": min(sum(row[phase] or 0.0 for phase in PHASES) for row in steps),
     }
 
 
 def evaluate(run: Run, base: str) -> dict[str, float]:
-    return {"seconds": run_here(run.evaluate([base]))["cost"]["seconds"]}
+    return {"seconds": run_here(run.evaluate([base])).cost.seconds}
 
 
 def score(run: Run, base: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ def measure(folder: Path, rounds: int, quick: bool) -> dict[str, list[float]]:
     """Seconds of each round, shared and alone."""
     import torch
 
-    from npo_core.engines import transformers
+    from npo_core.engines import sampling, transformers
     from npo_core.models.load import load_processor
     from npo_core.problems.load import load_problems
 
@@ -30,12 +30,12 @@ def measure(folder: Path, rounds: int, quick: bool) -> dict[str, list[float]]:
     config = configure(folder, {}, "cpu", quick)
     problems = load_problems(config.problems, processor=load_processor(folder / "model")).held_out[:PROMPTS]
     engine = transformers.TransformersEngine(folder / "model")
-    ways = {"shared": transformers.divide, "alone": lambda *_: False}
+    ways = {"shared": sampling.divide, "alone": lambda *_: False}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     drawn = {}
     for number in range(rounds + 1):
         for way, divide in ways.items():
-            with patch.object(transformers, "divide", divide):
+            with patch.object(sampling, "divide", divide):
                 started = time.perf_counter()
                 answers = engine.generate(problems, samples=SAMPLES, max_tokens=TOKENS, seed=number)
             seconds[way].append(time.perf_counter() - started)

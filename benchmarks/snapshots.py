@@ -18,8 +18,8 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.common import (
+    BenchRun,
     Check,
-    Ground,
     demo_config,
     finish,
     in_words,
@@ -43,8 +43,8 @@ def random_model(folder: Path, *, width: int, layers: int, heads: int, intermedi
     from transformers import Qwen3ForCausalLM
 
     from npo_core.config import BuiltInModel
+    from npo_core.models.built_in import qwen3_config
     from npo_core.problems.tokenizer import make_tokenizer
-    from npo_core.training.base import qwen3_config
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
@@ -64,11 +64,11 @@ def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any]:
     from npo_core.training.recorder import SegmentRecorder
     from npo_core.training.trainer import NPOTrainer
 
-    ground = Ground(config, folder / "run")
-    info = ground.workspace.timeline.snapshots.get(ground.base).info
-    recorder = SegmentRecorder(ground.workspace.store, "benchmark", 10**9, info, lambda row: None)
+    bench = BenchRun(config, folder / "run")
+    info = bench.workspace.timeline.snapshots.get(bench.base).info
+    recorder = SegmentRecorder(bench.workspace.store, "benchmark", 10**9, info, lambda row: None)
     parts = trainer_parts(
-        ground.folder(ground.base),
+        bench.folder(bench.base),
         config.training.model_copy(update={"steps": 2}),
         load_problems(config.problems),
         seed=0,
@@ -79,7 +79,7 @@ def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any]:
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return trainer, recorder, ground.workspace
+    return trainer, recorder, bench.workspace
 
 
 def plain_checkpoint(trainer: Any) -> None:

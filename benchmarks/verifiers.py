@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.common import Check, Ground, demo_config, finish, in_words, markdown, parser, say, settle, spread
+from benchmarks.common import BenchRun, Check, demo_config, finish, in_words, markdown, parser, say, settle, spread
 from npo_core.config import Execution, Verifier
 from npo_core.config.verifier import (
     ExactVerifier,
@@ -101,9 +101,9 @@ def step_seconds(config) -> float:
 
     say("verifiers: steps of the demo")
     with tempfile.TemporaryDirectory(prefix="npo-verifiers-") as folder:
-        ground = Ground(config, Path(folder) / "run")
-        segment = ground.workspace.timeline.segment(ground.train("main", config.training.snapshot_every)["segment"])
-        steps = read_steps(ground.workspace.store, segment).to_pylist()
+        bench = BenchRun(config, Path(folder) / "run")
+        segment = bench.workspace.timeline.segment(bench.train("main", config.training.snapshot_every).segment)
+        steps = read_steps(bench.workspace.store, segment).to_pylist()
     return statistics.median(
         row["seconds_generate"] + row["seconds_verify"] + row["seconds_update"] for row in steps[len(steps) // 4 :]
     )

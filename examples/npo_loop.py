@@ -26,12 +26,13 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from npo_core.config import BuiltInModel, ChainProblems
+from npo_core.engines.noise import gumbel
+from npo_core.models.built_in import train_base
 from npo_core.problems import Completion, Problem, ProblemSet
 from npo_core.problems.load import load_problems
-from npo_core.training.base import train_base
 
 # Shape suffixes: P prompts of a batch, G completions of a prompt (a group), B = P * G rows with groups together,
 # T tokens of a completion, V vocabulary. Completions are lists of token ids until the loss pads them.
@@ -118,15 +119,17 @@ def rollback(policy: Policy, state: dict) -> None:
 
 
 @torch.no_grad()
-def sample(model: torch.nn.Module, task: Task, problems: list[Problem], samples: int) -> list[list[Tokens]]:
+def sample(model: torch.nn.Module, task: Task, problems: list[Problem], samples: int, seed: int) -> list[list[Tokens]]:
     """`samples` completions of each problem at temperature 1, untruncated, with their end-of-sequence token."""
     prompts = [problem.prompt for problem in problems for _ in range(samples)]
     inputs = task.tokenizer(prompts, return_tensors="pt", padding=True)
-    eos, pad = task.tokenizer.eos_token_id, task.tokenizer.pad_token_id
-    config = GenerationConfig(do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=eos, pad_token_id=pad,
-                              max_new_tokens=task.settings.max_completion_tokens)
-    out = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config)
-    rows_B = [row[: row.index(eos) + 1] if eos in row else row for row in out[:, inputs.input_ids.shape[1] :].tolist()]
+    eos, pad, start = task.tokenizer.eos_token_id, task.tokenizer.pad_token_id, inputs.input_ids.shape[1]
+    config = GenerationConfig(eos_token_id=eos, pad_token_id=pad, max_new_tokens=task.settings.max_completion_tokens)
+    def noisy(ids: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:  # its argmax is a draw, from a number by key
+        return logits_BV + gumbel(seed, torch.arange(len(ids)), ids.shape[1] - start, logits_BV.shape[1])
+    out = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config,
+                         logits_processor=[noisy], do_sample=False)
+    rows_B = [row[: row.index(eos) + 1] if eos in row else row for row in out[:, start:].tolist()]
     return [rows_B[i : i + samples] for i in range(0, len(rows_B), samples)]
 
 
@@ -188,8 +191,8 @@ def policy_loss(
 def update(policy: Policy, task: Task, guidance: dict[str, Tokens]) -> list[Group]:
     """One optimizer update: sample, verify, inject, learn."""
     settings, problems = task.settings, batch_of(policy.step, task)
-    set_seed(derive_seed("step", settings.seed, policy.step, 0, 0))  # first micro step of the batch, rank 0
-    samples_PG = sample(policy.model, task, problems, settings.group_size)
+    seed = derive_seed("step", settings.seed, policy.step, 0, 0)  # first micro step of the batch, rank 0
+    samples_PG = sample(policy.model, task, problems, settings.group_size, seed)
     rewards_PG = torch.tensor([[float(correct(task, problem, row)) for row in rows]
                                for problem, rows in zip(problems, samples_PG, strict=True)])
     pass_rate_P = rewards_PG.mean(dim=1).tolist()
@@ -231,9 +234,9 @@ def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], gu
         chunk_seed = derive_seed("guidance", settings.seed, guide_step, chunk)
         for drawn in range(0, settings.guide_samples, settings.guide_samples_per_round):
             if pending:
-                set_seed(derive_seed(chunk_seed, drawn))
                 width = min(settings.guide_samples_per_round, settings.guide_samples - drawn)
-                for problem, rows in zip(pending, sample(guide, task, pending, width), strict=True):
+                drawn_PG = sample(guide, task, pending, width, derive_seed(chunk_seed, drawn))
+                for problem, rows in zip(pending, drawn_PG, strict=True):
                     right = [row for row in rows if correct(task, problem, row)]
                     found |= {problem.id: right[0]} if right else {}
                 pending = [problem for problem in pending if problem.id not in found]
@@ -242,10 +245,8 @@ def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], gu
 
 def evaluate(model: torch.nn.Module, task: Task) -> float:
     """Pass rate on the held-out problems, always with the same random numbers."""
-    set_seed(derive_seed("evaluation"))
-    problems = task.problems.held_out
-    answers = sample(model, task, problems, task.settings.eval_samples)
-    right = [correct(task, p, row) for p, rows in zip(problems, answers, strict=True) for row in rows]
+    answers = sample(model, task, task.problems.held_out, task.settings.eval_samples, derive_seed("evaluation"))
+    right = [correct(task, p, row) for p, rows in zip(task.problems.held_out, answers, strict=True) for row in rows]
     return sum(right) / len(right)
 
 
@@ -281,8 +282,7 @@ def main() -> None:
     parser.add_argument("--scout", type=int, default=60, help="updates that the scout runs ahead")
     parser.add_argument("--seed", type=int, default=0, help="order of the prompts and all sampling")
     parser.add_argument("--compare", action="store_true", help="let plain GRPO run on to --steps + --scout updates")
-    parser.add_argument("--base", type=Path, default=Path.home() / ".cache/npo/example-base",
-                        help="folder of the base model; made there, in about half a minute, if it is not")
+    parser.add_argument("--base", type=Path, default=Path.home() / ".cache/npo/example-base", help="made if not there")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not (args.base / "tokenizer.json").exists():

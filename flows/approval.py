@@ -9,9 +9,10 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from npo_core.control.decision import Decision
-from npo_core.control.records import Approval, Decisions
+from npo_core.control.records import Approval
 from npo_core.errors import ApprovalNeeded
-from tasks.run import Run
+from npo_core.recipes.records import ask_later
+from npo_core.recipes.run import Run
 
 PATIENCE = timedelta(days=30)
 
@@ -27,28 +28,10 @@ class Answer(RunInput):
     )
 
 
-def approved(run: Run, decision: Decision) -> Decision:
-    """The decision as it is carried out: unchanged, with another rollback, or declined.
-
-    Raises:
-        ApprovalNeeded: somebody has to answer, and this run cannot wait for them in the Prefect UI.
-    """
-    if not decision.intervene or run.config.auto.approval == "auto":
-        return decision
-    decisions = Decisions(run.workspace.store)
-    approval = decisions.approval(decision.number)
-    if approval is None:
-        approval = decisions.add_approval(decision.number, ask(run, decision))
-    return decision.answered(approval.answer, approval.delta)
-
-
 def ask(run: Run, decision: Decision) -> Approval:
     """Suspend the flow run until the form is answered with something that can be done."""
     if get_run_context().flow_run.deployment_id is None:  # Prefect can start only a deployment's run again
-        raise ApprovalNeeded(
-            f"Decision {decision.number} at step {decision.step} waits for approval: {decision.reason} Answer with "
-            f"`npo approve {run.workspace.uri} --accept` (or --delta N, --decline) and start the same command again."
-        )
+        return ask_later(run, decision)
     complaint = ""
     for attempt in range(100):
         answer = suspend_flow_run(

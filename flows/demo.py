@@ -12,15 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import show
 from flows.run import run_flow
 from flows.server import local_server, prefect_home
+from npo_core.cli import report, timeline
 from npo_core.config import RunConfig, load_config
 from npo_core.errors import NPOError
+from npo_core.shipped import preset_file
 from npo_core.stages.forked import fork_server
 from npo_core.stages.launch import forks
-
-CONFIG = Path(__file__).parents[1] / "deployments/configs/demo.yaml"
 
 
 def demo(config: RunConfig, folder: Path) -> None:
@@ -34,9 +33,9 @@ def demo(config: RunConfig, folder: Path) -> None:
         run_flow("grpo", config.model_copy(update={"name": "demo-grpo"}), grpo)
         console.print("[bold]2 of 2  NPO: scout, guidance, rollback, guided replay[/]")
         run_flow("early-bootstrap", config.model_copy(update={"name": "demo-npo"}), npo, baseline=grpo)
-    show.report(show.report_data(npo, grpo), console)
+    report.show(report.report_data(npo, grpo), console)
     console.print(f"\n[bold]Timeline[/] ({npo})")
-    show.timeline(show.timeline_data(npo), console)
+    timeline.show(timeline.timeline_data(npo), console)
     console.print(
         f"\nCurves      {npo}/report/curves.png, training.png\nReport      {npo}/report/report.md\n"
         f"Workspaces  {grpo}  {npo}\nProof       npo prove-replay {npo}\n"
@@ -50,7 +49,7 @@ def demo(config: RunConfig, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(".npo/demo"))
-    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--config", type=Path, default=preset_file("demo"))
     options = parser.parse_args()
     try:
         demo(load_config(options.config), options.folder.absolute())

@@ -1,20 +1,17 @@
-"""Flow: plain GRPO, the baseline of every claim."""
+"""Flow: plain GRPO (`npo_core/recipes/grpo.py`)."""
 
 from prefect import flow
 
+from flows.steps import call, follow
 from flows.workspace import choose_workspace
 from npo_core.config import RunConfig
+from npo_core.names import GRPO
+from npo_core.recipes.run import Run
+from npo_core.stages.workspace import Workspace
 from tasks.announce import announce
-from tasks.base import make_base
-from tasks.evaluate import evaluate
-from tasks.plan import check_plan
-from tasks.report import report
-from tasks.rollback import open_branch
-from tasks.run import open_run
-from tasks.steps import Steps
 
 
-@flow(name="grpo", flow_run_name="{config.name} seed {config.seed}")
+@flow(name=GRPO, flow_run_name="{config.name} seed {config.seed}")
 def grpo(
     config: RunConfig, workspace: str | None = None, baseline: str | None = None, announce_plateau: bool = False
 ) -> dict:
@@ -29,14 +26,7 @@ def grpo(
             npo.plateau.detected.
     """
     place = choose_workspace(workspace, config.name)
-    check_plan(config, place, "grpo")
-    with open_run(config, place) as run:
-        do = Steps(run)
-        base = do(make_base, run.base(), config.name).result["snapshot"]
-        do(open_branch, run, "main", at=base, reason="GRPO")
-        do.train("main", start=base, until=config.training.steps)
-        do(evaluate, run.evaluate(do.evaluated("main")), config.name)
-        figures = do(report, run, baseline)
+    figures = follow(GRPO, config, place, baseline)
     if announce_plateau:
-        do(announce, run, "main")
+        call(announce, config.execution, Run(config, Workspace(place)), "main")
     return figures

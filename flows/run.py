@@ -1,22 +1,17 @@
 """Start a flow from a terminal: with the Prefect server that is configured, or a local one for the time of the run."""
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from flows.server import local_server
 from npo_core.config import RunConfig
 from npo_core.errors import ConfigError
+from npo_core.names import RECIPE_NAMES
 from npo_core.stages.forked import fork_server
 from npo_core.stages.launch import forks
-from npo_core.stages.workspace import Workspace
+from npo_core.stages.workspace import Workspace, absolute
 
-FLOWS = {
-    "grpo": "flows.grpo:grpo",
-    "early-bootstrap": "flows.early_bootstrap:early_bootstrap",
-    "plateau-breakthrough": "flows.plateau_breakthrough:plateau_breakthrough",
-    "auto-npo": "flows.auto_npo:auto_npo",
-}
+FLOWS = {name: name.replace("-", "_") for name in RECIPE_NAMES}  # module, and function in it
 
 
 def run_flow(
@@ -32,11 +27,11 @@ def run_flow(
     execution = config.execution if config else Workspace(absolute(workspace)).config().execution
     if forks(execution):
         fork_server(execution)  # imports torch while the server starts
-    module, name = FLOWS[flow_name].split(":")
-    with local_server(meanwhile=lambda: import_module(module)):
+    name = FLOWS[flow_name]
+    with local_server(meanwhile=lambda: import_module(f"flows.{name}")):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        flow = getattr(import_module(module), name)
+        flow = getattr(import_module(f"flows.{name}"), name)
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
                 return flow(
@@ -56,8 +51,3 @@ def send_pending(seconds: float = 10.0) -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=seconds, at_exit=False)
-
-
-def absolute(uri: str) -> str:
-    """A URI that means the same from any folder."""
-    return uri if "://" in uri else str(Path(uri).absolute())

@@ -1,11 +1,10 @@
 """`make serve`: Prefect server, worker, automations and the deployments of prefect.yaml on one machine.
 
-    python -m flows.serve [--port 4200] [--runs 1]
+    npo serve [--port 4200] [--runs 1]
 
 Everything ends with this process. Started again over the same database, it finds what is there.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -227,23 +226,20 @@ def serve(port: int, runs: int) -> None:
         machine.end()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=4200, help="of the address in the browser")
-    parser.add_argument("--runs", type=int, default=1, help="flow runs at once, one for each GPU")
-    options = parser.parse_args()
+def main(port: int, runs: int) -> None:
+    """Serve until told to end, and exit.
+
+    Args:
+        port: of the address in the browser. runs: flow runs at once, one for each GPU.
+    """
     for sign in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background command ignore Ctrl-C
         signal.signal(sign, signal.default_int_handler)
     os.environ |= {"NPO_HOME": str(home().absolute())} | {k: os.environ.get(k, v) for k, v in DEFAULTS.items()}
     try:
         with only_one():
-            serve(options.port, options.runs)
+            serve(port, runs)
     except KeyboardInterrupt:
         print("Ended: server, worker and runs.", flush=True)
     except NPOError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,7 @@ from uuid import uuid4
 
 from prefect.runtime import flow_run
 
-from flows.run import absolute
-from npo_core.stages.workspace import home
+from npo_core.stages.workspace import absolute, home
 
 
 def choose_workspace(given: str | None, name: str) -> str:

@@ -5,9 +5,9 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from npo_core.config import Plateau
+from npo_core.control.path import path_rows
 from npo_core.control.plateau import find_plateau
-from npo_core.control.way import way_rows
-from tasks.run import Run
+from npo_core.recipes.run import Run
 
 EVENT = "npo.plateau.detected"
 
@@ -18,7 +18,7 @@ def announce(run: Run, branch: str) -> bool:
 
     Called once the workspace is free again, for whoever hears the event works on it.
     """
-    found = find_plateau(way_rows(run.workspace.timeline, branch, run.config.training.steps), Plateau().trigger)
+    found = find_plateau(path_rows(run.workspace.timeline, branch, run.config.training.steps), Plateau().trigger)
     if found is None:
         get_run_logger().info("No plateau: nothing is announced.")
         return False

@@ -4,33 +4,34 @@ from typing import Any
 
 from prefect import task
 
-from npo_core.reporting.problems import problems_table
-from npo_core.reporting.tables import markdown
+from npo_core.reporting.tables import markdown, problems_table
 from npo_core.stages.launch import StageResult
+from npo_core.stages.results import BaseResult
 from npo_core.stages.specs import BaseSpec
 from tasks.artifacts import Section, key_of, publish, table
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="base-model", task_run_name="base model", retry_condition_fn=worth_retrying)
-def make_base(spec: BaseSpec, run_name: str) -> StageResult:
+def make_base(spec: BaseSpec, label: str, run_name: str) -> StageResult[BaseResult]:
     """Snapshot of step 0; a built-in model is trained once and kept for later runs."""
-    result = perform(spec, "base model", run_name)
+    result = perform(spec, label, run_name)
+    made = result.result
     publish(
         key_of(run_name, "base"),
         "The model that the run starts from",
         "## Base model",
         table(
             {
-                "snapshot": f"`{result.result['snapshot']}`",
-                "trained in this run": result.result["made"],
-                "bytes": result.result["bytes"],
+                "snapshot": f"`{made.snapshot}`",
+                "trained in this run": made.made,
+                "bytes": made.bytes,
                 "seconds": result.seconds,
             }
         ),
         "### What went in",
         table(spec.model.model_dump(), ("setting", "value")),
-        *describe_problems(result.result.get("problems")),
+        *describe_problems(made.problems),
     )
     return result
 

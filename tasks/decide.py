@@ -3,14 +3,13 @@
 from prefect import task
 
 from npo_core.config import Plateau
-from npo_core.control.breakthrough import plan
-from npo_core.control.decide import decide
-from npo_core.control.decision import AUTO_NPO, PLATEAU, Decision, Left, Place
-from npo_core.control.outcome import compare_branches, replayed_rows
-from npo_core.control.probe import ProbeResult
-from npo_core.control.records import Decisions, Result
-from npo_core.control.way import way_rows
-from npo_core.errors import ConfigError
+from npo_core.control.decision import Budget, Decision
+from npo_core.control.outcome import replayed_rows
+from npo_core.control.path import path_rows
+from npo_core.control.records import Result
+from npo_core.recipes import records
+from npo_core.recipes.run import Run
+from npo_core.recipes.steps import Probed
 from npo_core.reporting.decisions import (
     candidates_table,
     decision_png,
@@ -20,73 +19,56 @@ from npo_core.reporting.decisions import (
     verdict,
 )
 from npo_core.reporting.tables import markdown
-from npo_core.stages.launch import StageResult
+from npo_core.timeline import SnapshotRef
 from tasks.artifacts import key_of, picture, publish, table
 from tasks.perform import worth_retrying
-from tasks.run import Run
 
 
 @task(name="decide", task_run_name="decide at step {at.step}", retry_condition_fn=worth_retrying)
-def make_decision(run: Run, number: int, branch: str, at: Place, probe: StageResult | None, left: Left) -> Decision:
-    """AutoNPO's decision after a warning; what was decided before is never decided again.
-
-    Raises:
-        ConfigError: another flow intervened on this run in the meantime.
-    """
-    decisions = Decisions(run.workspace.store)
-    made = decisions.get(number) or decisions.add(
-        decide(
-            run.config.auto,
-            way_rows(run.workspace.timeline, branch, at.step),
-            ProbeResult.model_validate(probe.result["probe"]) if probe else None,
-            left,
-            number=number,
-            flow=AUTO_NPO,
-            branch=branch,
-            at=at,
-            probe_id=probe.fingerprint if probe else None,
-            guide_samples=run.config.guidance.samples,
-        )
-    )
-    if (made.flow, made.snapshot) != (AUTO_NPO, at.snapshot):
-        raise ConfigError(
-            f"Decision {number} of {run.workspace.uri} was made by {made.flow} at step {made.step} before auto-npo got "
-            "there: let auto-npo end first, or give it a workspace of its own."
-        )
-    publish_decision(run, made)
-    return made
+def decide(run: Run, number: int, branch: str, at: SnapshotRef, probed: Probed | None, budget: Budget) -> Decision:
+    """AutoNPO's decision after a warning."""
+    decision = records.decide(run, number, branch, at, probed, budget)
+    publish_decision(run, decision)
+    return decision
 
 
-def publish_decision(run: Run, made: Decision) -> None:
+@task(name="find-rollback", task_run_name="find the plateau", retry_condition_fn=worth_retrying)
+def plan_rollback(run: Run, plateau: Plateau, branch: str, guide: SnapshotRef) -> Decision:
+    """Where the plateau of a branch began, as a decision's record."""
+    decision = records.plan_rollback(run, plateau, branch, guide)
+    publish_decision(run, decision)
+    return decision
+
+
+def publish_decision(run: Run, decision: Decision) -> None:
     """The decision as an artifact: what a person needs to judge it."""
     timeline = run.workspace.timeline
-    rows = way_rows(timeline, made.branch, made.step)
-    candidates = ["### Candidates", markdown(candidates_table(made))] if made.candidates else []
-    expected = {"optimizer updates": made.expected["updates"], "generated tokens": made.expected["tokens"]}
-    left = {f"{name} left before": value for name, value in made.left.model_dump().items() if value is not None}
+    rows = path_rows(timeline, decision.branch, decision.step)
+    candidates = ["### Candidates", markdown(candidates_table(decision))] if decision.candidates else []
+    expected = {"optimizer updates": decision.expected["updates"], "generated tokens": decision.expected["tokens"]}
+    left = {f"{name} left before": value for name, value in decision.left.model_dump().items() if value is not None}
     publish(
-        key_of(run.config.name, "decision", f"{made.number:04d}"),
-        f"Decision {made.number} at step {made.step}: {verdict(made)}",
-        f"## Decision {made.number} at step {made.step}: {verdict(made)}",
-        made.reason,
-        lambda: picture(decision_png(made, rows), f"decision {made.number}"),
+        key_of(run.config.name, "decision", f"{decision.number:04d}"),
+        f"Decision {decision.number} at step {decision.step}: {verdict(decision)}",
+        f"## Decision {decision.number} at step {decision.step}: {verdict(decision)}",
+        decision.reason,
+        lambda: picture(decision_png(decision, rows), f"decision {decision.number}"),
         *candidates,
         "### Expected cost",
         table({**expected, **left}),
         "### Thresholds",
-        markdown(thresholds_table(made)),
+        markdown(thresholds_table(decision)),
         "### Branches so far",
         f"```\n{timeline.draw()}\n```",
-        f"Branch {made.branch}, snapshot `{made.snapshot}`. To make it once more from its records, or with other "
-        f"thresholds: `npo decide {run.workspace.uri} --at {made.step}`",
+        f"Branch {decision.branch}, snapshot `{decision.snapshot}`. To make it once more from its records, or with "
+        f"other thresholds: `npo decide {run.workspace.uri} --at {decision.step}`",
     )
 
 
 @task(name="compare-branches", task_run_name="outcome of decision {decision.number}", retry_condition_fn=worth_retrying)
 def record_outcome(run: Run, decision: Decision, replay: str) -> Result:
     """The replay against the abandoned branch, on the same prompts."""
-    timeline = run.workspace.timeline
-    result = Decisions(run.workspace.store).add_result(compare_branches(timeline, decision, replay))
+    timeline, result = run.workspace.timeline, records.record_outcome(run, decision, replay)
     rows = replayed_rows(timeline, decision, replay)
     publish(
         key_of(run.config.name, "decision", f"{decision.number:04d}", "outcome"),
@@ -100,22 +82,3 @@ def record_outcome(run: Run, decision: Decision, replay: str) -> Result:
         f"```\n{timeline.draw()}\n```",
     )
     return result
-
-
-def planned_before(run: Run, plateau: Plateau) -> Decision | None:
-    """The intervention that was planned with the same settings before, to be taken up."""
-    wanted = plateau.model_dump(mode="json")
-    plans = [d for d in Decisions(run.workspace.store).all() if d.flow == PLATEAU and d.thresholds == wanted]
-    return next((d for d in plans if d.intervene), None)
-
-
-@task(name="find-rollback", task_run_name="find the plateau", retry_condition_fn=worth_retrying)
-def find_rollback(run: Run, plateau: Plateau, branch: str, guide: Place) -> Decision:
-    """Where the plateau of a branch began, as a decision's record; what was found before is not recorded twice."""
-    timeline, decisions = run.workspace.timeline, Decisions(run.workspace.store)
-    rows, states, before = way_rows(timeline, branch, guide.step), timeline.states(branch), decisions.all()
-    found = plan(plateau, rows, states, number=len(before) + 1, branch=branch, guide=guide)
-    same = [d for d in before if d == found.model_copy(update={"number": d.number})]
-    made = same[0] if same else decisions.add(found)
-    publish_decision(run, made)
-    return made

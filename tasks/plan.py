@@ -4,12 +4,9 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from npo_core.config import RunConfig
-from npo_core.errors import ConfigError
-from npo_core.planning import Plan, look, make_plan, model_size
-from npo_core.reporting.plan import conclusion, plan_tables
+from npo_core.planning import Plan, plan_run
+from npo_core.planning.tables import conclusion, plan_tables
 from npo_core.reporting.tables import markdown
-from npo_core.stages.forked import environment
-from npo_core.timeline import Store
 from tasks.artifacts import Section, key_of, publish, wait_until_published
 
 
@@ -20,16 +17,11 @@ def check_plan(config: RunConfig, workspace: str, flow: str) -> Plan:
     Raises:
         ConfigError: it cannot fit; says what to change. The workspace is not touched.
     """
-    store = Store(workspace)
-    folder = store.local("") if store.is_local else None
-    size = model_size(config, environment(config.execution))
-    made = make_plan(config, size, look(config, folder), flow, folder=folder)
+    made = plan_run(config, workspace, flow)
     publish(key_of(config.name, "plan"), "What the run needs, and what there is", *describe(made))
     if made.refused:
         wait_until_published()
-        raise ConfigError(
-            "\n  ".join(["The run does not fit on this machine (`npo plan` shows the parts):", *made.changes])
-        )
+    made.require()
     for sentence in made.changes:
         get_run_logger().warning("This may not fit. %s", sentence)
     return made

@@ -2,20 +2,20 @@
 
 from prefect import task
 
-from npo_core.control.probe import ProbeResult
 from npo_core.reporting.decisions import probe_table
 from npo_core.reporting.tables import markdown
 from npo_core.stages.launch import StageResult
+from npo_core.stages.results import ProbeStageResult
 from npo_core.stages.specs import ProbeSpec
 from tasks.artifacts import key_of, publish, table
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="probe", task_run_name="{label}", retry_condition_fn=worth_retrying)
-def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult:
+def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult[ProbeStageResult]:
     """One rollout on the mistake pool: pass rate on past failures, and the KL to each candidate snapshot."""
     result = perform(spec, label, run_name)
-    found = ProbeResult.model_validate(result.result["probe"])
+    found = result.result.probe
     publish(
         key_of(run_name, label),
         f"{label}: what the current policy makes of its past failures",
@@ -31,6 +31,6 @@ def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult:
         "### Candidates",
         markdown(probe_table(found)),
         "### Cost",
-        table(result.cost),
+        table(result.cost.as_dict()),
     )
     return result

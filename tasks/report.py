@@ -2,11 +2,11 @@
 
 from prefect import task
 
+from npo_core.recipes.run import Run
 from npo_core.reporting.report import write_report
 from npo_core.stages.workspace import Workspace
 from tasks.artifacts import key_of, picture, publish, wait_until_published
 from tasks.perform import worth_retrying
-from tasks.run import Run
 
 
 @task(name="report", task_run_name="report", retry_condition_fn=worth_retrying)

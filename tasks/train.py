@@ -4,6 +4,7 @@ from prefect import task
 
 from npo_core.reporting.segment import segment_metrics, segment_png, segment_rows
 from npo_core.stages.launch import StageResult
+from npo_core.stages.results import TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
 from tasks.artifacts import Section, key_of, picture, publish, table
@@ -11,7 +12,7 @@ from tasks.perform import perform, worth_retrying
 
 
 @task(name="train", task_run_name="{label}", retry_condition_fn=worth_retrying)
-def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
+def train(spec: TrainSpec, label: str, run_name: str) -> StageResult[TrainResult]:
     """From a snapshot to a step, guided where a cache is given; goes on from its newest snapshot after any end."""
     result = perform(spec, label, run_name)
     publish(
@@ -20,10 +21,10 @@ def train(spec: TrainSpec, label: str, run_name: str) -> StageResult:
     return result
 
 
-def describe(spec: TrainSpec, label: str, result: StageResult) -> list[Section]:
+def describe(spec: TrainSpec, label: str, result: StageResult[TrainResult]) -> list[Section]:
     """The sections of the artifact: what went in, what came out, the curves, the cost."""
     workspace = Workspace(spec.workspace)
-    segment = workspace.timeline.segment(result.result["segment"])
+    segment = workspace.timeline.segment(result.result.segment)
     metrics = segment_metrics(workspace.store, segment)
     return [
         f"## {label}",
@@ -41,7 +42,7 @@ def describe(spec: TrainSpec, label: str, result: StageResult) -> list[Section]:
         "### Curves",
         lambda: picture(segment_png(metrics), label),
         "### Cost",
-        table(result.cost),
+        table(result.cost.as_dict()),
         "### Settings",
         table({**spec.training.model_dump(), **spec.injection.model_dump()}, ("setting", "value")),
     ]

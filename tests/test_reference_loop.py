@@ -5,12 +5,12 @@ on to 8. Four updates make an epoch, so both segments cross into a second one. W
 
 * bit for bit: which prompts an update meets, every token id of every group, pass rates, which groups take guidance,
   which prompts the cache holds and their token ids, the held-out pass rate;
-* within `WEIGHT_TOLERANCE`: the weights. TRL shuffles the rows of a batch before the loss and takes log-probs through a
-  fused head; both only change the order in which floats are added, and Adam scales that up where a gradient is nearly
-  0. Of what training moved a tensor by, the part that differs was at most 2e-4 in sixteen such runs (seeds and base
-  models); the mistakes below make it 2e-2 or more. At the default size and 60 updates it was 5e-4.
+* within `WEIGHT_TOLERANCE`: the weights. The trainer leaves rows without advantage out, shares prompts, and takes
+  log-probs through a fused head; that only changes the order in which floats are added, and Adam scales it up where a
+  gradient is nearly 0. Of what training moved a tensor by, the part that differs was at most 2e-4 in sixteen such runs
+  (seeds and base models); the mistakes below make it 2e-2 or more. At the default size and 60 updates it was 5e-4.
 
-Equal samples rest on a probability not lying that close to its random number: it did in none of those runs.
+Equal samples rest on no two noisy logits lying that close to each other: they did in none of those runs.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from npo_core.timeline.segments import read_outcomes
 SCOUT, END = 6, 8
 WEIGHT_TOLERANCE = 1e-3  # norm of a tensor's difference over the norm of its movement since the base model
 CONFIG = {
-    "seed": 0,
+    "seed": 2,
     "problems": {"kind": "chain", "train": 35, "held_out": 24, "operands": 3, "difficulties": [1, 2]},
     "model": {"kind": "built-in", "layers": 2, "width": 32, "heads": 2, "steps": 300},
     "training": {"steps": END, "prompts_per_step": 8, "group_size": 4, "max_completion_tokens": 4, "snapshot_every": 2},
@@ -81,11 +81,11 @@ def settings(example, config: RunConfig):
 def segment_of(workspace: Workspace, result: dict) -> SimpleNamespace:
     """What a training stage left: outcome rows (step, prompt, pass rate, injected, digest) and the last weights."""
     timeline = workspace.timeline
-    rows = read_outcomes(workspace.store, timeline.segment(result["segment"])).to_pylist()
-    folder = timeline.snapshots.folder(result["end"], workspace.scratch / "snapshots")
+    rows = read_outcomes(workspace.store, timeline.segment(result.segment)).to_pylist()
+    folder = timeline.snapshots.folder(result.end, workspace.scratch / "snapshots")
     return SimpleNamespace(
-        id=result["segment"],
-        end=result["end"],
+        id=result.segment,
+        end=result.end,
         rows=[tuple(row.values()) for row in rows],
         weights=AutoModelForCausalLM.from_pretrained(folder).state_dict(),
     )
@@ -110,7 +110,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
     workspace.bind(config)
     execution = config.execution.model_copy(update={"device": "cpu"})
     common = {"workspace": workspace.uri, "execution": execution, "problems": config.problems}
-    base = run_stage(BaseSpec(model=config.model, **common)).result["snapshot"]
+    base = run_stage(BaseSpec(model=config.model, **common)).result.snapshot
 
     def train(branch: str, start: str, until: int, cache: str | None = None) -> SimpleNamespace:
         spec = TrainSpec(
@@ -139,7 +139,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         segments=[scout.id],
         **common,
     )
-    cache = run_stage(spec).result["cache"]
+    cache = run_stage(spec).result.cache
     replay = train("replay", base, SCOUT, cache)
     tail = train("replay", replay.end, END)
     evaluation = EvaluateSpec(
@@ -153,7 +153,7 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         scout=scout,
         replay=replay,
         tail=tail,
-        rate=run_stage(evaluation).result["scores"][0]["pass_rate"],
+        rate=run_stage(evaluation).result.scores[0].pass_rate,
         guidance=read_guidance(workspace, cache, load_problems(config.problems)),
     )
 
@@ -277,7 +277,7 @@ def biased_std(advantages):
         ("not_passed", first_pass_rate, "guidance"),
         ("rollback", weights_alone, "replay weights"),
         ("load_policy", decay_everywhere, "scout weights"),
-        ("advantages", biased_std, "replay weights"),
+        ("advantages", biased_std, "scout weights"),
     ],
 )
 def test_a_wrong_example_does_not_agree(example, config, pipeline, monkeypatch, name, spoil, first):

@@ -32,7 +32,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files_exist(page):
     for name in re.findall(
-        r"`((?:npo_core|flows|tasks|benchmarks|tests|examples|deployments)/[\w./-]+)`", page.read_text()
+        r"`((?:npo_core|flows|tasks|benchmarks|studies|tests|examples|deployments)/[\w./-]+)`", page.read_text()
     ):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
 

@@ -142,6 +142,15 @@ class RunConfig(Closed):
             )
 
     @model_validator(mode="after")
+    def _second_opinion_fits(self) -> Self:
+        if self.guidance.verifier is not None and isinstance(self.problems, ChainProblems):
+            raise ValueError(
+                f"guidance.verifier = {self.guidance.verifier.kind}, but the built-in task (problems.kind = chain) is "
+                "verified exactly and needs no second opinion: leave it out, or set problems.kind = data"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _penalty_is_in_reach(self) -> Self:
         most = self.training.max_completion_tokens
         if isinstance(self.problems, ChainProblems):

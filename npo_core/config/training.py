@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from npo_core.config.closed import Closed
+from npo_core.config.verifier import OpinionVerifier
 
 
 class Training(Closed):
@@ -87,6 +88,16 @@ class Guidance(Closed):
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
     chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most two")
+    accept_fallback: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="take also samples that are right only by a verifier's fallback, their last number or formula",
+    )
+    verifier: OpinionVerifier | None = Field(
+        None,
+        exclude_if=lambda verifier: verifier is None,
+        description="a second opinion: what the problems' verifier finds right is guidance only if this one does, too",
+    )
 
     @model_validator(mode="after")
     def _keep_needs_samples(self) -> Self:

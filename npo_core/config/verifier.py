@@ -9,7 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from npo_core.config.closed import Closed, choices
 
 ACCURACY = "accuracy"  # the name of the part that pass rates and the gate read
-THINK_AND_BOX = r"\A\s*<think>.+?</think>.*\\boxed\{.+\}.*\Z"
+# One thought with a letter or digit in it, then a box with something in it, whatever is around that.
+THINK_AND_BOX = (
+    r"\A\s*<think>(?=(?:(?!</?think>).)*?[\p{L}\p{N}])(?:(?!</?think>).)+</think>(?!.*</?think>)"
+    r".*\\boxed\s*\{(?!(?:[\s~{}]|\\(?:[,;:! ]|text|mathrm|quad))*(?:\}|\Z)).+\}.*\Z"
+)
 
 
 def compiled(pattern: str, field: str) -> regex.Pattern:
@@ -36,11 +40,20 @@ class ExactVerifier(Closed):
 
 
 class NumericVerifier(Closed):
-    """The final answer as a number: found by problems.answer_pattern, else in a box, else the last number there is."""
+    """The final answer as a number: in a box, found by problems.answer_pattern, after "answer is", or all there is."""
 
     kind: Literal["numeric"] = Field("numeric", description="the same number")
-    relative_tolerance: float = Field(1e-6, ge=0, lt=1, description="share of the reference that it may be off")
+    relative_tolerance: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of the reference that it may be off; none: whole numbers and fractions are exact, decimals "
+        "may be off by a millionth that rounding explains",
+    )
     absolute_tolerance: float = Field(0.0, ge=0, description="what it may be off whatever the reference")
+    fallback: Literal["last_number", "none"] = Field(
+        "last_number", description="what counts where no answer is marked; guidance takes none of these by default"
+    )
 
 
 class ChoiceVerifier(Closed):
@@ -61,9 +74,12 @@ class InWorkers(Closed):
 
 
 class MathVerifier(InWorkers):
-    """Mathematical equality by math-verify: LaTeX, fractions, sets, intervals, units; a box counts before the rest."""
+    """The same mathematics: numbers, lists, intervals, sets, matrices; expressions are parsed by math-verify."""
 
     kind: Literal["math"] = Field("math", description="the same mathematics")
+    fallback: Literal["last_formula", "none"] = Field(
+        "last_formula", description="what counts where no answer is marked; guidance takes none of these by default"
+    )
 
 
 class FunctionVerifier(InWorkers):
@@ -113,6 +129,24 @@ class LengthVerifier(Closed):
         return self
 
 
+SoundVerifier = Annotated[
+    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier,
+    Field(discriminator="kind", description="what is verified", json_schema_extra=choices),
+]
+
+
+class AllOfVerifier(Closed):
+    """Right only if all parts say so, which are asked in their order; the accuracy is the lowest of theirs."""
+
+    kind: Literal["all_of"] = Field("all_of", description="right if all say so")
+    parts: list[SoundVerifier] = Field(min_length=2, description="the verifiers that must agree, the quickest first")
+
+
+OpinionVerifier = Annotated[
+    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier | AllOfVerifier,
+    Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
+]
+LeafVerifier = SoundVerifier | LengthVerifier
 PartVerifier = Annotated[
     ExactVerifier
     | NumericVerifier
@@ -120,7 +154,8 @@ PartVerifier = Annotated[
     | MathVerifier
     | FormatVerifier
     | LengthVerifier
-    | FunctionVerifier,
+    | FunctionVerifier
+    | AllOfVerifier,
     Field(discriminator="kind", description="what is verified", json_schema_extra=choices),
 ]
 
@@ -167,14 +202,19 @@ Verifier = Annotated[
     | MathVerifier
     | FormatVerifier
     | FunctionVerifier
+    | AllOfVerifier
     | WeightedVerifier,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
 ]
 
 
-def leaves(verifier: Verifier) -> Iterator[PartVerifier]:
-    """The verifiers of the parts, or the one there is."""
-    yield from [part.verifier for part in verifier.parts] if isinstance(verifier, WeightedVerifier) else [verifier]
+def leaves(verifier: Verifier | PartVerifier) -> Iterator[LeafVerifier]:
+    """The verifiers of all parts, or the one there is."""
+    if isinstance(verifier, WeightedVerifier):
+        for part in verifier.parts:
+            yield from leaves(part.verifier)
+    else:
+        yield from verifier.parts if isinstance(verifier, AllOfVerifier) else [verifier]
 
 
 def paper_verifier(max_tokens: int = 4096, buffer: int = 1024) -> WeightedVerifier:

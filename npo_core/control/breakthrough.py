@@ -7,25 +7,27 @@ from typing import Any
 
 from npo_core.config import Plateau
 from npo_core.control.decide import describe
-from npo_core.control.decision import PLATEAU, Decision, Left, Place
+from npo_core.control.decision import Budget, Decision
 from npo_core.control.plateau import find_plateau
 from npo_core.control.signals import readings
 from npo_core.errors import ConfigError
+from npo_core.names import PLATEAU
+from npo_core.timeline import SnapshotRef
 
 
-def plan(
+def plan_rollback(
     plateau: Plateau,
     rows: Sequence[Mapping[str, Any]],
     states: Mapping[int, str],
     *,
     number: int,
     branch: str,
-    guide: Place,
+    guide: SnapshotRef,
 ) -> Decision:
     """Roll back to the step that was given, or to where a plateau is found to begin.
 
     Args:
-        rows: metrics of every update up to the guide. states: step -> snapshot on the way there.
+        rows: metrics of every update up to the guide. states: step -> snapshot on the path there.
 
     Raises:
         ConfigError: there is no snapshot at the step that was given.
@@ -42,13 +44,13 @@ def plan(
         intervene=step is not None,
         reason=reason,
         delta=None if step is None else guide.step - step,
-        rollback=None if step is None else Place(step=step, snapshot=states[step]),
+        rollback=None if step is None else SnapshotRef(step=step, snapshot=states[step]),
         signals=describe(rows, seen, plateau.trigger),
         thresholds=plateau.model_dump(mode="json"),
         probe=None,
         pool_q=None,
         candidates=[],
-        left=Left(),
+        left=Budget(),
         expected={"updates": float(0 if step is None else guide.step - step), "tokens": float(sum(tokens))},
     )
 

@@ -4,21 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npo_core.config import AutoNPO, Trigger
-from npo_core.control.decision import Decision, Left, Place, Scored, choose, expected_cost
+from npo_core.control.decision import Budget, Decision, Scored, choose, expected_cost
 from npo_core.control.probe import ProbeResult
-from npo_core.control.signals import Reading, readings
+from npo_core.control.signals import Reading, readings, watched_entropy
+from npo_core.timeline import SnapshotRef
 
 
 def decide(
     settings: AutoNPO,
     rows: Sequence[Mapping[str, Any]],
     probe: ProbeResult | None,
-    left: Left,
+    left: Budget,
     *,
     number: int,
     flow: str,
     branch: str,
-    at: Place,
+    at: SnapshotRef,
     probe_id: str | None,
     guide_samples: int,
 ) -> Decision:
@@ -45,7 +46,7 @@ def decide(
         intervene=best is not None,
         reason=reason,
         delta=best.delta if best else None,
-        rollback=Place(step=best.step, snapshot=best.snapshot) if best else None,
+        rollback=SnapshotRef(step=best.step, snapshot=best.snapshot) if best else None,
         signals=describe(rows, seen, trigger),
         thresholds=thresholds(settings),
         probe=probe_id,
@@ -69,7 +70,7 @@ def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list
         {
             "step": reading.step,
             "pass_rate": raw[reading.step]["pass_rate"],
-            "entropy": raw[reading.step]["entropy"],
+            "entropy": watched_entropy(raw[reading.step]),
             "average_pass_rate": reading.pass_rate,
             "average_entropy": reading.entropy,
         }
@@ -78,7 +79,7 @@ def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list
 
 
 def judge(
-    settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Left
+    settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Budget
 ) -> tuple[list[Scored], Scored | None, str]:
     """Warning, confirmation, choice: the candidates, the chosen one, and the reason."""
     if reading is None or not reading.warning:

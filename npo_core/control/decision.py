@@ -12,9 +12,7 @@ from pydantic import Field
 
 from npo_core.config import AutoNPO, Choice
 from npo_core.control.probe import Candidate, ProbeResult
-from npo_core.timeline.records import Record
-
-AUTO_NPO, PLATEAU = "auto-npo", "plateau-breakthrough"
+from npo_core.timeline.records import Record, SnapshotRef
 
 
 class Scored(Candidate):
@@ -25,14 +23,7 @@ class Scored(Candidate):
     excluded: str | None = Field(description="why it cannot be chosen; null: it can")
 
 
-class Place(Record):
-    """A snapshot by step and id."""
-
-    step: int
-    snapshot: str
-
-
-class Left(Record):
+class Budget(Record):
     """What may still be spent, all branches counted; null: no limit."""
 
     updates: int | None = None
@@ -51,14 +42,19 @@ class Decision(Record):
     intervene: bool
     reason: str
     delta: int | None
-    rollback: Place | None
+    rollback: SnapshotRef | None
     signals: dict[str, Any] = Field(description="the reading that led here, and the window of updates behind it")
     thresholds: dict[str, Any]
     probe: str | None = Field(description="fingerprint of the probe stage")
     pool_q: float | None = Field(description="pass rate on all probed failures")
     candidates: list[Scored]
-    left: Left
+    left: Budget
     expected: dict[str, float] = Field(description="what the intervention costs: updates, tokens")
+
+    @property
+    def at(self) -> SnapshotRef:
+        """The snapshot that was decided at, which guides."""
+        return SnapshotRef(step=self.step, snapshot=self.snapshot)
 
     def complaint(self, answer: str, delta: int | None) -> str:
         """Why an answer to this proposal cannot be carried out; empty: it can."""
@@ -74,7 +70,8 @@ class Decision(Record):
         if answer == "accept":
             return self
         chosen = next(c for c in self.candidates if c.delta == delta)
-        return self.model_copy(update={"delta": delta, "rollback": Place(step=chosen.step, snapshot=chosen.snapshot)})
+        rollback = SnapshotRef(step=chosen.step, snapshot=chosen.snapshot)
+        return self.model_copy(update={"delta": delta, "rollback": rollback})
 
 
 def distance(candidate: Candidate, choice: Choice) -> float | None:
@@ -91,7 +88,7 @@ def variance_cost(candidate: Candidate, choice: Choice) -> float | None:
     return math.exp(min(choice.kl_scale * max(kl, 0.0), 700.0))  # beyond, a float overflows, and S is 0 either way
 
 
-def score(candidate: Candidate, settings: AutoNPO, left: Left) -> Scored:
+def score(candidate: Candidate, settings: AutoNPO, left: Budget) -> Scored:
     """A candidate with V and S, and whether it may be chosen."""
     v = variance_cost(candidate, settings.choice)
     s = candidate.q / v if candidate.q is not None and v is not None else None
@@ -99,7 +96,7 @@ def score(candidate: Candidate, settings: AutoNPO, left: Left) -> Scored:
     return Scored(**values, v=v, s=s, excluded=excluded(candidate, settings, left))
 
 
-def excluded(candidate: Candidate, settings: AutoNPO, left: Left) -> str | None:
+def excluded(candidate: Candidate, settings: AutoNPO, left: Budget) -> str | None:
     """Why a candidate cannot be chosen, or None."""
     if candidate.delta > settings.choice.max_delta:
         return f"more than choice.max_delta = {settings.choice.max_delta} updates back"
@@ -110,7 +107,7 @@ def excluded(candidate: Candidate, settings: AutoNPO, left: Left) -> str | None:
     return None
 
 
-def choose(probe: ProbeResult, settings: AutoNPO, left: Left) -> tuple[list[Scored], Scored | None, str]:
+def choose(probe: ProbeResult, settings: AutoNPO, left: Budget) -> tuple[list[Scored], Scored | None, str]:
     """All candidates with their scores, the chosen one (None: do not intervene), and the reason in one sentence."""
     scored = [score(candidate, settings, left) for candidate in probe.candidates]
     if left.interventions == 0:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from npo_core.control.decision import Decision
+from npo_core.control.path import path_rows
 from npo_core.control.records import Result, Window
-from npo_core.control.way import way_rows
+from npo_core.control.signals import watched_entropy
 from npo_core.timeline import Timeline
 
 Rows = list[dict[str, Any]]
@@ -31,8 +32,8 @@ def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Res
 def replayed_rows(timeline: Timeline, decision: Decision, replay: str) -> tuple[Rows, Rows]:
     """The updates of the replay, and of the abandoned branch over the same steps: a replay may run out of budget."""
     t0, t1 = decision.rollback.step, decision.step
-    new = [row for row in way_rows(timeline, replay, t1) if row["step"] > t0]
-    old = [row for row in way_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
+    new = [row for row in path_rows(timeline, replay, t1) if row["step"] > t0]
+    old = [row for row in path_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
     return new, old
 
 
@@ -40,8 +41,12 @@ def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:
     """Means over the last fifth of the updates that generated."""
     seen = [row for row in rows if row["pass_rate"] is not None]
     last = seen[-max(len(seen) // LAST, 1) :]
-    return Window(branch=branch, pass_rate=mean(last, "pass_rate"), entropy=mean(last, "entropy"))
+    return Window(
+        branch=branch,
+        pass_rate=mean([row["pass_rate"] for row in last]),
+        entropy=mean([watched_entropy(row) for row in last]),
+    )
 
 
-def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(row[name] for row in rows) / len(rows)
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from npo_core.config import Plateau, RunConfig, override, parse_config, parse_plateau
-from npo_core.control.breakthrough import plan
+from npo_core.control.breakthrough import plan_rollback
 from npo_core.control.decide import decide, judge
-from npo_core.control.decision import AUTO_NPO, PLATEAU, Decision, Left, Place
+from npo_core.control.decision import Budget, Decision
+from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.records import Decisions
 from npo_core.control.signals import readings
-from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError, DamagedError, DataError
+from npo_core.names import AUTO_NPO, PLATEAU
 from npo_core.timeline import Store, Timeline
 
 Changes = Mapping[str, object]  # dotted field -> value
@@ -33,11 +34,11 @@ def recompute(store: Store, config: RunConfig, recorded: Decision, changes: Chan
     """
     check(changes, recorded.flow)
     timeline = Timeline(store)
-    rows, at = way_rows(timeline, recorded.branch, recorded.step), Place(step=recorded.step, snapshot=recorded.snapshot)
+    rows, at = path_rows(timeline, recorded.branch, recorded.step), recorded.at
     common = {"number": recorded.number, "branch": recorded.branch}
     if recorded.flow == PLATEAU:
         plateau = changed_plateau(recorded, changes)
-        return plan(plateau, rows, timeline.states(recorded.branch), guide=at, **common)
+        return plan_rollback(plateau, rows, timeline.states(recorded.branch), guide=at, **common)
     return decide(
         changed(config, changes).auto,
         rows,
@@ -145,11 +146,11 @@ def signals_at(store: Store, config: RunConfig, step: int) -> dict[str, Any]:
     """
     timeline = Timeline(store)
     final = timeline.final()
-    rows = way_rows(timeline, final.name, step) if final else []
+    rows = path_rows(timeline, final.name, step) if final else []
     if not rows or rows[-1]["step"] != step:
         last = f"the newest is {rows[-1]['step']}" if rows else "none is"
         raise DataError(f"No update {step} is recorded in {store.uri}: {last}.")
     seen = readings(rows, config.auto.control.trigger)
     reading = seen[-1] if seen else None
-    reason = judge(config.auto, reading, None, Left())[2]
+    reason = judge(config.auto, reading, None, Budget())[2]
     return {"branch": final.name, "step": step, "reading": reading and reading.as_dict(), "reason": reason}

@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from npo_core.control.decision import AUTO_NPO, Decision
+from npo_core.control.decision import Decision
 from npo_core.errors import DamagedError
+from npo_core.names import AUTO_NPO
 from npo_core.timeline import Store, json_bytes
 from npo_core.timeline.records import Record
 

@@ -1,7 +1,8 @@
 """The warning signal: moving averages of pass rate and entropy, and whether they look like a plateau.
 
-Both averages are exponential and corrected for their start, so that early values are not drawn to zero. The reward that
-is watched is the on-policy pass rate: guidance lifts the mixed reward without the policy being any better.
+Both averages are exponential and corrected for their start, so that early values are not drawn to zero. What is watched
+is the policy's own: its pass rate, since guidance lifts the mixed reward without the policy being any better, and the
+entropy of its own tokens, since a guide's are those that the policy finds unlikely.
 """
 
 from collections import deque
@@ -48,9 +49,10 @@ class Signals:
         """Take in one row of `STEP_SCHEMA`; None where the update had no generation of its own."""
         if row["pass_rate"] is None or row["entropy"] is None:
             return None
+        entropy = watched_entropy(row)
         past = self.trigger.ema
         self.weight = past * self.weight + 1 - past
-        new = (row["pass_rate"], row["entropy"])
+        new = (row["pass_rate"], entropy)
         self.sums = tuple(past * old + (1 - past) * value for old, value in zip(self.sums, new, strict=True))
         self.averages.append(tuple(total / self.weight for total in self.sums))
         return self.reading(row["step"])
@@ -78,7 +80,13 @@ class Signals:
         self.averages = deque((tuple(pair) for pair in state["averages"]), maxlen=self.trigger.window + 1)
 
 
+def watched_entropy(row: Mapping[str, Any]) -> float | None:
+    """The entropy of the policy's own tokens; that of all where a run of before 0.3 recorded no other, nats a token."""
+    own = row.get("entropy_on_policy")
+    return row["entropy"] if own is None else own
+
+
 def readings(rows: Iterable[Mapping[str, Any]], trigger: Trigger) -> list[Reading]:
-    """The reading after each update of a recorded way, in order; updates without generation have none."""
+    """The reading after each update on a recorded path, in order; updates without generation have none."""
     signals = Signals(trigger)
     return [reading for row in rows if (reading := signals.update(row)) is not None]

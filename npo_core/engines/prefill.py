@@ -1,44 +1,34 @@
 """Samples of one prompt share its prefill: a prompt goes through the model once, whatever number of samples it has."""
 
-from collections.abc import Sequence
-
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-
-from npo_core.models.inputs import BY_TOKEN, PromptInputs
 
 
 def shared_prefill(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], prompt_of: torch.Tensor
 ) -> dict[str, object]:
-    """What `generate` takes for rows of which several ask the same prompt, of a model and prompts that `divide`.
+    """Of a model and prompts that `divide`, for rows: logits behind the prompt, and what goes on from there.
 
     Args:
         inputs: input_ids and attention_mask [P, T], left-padded, of prompts, each once, and the images beside them.
-        prompt_of: [B] the prompt of each row.
+        prompt_of: [B] the prompt of each row; several may ask the same.
     """
-    ids = inputs["input_ids"]
     beside = {name: value for name, value in inputs.items() if name != "input_ids"}
-    positions = model._prepare_position_ids_for_generation(ids, beside)  # [..., P, T], as `generate` finds them
-    rows = {"input_ids": ids[prompt_of], "attention_mask": inputs["attention_mask"][prompt_of]}
-    if ids.shape[1] == 1:
-        return rows
+    positions = model._prepare_position_ids_for_generation(
+        inputs["input_ids"], beside
+    )  # [..., P, T], as `generate` has
     cache = DynamicCache(config=model.config)
-    cut = {name: value[:, :-1] for name, value in beside.items() if name in ("attention_mask", *BY_TOKEN)}
-    model(
-        input_ids=ids[:, :-1],
-        position_ids=positions[..., :-1],
-        past_key_values=cache,
-        logits_to_keep=1,
-        **beside | cut,
-    )  # the last token is left for `generate`, which begins with it
+    output = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_select_indices(prompt_of)
-    return rows | {"position_ids": positions.index_select(-2, prompt_of), "past_key_values": cache}
+    return {
+        "logits": output.logits[prompt_of, -1],
+        "attention_mask": inputs["attention_mask"][prompt_of],
+        "position_ids": positions[..., -1:].index_select(-2, prompt_of),  # of the last token
+        "past_key_values": cache,
+    }
 
 
-def divide(model: PreTrainedModel, prompts: Sequence[PromptInputs]) -> bool:
-    """Whether a cache can be handed from prompts to rows: plain attention in every layer, and no image at the end."""
-    layers = DynamicCache(config=model.config).layers
-    seen = any(values[-1] for prompt in prompts for values in prompt.by_token.values())
-    return not seen and all(type(layer) is DynamicLayer for layer in layers)
+def divide(model: PreTrainedModel) -> bool:
+    """Whether a cache can be handed from prompts to rows: plain attention in every layer."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)

@@ -1,4 +1,4 @@
-"""The transformers engine: `generate` in left-padded batches."""
+"""The transformers engine: samples and scores in batches."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,14 +6,11 @@ from threading import Lock
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, set_seed
 
 from npo_core.engines.base import Generated
-from npo_core.engines.prefill import divide, shared_prefill
-from npo_core.models.inputs import beside_ids, left_padded, read_prompts
+from npo_core.engines.sampling import Sampling, readable, sample
+from npo_core.models.inputs import beside_ids, read_prompts
 from npo_core.models.load import load_model, load_processor, tokenizer_of
-from npo_core.models.sampling import own_distribution
-from npo_core.models.seeds import library_seed
 from npo_core.problems import Problem
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
@@ -64,47 +61,28 @@ class TransformersEngine:
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
-        config = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=max_tokens,
-            eos_token_id=self.eos_ids,
-            pad_token_id=self.tokenizer.pad_token_id,
-            suppress_tokens=self.never_sampled,
-        )
+        sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
         rows = [problem for problem in problems for _ in range(samples)]
+        starts = range(0, len(rows), self.batch)
         with ONE_AT_A_TIME:
-            set_seed(library_seed(seed))
-            flat = [item for part in self._parts(rows) for item in self._sample(part, config)]
+            flat = [item for at in starts for item in self._sample(rows[at : at + self.batch], sampling, at)]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     @torch.inference_mode()
-    def _sample(self, problems: Sequence[Problem], config: GenerationConfig) -> list[Generated]:
-        inputs, prompt_of = self._inputs(problems)
-        with self._precision(), own_distribution(self.model):
-            if len(inputs["input_ids"]) < len(problems):
-                inputs = shared_prefill(self.model, inputs, prompt_of)
-            output = self.model.generate(**inputs, generation_config=config)
+    def _sample(self, problems: Sequence[Problem], sampling: Sampling, first: int) -> list[Generated]:
+        with self._precision():
+            found = sample(self.model, *self._inputs(problems), sampling, first)
+        texts = self.tokenizer.batch_decode([row.token_ids for row in found], skip_special_tokens=True)
         ended = set(self.eos_ids)
-        found = []
-        for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
-            end = next((i for i, token in enumerate(tokens) if token in ended), None)
-            found.append((tokens if end is None else tokens[: end + 1], end is not None))
-        texts = self.tokenizer.batch_decode([tokens for tokens, _ in found], skip_special_tokens=True)
-        return [Generated(tokens, text, done) for (tokens, done), text in zip(found, texts, strict=True)]
+        return [
+            Generated(row.token_ids, text, row.token_ids[-1] in ended) for row, text in zip(found, texts, strict=True)
+        ]
 
-    def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Of distinct prompts where a cache of them divides, else of all rows; and the prompt [B] of each row."""
+    def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], list[int] | None]:
         once = {problem.id: problem for problem in problems}
-        index = {id_: number for number, id_ in enumerate(once)}
-        rows = [index[problem.id] for problem in problems]
+        place = {id_: number for number, id_ in enumerate(once)}
         prompts = read_prompts(self.processor, list(once.values()))
-        if not divide(self.model, prompts):
-            prompts = [prompts[row] for row in rows]
-        inputs = left_padded(prompts, self.tokenizer.pad_token_id)
-        return self._on_device(inputs), torch.tensor(rows, device=self.device)
+        return readable(self.model, prompts, [place[problem.id] for problem in problems], self.tokenizer.pad_token_id)
 
     @torch.inference_mode()
     def score(

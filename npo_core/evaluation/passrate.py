@@ -3,37 +3,11 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from npo_core.engines import Engine
 from npo_core.errors import VerifierError
+from npo_core.evaluation.score import HeldOutScore, Score
 from npo_core.problems import Completion, Judge, Outcome, Problem, ProblemSet
-
-
-@dataclass(frozen=True)
-class Score:
-    """pass@1 at temperature 1, estimated from several samples a problem (also called avg@k), of one data set."""
-
-    pass_rate: float  # mean over problems of the share of correct samples
-    standard_error: float  # of that mean, over problems
-    by_difficulty: dict[int | str, float]
-    by_difficulty_error: dict[int | str, float]  # standard error of each, over problems
-    by_difficulty_problems: dict[int | str, int]  # how many of each
-    pass_at_k: dict[int, float]  # unbiased estimate for k = 1 .. samples
-    pass_at_k_error: dict[int, float]  # standard error of each, over problems
-    problems: int
-    samples: int
-    tokens: int  # generated
-    unfinished: int  # completions that did not end by themselves
-    unparsable: int  # completions without a final answer that the verifier can read
-    unverified: int  # completions whose verification timed out or crashed; they count nowhere
-
-    def as_dict(self) -> dict[str, Any]:
-        record = asdict(self)
-        for name in [name for name, value in record.items() if isinstance(value, dict)]:
-            record[name] = {str(key): value for key, value in record[name].items()}
-        return record
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -43,16 +17,16 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def evaluate(engine: Engine, problems: ProblemSet, *, benchmarks: bool = True, **sampling: int) -> dict[str, Any]:
+def evaluate(engine: Engine, problems: ProblemSet, *, benchmarks: bool = True, **sampling: int) -> HeldOutScore:
     """The score on the held-out problems and, under `benchmarks`, on each further data set; `sampling`: as of `score`.
 
     Every data set is sampled on its own, so that its score does not depend on which others are asked.
     """
     further = problems.benchmarks if benchmarks else {}
     held_out, *others = (
-        score(engine, asked, problems.judge, **sampling).as_dict() for asked in [problems.held_out, *further.values()]
+        score(engine, asked, problems.judge, **sampling) for asked in [problems.held_out, *further.values()]
     )
-    return held_out | ({"benchmarks": dict(zip(further, others, strict=True))} if further else {})
+    return HeldOutScore(**held_out.model_dump(), benchmarks=dict(zip(further, others, strict=True)))
 
 
 def score(

@@ -5,10 +5,10 @@ while a guide generates; `CacheWriter` and `GuidanceCache` write and read the fi
 Source: NPO (arXiv 2604.20733), section 3.1, step 2.
 """
 
-from npo_core.guidance.cache import GuidanceCache
+from npo_core.guidance.cache import GuidanceCache, summary
 from npo_core.guidance.info import CacheInfo, FileEntry, GuideEntry
 from npo_core.guidance.shards import (
-    Attempt,
+    PromptCost,
     ShardTotals,
     done_shards,
     merge_shards,
@@ -17,18 +17,17 @@ from npo_core.guidance.shards import (
     shard_totals,
     write_shard,
 )
-from npo_core.guidance.summary import summary
 from npo_core.guidance.trajectory import OUTCOMES, Trajectory
 from npo_core.guidance.writer import CacheWriter
 
 __all__ = [
     "OUTCOMES",
-    "Attempt",
     "CacheInfo",
     "CacheWriter",
     "FileEntry",
     "GuidanceCache",
     "GuideEntry",
+    "PromptCost",
     "ShardTotals",
     "Trajectory",
     "done_shards",

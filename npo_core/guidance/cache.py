@@ -1,27 +1,48 @@
-"""Opens a guidance cache: finds a few prompts among many rows, and holds only those, in flat arrays.
+"""Opens a guidance cache: finds a few prompts among many rows, and holds only those.
 
-Row groups are read, the wanted rows copied out, and the rest dropped batch by batch, so that memory follows the rows
-asked for and not the size of the cache.
+Row groups are read and all but the wanted rows dropped, batch by batch, so that memory follows the rows asked for and
+not the size of the cache: a row costs its tokens, its log-probs and about a kilobyte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.guidance.info import FINGERPRINTS, INFO_FILE, SCHEMA_VERSION, CacheInfo, FileEntry
-from npo_core.guidance.reader import ReadCount, between, read_footer, read_groups, reading, touched_groups
-from npo_core.guidance.rows import Rows, RowsBuilder
-from npo_core.guidance.trajectory import Trajectory
+from npo_core.guidance.parquet import (
+    batch_to_rows,
+    byte_range,
+    lengths,
+    read_footer,
+    read_groups,
+    reading,
+    touched_groups,
+)
+from npo_core.guidance.trajectory import LOGPROB_SLACK, Trajectory
 from npo_core.timeline.store import Store
 
 REMEDY = "Copy the cache again from where it is whole, or remove its folder and generate guidance again."
+
+
+@dataclass(slots=True)
+class ReadCount:
+    """What was read: files opened, row groups decoded, and their compressed bytes (footers not counted)."""
+
+    files: int = 0
+    row_groups: int = 0
+    bytes: int = 0
 
 
 class GuidanceCache:
@@ -31,7 +52,7 @@ class GuidanceCache:
     read     what `open` had to read
     """
 
-    def __init__(self, store: Store, info: CacheInfo, rows: Rows, read: ReadCount) -> None:
+    def __init__(self, store: Store, info: CacheInfo, rows: dict[str, Trajectory], read: ReadCount) -> None:
         self.store = store
         self.info = info
         self.read = read
@@ -52,17 +73,18 @@ class GuidanceCache:
         _check_expected(store, info, expect or {})
         check_sizes(store, info)
         wanted = None if prompt_ids is None else sorted(set(prompt_ids))
-        builder, read = RowsBuilder(len(info.reward_names)), ReadCount()
+        rows: dict[str, Trajectory] = {}
+        read = ReadCount()
         for entry in info.files:
             with reading(store, entry.name, REMEDY):
                 for batch in wanted_batches(store, entry, wanted, read):
-                    builder.add(batch)
-        return cls(store, info, builder.build(), read)
+                    _check_rows(batch, len(info.reward_names))
+                    rows |= {row.prompt_id: row for row in batch_to_rows(batch)}
+        return cls(store, info, rows, read)
 
     def get(self, prompt_id: str) -> Trajectory | None:
         """The trajectory of this prompt (read-only views), or None when there is none."""
-        row = self._rows.find(prompt_id)
-        return None if row is None else self._rows.trajectory(row)
+        return self._rows.get(prompt_id)
 
     def lookup(self, prompt_ids: Sequence[str]) -> list[Trajectory | None]:
         """`get` for each of a batch of prompts, in order."""
@@ -70,16 +92,16 @@ class GuidanceCache:
 
     def ids(self) -> list[str]:
         """The prompt ids loaded, sorted."""
-        return self._rows.ids()
+        return list(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __contains__(self, prompt_id: object) -> bool:
-        return isinstance(prompt_id, str) and self._rows.find(prompt_id) is not None
+        return prompt_id in self._rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        return map(self._rows.trajectory, range(len(self)))
+        return iter(self._rows.values())
 
     def verify(self) -> None:
         """Read every byte of every file again and compare SHA-256; raises DamagedError that names all bad files."""
@@ -142,18 +164,43 @@ def check_sizes(store: Store, info: CacheInfo) -> None:
 def wanted_batches(
     store: Store, entry: FileEntry, wanted: list[str] | None, read: ReadCount, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The wanted rows of one file; nothing of it is read when none can be there."""
-    here = None if wanted is None else between(wanted, entry.first, entry.last)
-    if here is not None and not here:
-        return
+    """The wanted rows of one file (all for None); nothing of it is read when none can be there."""
+    if wanted is not None:
+        wanted = wanted[bisect_left(wanted, entry.first) : bisect_right(wanted, entry.last)]
+        if not wanted:
+            return
     with reading(store, entry.name, REMEDY):
         footer = read_footer(store, entry.name)
         if footer.num_rows != entry.rows:
             raise DamagedError(f"{store.uri}: {entry.name} has {footer.num_rows} rows, not {entry.rows}. {REMEDY}")
-        groups = touched_groups(footer, here)
-        chosen = None if here is None else pa.array(here, pa.string())
-        for batch in read_groups(store, entry.name, footer, groups, columns=columns, count=read):
-            yield batch if chosen is None else batch.filter(pc.is_in(batch.column("prompt_id"), value_set=chosen))
+        groups = touched_groups(footer, wanted)
+        _count(read, footer, groups)
+        chosen = None if wanted is None else pa.array(wanted, pa.string())
+        for batch in read_groups(store, entry.name, footer, groups, columns):
+            rows = batch if chosen is None else batch.filter(pc.is_in(batch.column("prompt_id"), value_set=chosen))
+            if rows.num_rows:
+                yield rows
+
+
+def _count(read: ReadCount, footer: pq.FileMetaData, groups: list[int]) -> None:
+    read.files += bool(groups)
+    read.row_groups += len(groups)
+    for start, stop in (byte_range(footer, group) for group in groups):
+        read.bytes += stop - start
+
+
+def _check_rows(batch: pa.RecordBatch, reward_count: int) -> None:
+    """Raises ValueError when rows are not what a cache may hold."""
+    counts, token_ids = lengths(batch.column("token_ids")), batch.column("token_ids").flatten().to_numpy()
+    rewards, logprobs = batch.column("rewards").flatten(), batch.column("logprobs").flatten().to_numpy()
+    if not np.array_equal(counts, lengths(batch.column("logprobs"))) or len(rewards) != batch.num_rows * reward_count:
+        raise ValueError("rows hold different numbers of token_ids, logprobs or rewards")
+    if counts.min() < 1 or token_ids.min() < 0:
+        raise ValueError("rows hold no token ids, or negative ones")
+    if not (logprobs.max() <= LOGPROB_SLACK and logprobs.min() > -np.inf):
+        raise ValueError("rows hold log-probs that are positive or not finite")
+    if batch.column("outcome").unique().to_pylist() != ["correct"]:
+        raise ValueError("rows hold an outcome other than 'correct'")
 
 
 def _sha256(store: Store, name: str) -> str:
@@ -162,3 +209,49 @@ def _sha256(store: Store, name: str) -> str:
         while block := file.read(8 * 1024 * 1024):
             h.update(block)
     return h.hexdigest()
+
+
+def summary(store: Store) -> dict:
+    """What a person asks of a cache; reads token ids only to count them. Raises as `GuidanceCache.open` does.
+
+    rows, coverage (Q), lengths in tokens (min, median, mean, max), rows per guide, and the price of one cached
+    trajectory in samples drawn and tokens generated.
+    """
+    info = read_info(store)
+    check_sizes(store, info)
+    tokens, per_guide = _scan(store, info)
+    each = max(info.rows, 1)
+    return {
+        "id": info.id,
+        "rows": info.rows,
+        "coverage": info.coverage,
+        "prompts_asked": info.prompts_asked,
+        "prompts_skipped": info.prompts_skipped,
+        "refused": info.refused,
+        "guessed": info.guessed,
+        "lengths": _spread(tokens),
+        "guides": [{"id": guide.id, "step": guide.step, "rows": per_guide[guide.id]} for guide in info.guides],
+        "samples_per_trajectory": info.samples_drawn / each,
+        "tokens_per_trajectory": info.tokens_generated / each,
+        "seconds": info.seconds,
+        "files": len(info.files),
+        "bytes": sum(entry.bytes for entry in info.files),
+    }
+
+
+def _scan(store: Store, info: CacheInfo) -> tuple[np.ndarray, Counter[str]]:
+    """Completion lengths [rows], and rows per guide id."""
+    tokens = [np.zeros(0, np.int64)]
+    per_guide: Counter[str] = Counter()
+    for entry in info.files:
+        for batch in wanted_batches(store, entry, None, ReadCount(), ["token_ids", "guide"]):
+            tokens.append(lengths(batch.column("token_ids")))
+            per_guide.update(batch.column("guide").to_pylist())
+    return np.concatenate(tokens), per_guide
+
+
+def _spread(tokens: np.ndarray) -> dict[str, float] | None:
+    if not len(tokens):
+        return None
+    middle = {"median": float(np.median(tokens)), "mean": float(tokens.mean())}
+    return {"min": int(tokens.min()), **middle, "max": int(tokens.max())}

@@ -6,11 +6,10 @@ Two chunks of prompts are under way: the answers of one are verified, and those 
 generates. Finished chunks are committed as shards, so that a killed stage goes on with what it had.
 """
 
-import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import TypeVar
@@ -18,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 
 from npo_core.engines import Engine, Generated
-from npo_core.guidance.shards import Attempt, done_shards, read_shard_ids, write_shard
+from npo_core.guidance.shards import PromptCost, done_shards, read_shard_ids, write_shard
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.problems import Completion, Problem, ProblemSet, Verdict
+from npo_core.problems import Completion, Judge, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
 
 Result = TypeVar("Result")
@@ -45,6 +44,7 @@ class Sampling:
     chunk_prompts: int
     max_tokens: int
     seed: int
+    accept_fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def generate_guidance(
     rollback: Callable[[], Engine],
     seed_of: Callable[..., int],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    opinion: Judge | None = None,
 ) -> None:
     """Ask the guides and commit what they solve as shards; merged afterwards by `merge_shards`.
 
@@ -82,6 +83,7 @@ def generate_guidance(
         requests: in the order of the segment. guides: rising by step.
         rollback: engine of the policy that will be trained, for keep = closest.
         seed_of: derives a seed from parts. progress: told (chunks done, chunks in all) after each chunk.
+        opinion: a second judge, asked of what the problems' judge finds right; only what both do is kept.
     """
     solved: set[str] = set()
     committed = set(done_shards(shards))
@@ -91,10 +93,10 @@ def generate_guidance(
             asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
             chunks = list(split(asked, sampling.chunk_prompts))
             left = [number for number in range(len(chunks)) if first + number not in committed]
-            asking = Asking(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of)
-            works = (asking.ask(number, chunks[number]) for number in left)
-            for done, (number, trajectories, attempts) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
-                write_shard(shards, first + number, trajectories, attempts)
+            sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of, opinion)
+            works = (sampler.sample(number, chunks[number]) for number in left)
+            for done, (number, trajectories, costs) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
+                write_shard(shards, first + number, trajectories, costs)
                 progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
             for number in range(len(chunks)):
                 solved.update(read_shard_ids(shards, first + number))
@@ -124,22 +126,30 @@ def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> It
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is known of a chunk so far: of each prompt its correct completions, samples drawn, tokens of all of them."""
+class ChunkSamples:
+    """The samples of a chunk so far: of each prompt the correct ones, how many were drawn, tokens of all of them.
+
+    And how many were refused by the second opinion, or left out as guesses.
+    """
 
     chunk: Sequence[Request]
     seed: int
     found: dict[str, list[Candidate]]
     drawn: dict[str, int]
     tokens: dict[str, int]
+    refused: Counter[str] = field(default_factory=Counter)
+    guessed: Counter[str] = field(default_factory=Counter)
 
-    def attempts(self) -> list[Attempt]:
-        return [Attempt(id_, self.drawn[id_], self.tokens[id_]) for id_ in self.found]
+    def costs(self) -> list[PromptCost]:
+        return [
+            PromptCost(id_, self.drawn[id_], self.tokens[id_], self.refused[id_], self.guessed[id_])
+            for id_ in self.found
+        ]
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A guide and all that it takes to ask it about chunks of prompts; `judge` works beside the generation."""
+class GuideSampler:
+    """A guide and all that it takes to sample chunks of prompts from it; `judge` works beside the generation."""
 
     engine: Callable[[], Engine]
     guide: GuideSource
@@ -148,10 +158,11 @@ class Asking:
     rollback: Callable[[], Engine]
     judge: Executor
     seed_of: Callable[..., int]
+    opinion: Judge | None
 
-    def ask(
+    def sample(
         self, number: int, chunk: Sequence[Request]
-    ) -> Generator[None, None, tuple[int, list[Trajectory], list[Attempt]]]:
+    ) -> Generator[None, None, tuple[int, list[Trajectory], list[PromptCost]]]:
         """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one.
 
         Yields while its answers are with the judge, when another chunk may generate.
@@ -159,7 +170,7 @@ class Asking:
         sampling = self.sampling
         ids = [r.problem.id for r in chunk]
         seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
-        asked = Asked(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
+        samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
         if sampling.keep == "closest":
             self.rollback()  # models are loaded by this thread, and never beside one that generates
         pending, kept = [r.problem for r in chunk], []
@@ -168,52 +179,68 @@ class Asking:
             answers = self.engine().generate(
                 pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
             )
-            judged = self.judge.submit(self.take, asked, pending, answers, start)
+            judged = self.judge.submit(self.take, samples, pending, answers, start)
             yield
             pending, kept = judged.result()
             if not pending:
                 break
-        return number, kept, asked.attempts()
+        return number, kept, samples.costs()
 
     def take(
-        self, asked: Asked, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
     ) -> tuple[list[Problem], list[Trajectory]]:
         """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
-        right = correct(self.problems, pending, answers, start)
+        right = self.correct(samples, pending, answers, start)
         for problem, completions, candidates in zip(pending, answers, right, strict=True):
-            asked.drawn[problem.id] += len(completions)
-            asked.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-            asked.found[problem.id] += candidates
+            samples.drawn[problem.id] += len(completions)
+            samples.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
+            samples.found[problem.id] += candidates
         drawn = start + len(answers[0])
         if drawn < self.sampling.samples:
             stop = self.sampling.stop_at_first_correct
-            if left := [p for p in pending if not (stop and asked.found[p.id])]:
+            if left := [p for p in pending if not (stop and samples.found[p.id])]:
                 return left, []
-        kept = keep_one(asked, self.sampling.keep, self.rollback)
-        return [], record(self.engine(), self.guide, kept, asked)
+        kept = keep_one(samples, self.sampling.keep, self.rollback)
+        return [], record(self.engine(), self.guide, kept, samples)
+
+    def correct(
+        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+    ) -> list[list[Candidate]]:
+        """Of each prompt, the completions that may guide; all are judged at once."""
+        rows = [
+            Completion(problem, c.text, len(c.token_ids), c.finished)
+            for problem, completions in zip(pending, answers, strict=True)
+            for c in completions
+        ]
+        verdicts = self.problems.judge(rows)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            samples.guessed[row.problem.id] += verdict.may_guide(True) and not self.may_guide(verdict)
+        may = iter(self.agreed(samples, rows, verdicts))
+        numbered = (enumerate(zip(completions, islice(may, len(completions)), strict=True)) for completions in answers)
+        return [
+            [Candidate(start + i, c, self.problems.rewards(verdict)) for i, (c, verdict) in judged if verdict]
+            for judged in numbered
+        ]
+
+    def may_guide(self, verdict: Verdict) -> bool:
+        return verdict.may_guide(self.sampling.accept_fallback)
+
+    def agreed(self, samples: ChunkSamples, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:
+        """The verdicts of what may guide, None for the rest; the second opinion may refuse what the first allows."""
+        kept: list[Verdict | None] = [verdict if self.may_guide(verdict) else None for verdict in verdicts]
+        if self.opinion is None:
+            return kept
+        first = [i for i, verdict in enumerate(kept) if verdict is not None]
+        for i, second in zip(first, self.opinion([rows[i] for i in first]), strict=True):
+            if not self.may_guide(second):
+                kept[i] = None
+                samples.refused[rows[i].problem.id] += 1
+        return kept
 
 
-def correct(
-    problems: ProblemSet, asked: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-) -> list[list[Candidate]]:
-    """Of each prompt, the completions that are verified correct; all are judged at once."""
-    rows = [(problem, c) for problem, completions in zip(asked, answers, strict=True) for c in completions]
-    verdicts = iter(problems.judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows]))
-    right = []
-    for completions in answers:
-        judged = zip(completions, islice(verdicts, len(completions)), strict=True)
-        right.append([Candidate(start + i, c, problems.rewards(v)) for i, (c, v) in enumerate(judged) if usable(v)])
-    return right
-
-
-def usable(verdict: Verdict) -> bool:
-    """Whether a completion can be guidance: right, and with a reward that is known."""
-    return verdict.correct is True and not math.isnan(verdict.reward)
-
-
-def keep_one(asked: Asked, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
+def keep_one(samples: ChunkSamples, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
     """One correct completion of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
-    solved = [(r.problem, asked.found[r.problem.id]) for r in asked.chunk if asked.found[r.problem.id]]
+    solved = [(r.problem, samples.found[r.problem.id]) for r in samples.chunk if samples.found[r.problem.id]]
     if keep == "first":
         return [(problem, candidates[0]) for problem, candidates in solved]
     if keep == "shortest":
@@ -228,7 +255,7 @@ def keep_one(asked: Asked, keep: str, rollback: Callable[[], Engine]) -> list[tu
 
 
 def record(
-    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], asked: Asked
+    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], samples: ChunkSamples
 ) -> list[Trajectory]:
     """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
     logps = engine.score([p for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
@@ -242,8 +269,8 @@ def record(
             guide=guide.id,
             guide_step=guide.step,
             sample=candidate.sample,
-            samples=asked.drawn[problem.id],
-            seed=asked.seed,
+            samples=samples.drawn[problem.id],
+            seed=samples.seed,
         ).validate()
         for (problem, candidate), row in zip(kept, logps, strict=True)
     ]

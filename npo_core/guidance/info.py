@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from npo_core.timeline.records import Record
 
 SCHEMA_VERSION = 1
 INFO_FILE = "cache.json"
@@ -15,11 +17,7 @@ FINGERPRINTS = ("tokenizer", "model", "problems", "reward_names")
 IDENTITY = (*FINGERPRINTS, "eos_token_id", "sampling", "guides")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileEntry(_Record):
+class FileEntry(Record):
     """One Parquet file: its size in bytes, its SHA-256 in hex, and the prompt ids of its first and last row."""
 
     name: str
@@ -31,14 +29,14 @@ class FileEntry(_Record):
     last: str
 
 
-class GuideEntry(_Record):
+class GuideEntry(Record):
     """A snapshot that wrote rows of the cache: its id, and its step for people to read."""
 
     id: str
     step: int
 
 
-class CacheInfo(_Record):
+class CacheInfo(Record):
     """The content of `cache.json`.
 
     tokenizer, model, problems   fingerprints of what the cache was made for (model: architecture and vocabulary)
@@ -48,6 +46,8 @@ class CacheInfo(_Record):
     prompts_skipped              prompts of the segment that were not asked (already solved by the scout)
     tokens_generated             tokens of all samples drawn, kept or not
     seconds                      wall time of the generation
+    refused                      samples found right that guidance.verifier, the second opinion, did not; 0: left out
+    guessed                      samples right only by a verifier's fallback, which are no guidance; 0: left out
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -66,6 +66,8 @@ class CacheInfo(_Record):
     tokens_generated: int = Field(ge=0)
     samples_drawn: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    refused: int = Field(0, ge=0, exclude_if=lambda count: not count)
+    guessed: int = Field(0, ge=0, exclude_if=lambda count: not count)
 
     @property
     def coverage(self) -> float:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
+from itertools import zip_longest
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,8 +21,7 @@ import pyarrow.parquet as pq
 from npo_core.errors import DamagedError, DataError
 from npo_core.guidance.cache import read_info
 from npo_core.guidance.info import INFO_FILE, CacheInfo
-from npo_core.guidance.reader import read_footer, read_groups, reading
-from npo_core.guidance.schema import batch_to_rows, group_is_full, parquet_writer, rows_to_table
+from npo_core.guidance.parquet import RowGroupWriter, batch_to_rows, read_footer, read_groups, reading
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.guidance.writer import CacheWriter, RowsDigest, draft_info
 from npo_core.timeline.store import Store
@@ -29,40 +29,47 @@ from npo_core.timeline.store import Store
 FOLDER = "shards"
 REMEDY = "Remove this file and start the stage again: its prompts are then generated again."
 _NAME = re.compile(r"(\d{6})\.parquet")
-_ATTEMPTS, _DIGESTS = b"npo.attempts", b"npo.digests"
+_COSTS, _DIGESTS = b"npo.attempts", b"npo.digests"
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them."""
+class PromptCost:
+    """What one prompt cost, solved or not: the samples a guide drew for it, and the tokens of all of them.
+
+    Beside these, the samples found right that may not guide: `refused` by a second opinion, or right by a guess.
+    """
 
     prompt_id: str
     samples: int
     tokens: int
+    refused: int = 0
+    guessed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTotals:
-    """Sums over all shards: distinct prompts asked, trajectories kept, samples drawn, tokens generated."""
+    """Sums over all shards: distinct prompts asked, trajectories kept, and of attempts what these count."""
 
     prompts: int
     rows: int
     samples: int
     tokens: int
+    refused: int
+    guessed: int
 
 
-def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], attempts: Iterable[Attempt]) -> None:
+def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], costs: Iterable[PromptCost]) -> None:
     """Commit chunk `index` as `shards/<index>.parquet` in `store`, in one step; the same chunk gives the same bytes.
 
-    `attempts` names every prompt of the chunk, `trajectories` those that were solved, in any order.
+    `costs` names every prompt of the chunk, `trajectories` those that were solved, in any order.
     Raises DataError for an unsound row, a prompt that comes twice, or a trajectory of a prompt that was not asked.
     """
     rows = sorted((row.validate() for row in trajectories), key=_prompt_id)
-    asked = sorted(attempts, key=_prompt_id)
+    asked = sorted(costs, key=_prompt_id)
     _refuse_twice(row.prompt_id for row in rows)
-    _refuse_twice(attempt.prompt_id for attempt in asked)
-    if strange := {row.prompt_id for row in rows} - {attempt.prompt_id for attempt in asked}:
-        raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its attempts do not name.")
+    _refuse_twice(cost.prompt_id for cost in asked)
+    if strange := {row.prompt_id for row in rows} - {cost.prompt_id for cost in asked}:
+        raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its costs do not name.")
     store.write_bytes(_shard(index), _encode(rows, asked))
 
 
@@ -84,15 +91,14 @@ def read_shard_ids(store: Store, index: int) -> list[str]:
 def shard_totals(store: Store) -> ShardTotals:
     """What all chunks together asked, kept and cost; reads footers only. Raises DamagedError as `read_shards` does."""
     asked: set[str] = set()
-    rows = samples = tokens = 0
+    rows, sums = 0, [0, 0, 0, 0]
     for index in done_shards(store):
         footer = _footer(store, index)
         rows += footer.num_rows
-        for prompt_id, drawn, generated in _note(store, index, footer, _ATTEMPTS):
+        for prompt_id, *counts in _note(store, index, footer, _COSTS):
             asked.add(prompt_id)
-            samples += drawn
-            tokens += generated
-    return ShardTotals(prompts=len(asked), rows=rows, samples=samples, tokens=tokens)
+            sums = [total + count for total, count in zip_longest(sums, counts, fillvalue=0)]
+    return ShardTotals(len(asked), rows, *sums)
 
 
 def read_shards(store: Store) -> Iterator[Trajectory]:
@@ -106,12 +112,13 @@ def read_shards(store: Store) -> Iterator[Trajectory]:
 def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
     """Write the chunks of `shards` as one cache into the folder `<id>` of `caches`; return at once when it is there.
 
-    `facts` are the fields of CacheInfo that neither rows nor attempts tell (fingerprints, sampling, guides, seconds).
+    `facts` are the fields of CacheInfo that neither rows nor costs tell (fingerprints, sampling, guides, seconds).
     Raises DataError for a prompt with two trajectories or facts that contradict the rows, DamagedError as
     `read_shards` does.
     """
     totals = shard_totals(shards)
     facts |= {"prompts_asked": totals.prompts, "samples_drawn": totals.samples, "tokens_generated": totals.tokens}
+    facts |= {"refused": totals.refused, "guessed": totals.guessed}
     draft = draft_info(_rows_digest(shards), [], facts)
     target = caches.child(draft.id)
     if target.exists(INFO_FILE):
@@ -127,28 +134,19 @@ def merge_shards(shards: Store, caches: Store, **facts) -> CacheInfo:
     return info
 
 
-def _encode(rows: list[Trajectory], attempts: list[Attempt]) -> bytes:
-    prompts = [astuple(attempt) for attempt in attempts]
-    digests = [row.digest().hex() for row in rows]
+def _encode(rows: list[Trajectory], costs: list[PromptCost]) -> bytes:
     sink = pa.BufferOutputStream()
-    with parquet_writer(sink) as parquet:
-        for group in _groups(rows):
-            parquet.write_table(rows_to_table(group))
-        parquet.add_key_value_metadata({_ATTEMPTS: json.dumps(prompts), _DIGESTS: json.dumps(digests)})
+    writer = RowGroupWriter(sink)
+    for row in rows:
+        writer.add(row)
+    prompts = [_without_zeros(astuple(cost)) for cost in costs]
+    writer.close({_COSTS: json.dumps(prompts), _DIGESTS: json.dumps([row.digest().hex() for row in rows])})
     return sink.getvalue().to_pybytes()
 
 
-def _groups(rows: list[Trajectory]) -> Iterator[list[Trajectory]]:
-    group: list[Trajectory] = []
-    tokens = 0
-    for row in rows:
-        group.append(row)
-        tokens += len(row.token_ids)
-        if group_is_full(len(group), tokens):
-            yield group
-            group, tokens = [], 0
-    if group:
-        yield group
+def _without_zeros(values: tuple) -> tuple:
+    """Without the last two where both are 0, as they nearly always are."""
+    return values if any(values[3:]) else values[:3]
 
 
 def _rows_digest(store: Store) -> RowsDigest:
@@ -189,7 +187,7 @@ def _shard(index: int) -> str:
     return f"{FOLDER}/{index:06d}.parquet"
 
 
-def _prompt_id(record: Trajectory | Attempt) -> str:
+def _prompt_id(record: Trajectory | PromptCost) -> str:
     return record.prompt_id
 
 

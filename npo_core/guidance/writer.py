@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from pydantic import ValidationError
 
 from npo_core.errors import DataError
 from npo_core.guidance.info import INFO_FILE, CacheInfo, FileEntry, cache_id
-from npo_core.guidance.part import PartWriter
-from npo_core.guidance.schema import ROWS_PER_FILE
+from npo_core.guidance.parquet import ROWS_PER_FILE, RowGroupWriter
 from npo_core.guidance.trajectory import Trajectory
+from npo_core.timeline.disk import make_folder
+from npo_core.timeline.failures import as_storage_errors
 from npo_core.timeline.store import Store
 
 _PART_NAME = re.compile(r"part-\d{5,}\.parquet")
@@ -120,3 +124,80 @@ def draft_info(rows: RowsDigest, files: list[FileEntry], facts: dict) -> CacheIn
     except ValidationError as error:
         raise DataError(f"The facts of a guidance cache are incomplete: {error}") from error
     return info.model_copy(update={"id": cache_id(rows.digest(), info)})
+
+
+class PartWriter:
+    """One Parquet file of a cache in the making. Raises StorageError where the storage refuses."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.rows = 0
+        self._store = store
+        self._name = name
+        with self._storing():
+            self._sink = HashingFile(_create(store, name))
+            self._parquet = RowGroupWriter(self._sink)
+
+    def add(self, row: Trajectory) -> None:
+        if self.rows == 0:
+            self._first = row.prompt_id
+        self._last = row.prompt_id
+        self.rows += 1
+        with self._storing():
+            self._parquet.add(row)
+
+    def close(self) -> FileEntry:
+        with self._storing():
+            self._parquet.close()
+            self._sink.close()
+        return FileEntry(
+            name=self._name,
+            rows=self.rows,
+            row_groups=self._parquet.groups,
+            bytes=self._sink.bytes,
+            sha256=self._sink.sha256(),
+            first=self._first,
+            last=self._last,
+        )
+
+    def _storing(self) -> AbstractContextManager[None]:
+        return as_storage_errors(self._store.uri, self._name, local=self._store.is_local)
+
+
+def _create(store: Store, name: str):
+    if store.is_local:
+        make_folder(store.local(name).parent)
+        return open(store.local(name), "wb")
+    return store.fs.open(store.path(name), "wb")
+
+
+class HashingFile(io.RawIOBase):
+    """Passes bytes on to a file and hashes them on the way, so that no file is read again for its SHA-256."""
+
+    def __init__(self, file) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        view = memoryview(data)
+        self._file.write(view)
+        self._hash.update(view)
+        self.bytes += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def close(self) -> None:
+        if not self.closed:
+            if isinstance(self._file, io.BufferedWriter):  # on a local disk: cache.json must not outlive its files
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            super().close()
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()

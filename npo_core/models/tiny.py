@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.errors import ConfigError
-from npo_core.models.seeds import library_seed
+from npo_core.seeds import library_seed
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from npo_core.config import BuiltInModel
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import Work
+from npo_core.recipes.work import Work
 from npo_core.timeline import folder_bytes
 
 TENSOR = 900  # bytes beside the values of a tensor: names, its place in the files, AdamW's count of steps

@@ -10,7 +10,7 @@ from math import ceil
 
 from npo_core.planning import images
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import met
+from npo_core.recipes.work import held_out, prompts_met
 
 TILE_ROWS, TILE_WORDS = 4096, 32768  # of TRL's fused head: it never holds the logits of more tokens x words at once
 LIBRARIES = {"cpu": 400e6, "cuda": 600e6}  # torch, transformers and TRL; CUDA's context and its libraries' workspaces
@@ -196,15 +196,15 @@ def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
 
 def guide(setting: Setting) -> Memory:
     guidance = setting.config.guidance
-    prompts = min(guidance.chunk_prompts, met(setting, setting.config.training.steps))
+    prompts = min(guidance.chunk_prompts, prompts_met(setting.config, setting.config.training.steps))
     kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
     phases = engine(setting, prompts, guidance.samples_per_round) | {"scoring what is kept": scoring(setting, kept)}
     return Memory("guide", loaded(setting, 2 if guidance.keep == "closest" else 1), phases)
 
 
 def evaluate(setting: Setting) -> Memory:
-    evaluation, held_out = setting.config.evaluation, setting.held_out
-    rows = evaluation.batch if held_out is None else min(evaluation.batch, held_out * evaluation.samples)
+    evaluation, asked = setting.config.evaluation, held_out(setting.config.problems)
+    rows = evaluation.batch if asked is None else min(evaluation.batch, asked * evaluation.samples)
     return Memory("evaluate", loaded(setting), engine(setting, ceil(rows / evaluation.samples), evaluation.samples))
 
 

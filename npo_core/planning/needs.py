@@ -9,7 +9,7 @@ from npo_core.planning.disk import disk, least_disk, there
 from npo_core.planning.machine import GIB, Machine
 from npo_core.planning.memory import host, stage_memory
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import stages_of
+from npo_core.recipes.counting import count
 
 BAND = 0.25  # how far memory estimates may be off; see docs/planning.md
 Verdict = Literal["fits", "close", "too much", "unknown"]
@@ -32,7 +32,7 @@ class Need:
 
 def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | None) -> list[Need]:
     """Memory of each stage, of the machine where a GPU trains, and disk."""
-    stages = stages_of(setting, flow)
+    stages = count(setting.config, flow)
     names = {stage.stage for stage in stages}
     least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
     needs = []

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.config import RunConfig
+from npo_core.errors import ConfigError
 from npo_core.planning.changes import changes
-from npo_core.planning.machine import Machine
+from npo_core.planning.machine import Machine, look
 from npo_core.planning.needs import Need, find_needs
 from npo_core.planning.seconds import seconds
 from npo_core.planning.setting import Setting
-from npo_core.planning.size import ModelSize
-from npo_core.planning.work import stages_of
+from npo_core.planning.size import ModelSize, model_size
+from npo_core.recipes.counting import count
+from npo_core.recipes.work import benchmarks, held_out
+from npo_core.stages.forked import environment
+from npo_core.timeline import Store
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,25 @@ class Plan:
         """Whether anything is so much too large that the error of the estimate does not explain it."""
         return any(need.verdict == "too much" for need in self.needs)
 
+    def require(self) -> None:
+        """Raises ConfigError where the run cannot fit; says what to change."""
+        if self.refused:
+            raise ConfigError(
+                "\n  ".join(["The run does not fit on this machine (`npo plan` shows the parts):", *self.changes])
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         needs = [{**asdict(need), "total": need.total} for need in self.needs]
         return {**asdict(self), "needs": needs, "refused": self.refused}
+
+
+def plan_run(config: RunConfig, workspace: str, recipe: str) -> Plan:
+    """The plan of a run on this machine, without measuring its speed; the workspace is not touched."""
+    store = Store(workspace)
+    folder = store.local("") if store.is_local else None
+    size = model_size(config, environment(config.execution))
+    return make_plan(config, size, look(config, folder), recipe, folder=folder)
 
 
 def make_plan(
@@ -95,7 +114,7 @@ def make_plan(
 def find_stages(setting: Setting, machine: Machine, flow: str, length: float, rate: float | None) -> list[Stage]:
     """Tokens and seconds of each stage."""
     found = []
-    for work in stages_of(setting, flow):
+    for work in count(setting.config, flow):
         tokens = work.tokens(length)
         estimated = seconds(work, setting, machine.speed, length) if rate is None else tokens and tokens / rate
         found.append(Stage(work.label, work.stage, work.updates, work.completions, tokens, estimated))
@@ -135,7 +154,8 @@ def unknown(setting: Setting, machine: Machine) -> list[str]:
         said.append("problems.max_prompt_tokens = none: the length of prompts is unknown and left out; set a limit.")
     if setting.images and setting.size.tower is None:
         said.append("Images: this model's vision tower is not known here; pixels and the tower's work are left out.")
-    if setting.held_out is None or setting.benchmarks is None:
+    problems = setting.config.problems
+    if held_out(problems) is None or benchmarks(problems) is None:
         said.append("Held-out problems: their number is known once the data is read.")
     what = {"memory": machine.memory, "disk": machine.disk, "speed": machine.speed}
     words = {

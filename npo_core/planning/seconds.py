@@ -6,7 +6,7 @@ from npo_core.planning.images import patches
 from npo_core.planning.setting import Setting
 from npo_core.planning.size import ModelSize
 from npo_core.planning.speed import Speed
-from npo_core.planning.work import Work
+from npo_core.recipes.work import Work
 
 
 def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -> float | None:

@@ -91,20 +91,6 @@ class Setting:
         return min(training.micro_batch, ceil(training.batch / training.updates_per_batch / self.processes))
 
     @property
-    def held_out(self) -> int | None:
-        """Held-out problems, at most; None where only reading the data would tell."""
-        problems: Any = self.config.problems
-        if isinstance(problems, ChainProblems):
-            return problems.held_out
-        return problems.held_out_rows if problems.held_out is None else problems.held_out.limit
-
-    @property
-    def benchmarks(self) -> int | None:
-        """Problems of further data sets, at most; None as above."""
-        limits = [source.limit for source in getattr(self.config.problems, "benchmarks", {}).values()]
-        return None if None in limits else sum(limits)
-
-    @property
     def images(self) -> bool:
         """Whether problems have images."""
         problems: Any = self.config.problems

@@ -1,13 +1,11 @@
 """One completion against its reference: a check for every kind of verifier."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import product
 from operator import eq
-from typing import Any
+from typing import Any, Protocol
 
 import regex
 
@@ -16,47 +14,69 @@ from npo_core.config.verifier import (
     ExactVerifier,
     FormatVerifier,
     FunctionVerifier,
+    LeafVerifier,
     LengthVerifier,
     MathVerifier,
     NumericVerifier,
-    PartVerifier,
     Verifier,
     leaves,
 )
-from npo_core.problems.answers import (
-    PATTERN_SECONDS,
-    by_pattern,
-    in_box,
-    letter,
-    number,
-    pattern_of,
-    plain,
-    said_letter,
-)
 from npo_core.problems.functions import OwnFunction
 from npo_core.problems.problem import Completion, Outcome, Verdict, found, graded
+from npo_core.problems.reading.claims import BOX, PATTERN, PATTERN_SECONDS, Given, pattern_of
+from npo_core.problems.reading.equality import readable, same
+from npo_core.problems.reading.formulas import given_math
+from npo_core.problems.reading.given import given_number, given_text
+from npo_core.problems.reading.letters import given_letter
+from npo_core.problems.reading.numbers import Number, same_number
+from npo_core.problems.reading.values import Words
 
+REFERENCES = 4096  # whose reading is kept: the completions of a prompt share its reference
 Check = Callable[[Completion], Verdict]
 
 
-@dataclass(frozen=True)
+class Unreadable(ValueError):
+    """A reference that a verifier cannot compare with anything."""
+
+
+class Reads(Protocol):
+    """A check that finds an answer in a text, in reference and completion by the same grammar."""
+
+    lacks: str  # what a reference must have
+
+    def reference(self, answer: str) -> Any: ...  # None: it cannot be read
+
+    def given(self, text: str) -> Given: ...
+
+    def __call__(self, completion: Completion) -> Verdict: ...
+
+
 class Compared:
     """Finds a value in the reference and in the completion, and compares the two (given, reference)."""
 
-    in_reference: Callable[[str], Any]  # None: there is none
-    in_completion: Callable[[str], Any]
-    same: Callable[[Any, Any], bool] = eq
+    def __init__(
+        self,
+        lacks: str,
+        reference: Callable[[str], Given],
+        given: Callable[[str], Given],
+        same: Callable[[Any, Any], bool] = eq,
+    ):
+        self.lacks, self.reading, self.given, self.same = lacks, reference, given, same
+        self.reference = lru_cache(REFERENCES)(lambda answer: reference(answer).value)
 
     def __call__(self, completion: Completion) -> Verdict:
-        given = self.in_completion(completion.text)
-        if given is None:
+        wanted = self.reference(completion.problem.answer)
+        if wanted is None:
+            raise Unreadable(f"there is no {self.lacks} in the reference {completion.problem.answer[-80:]!r}")
+        given = self.given(completion.text)
+        if given.value is None:
             return found(Outcome.UNPARSABLE)
-        right = self.same(given, self.in_reference(completion.problem.answer))
-        return found(Outcome.CORRECT if right else Outcome.WRONG)
+        right = self.same(given.value, wanted)
+        return found(Outcome.CORRECT if right else Outcome.WRONG, given.fallback)
 
 
-def make_check(verifier: PartVerifier, answer_pattern: str, *, accuracy: bool) -> Check:
-    """The check of a verifier that is no sum; `accuracy`: its value must be in [0, 1].
+def make_check(verifier: LeafVerifier, answer_pattern: str, *, accuracy: bool) -> Check:
+    """The check of a verifier without parts; `accuracy`: its value must be in [0, 1].
 
     Raises:
         ConfigError: a function cannot be imported, or cannot be called as it would be.
@@ -64,13 +84,13 @@ def make_check(verifier: PartVerifier, answer_pattern: str, *, accuracy: bool) -
     pattern = pattern_of(answer_pattern)
     match verifier:
         case ExactVerifier():
-            return exact(pattern)
+            return Compared("final answer", *[lambda text: given_text(text, pattern)] * 2)
         case NumericVerifier():
             return numeric(verifier, pattern)
         case ChoiceVerifier():
-            return choice(verifier, pattern)
+            return Compared("letter", *[lambda text: given_letter(text, verifier.letters, pattern)] * 2)
         case MathVerifier():
-            return Mathematics(pattern)
+            return Mathematics(pattern, verifier.fallback != "none")
         case FormatVerifier():
             return Format(regex.compile(verifier.pattern, regex.DOTALL))
         case LengthVerifier():
@@ -79,110 +99,63 @@ def make_check(verifier: PartVerifier, answer_pattern: str, *, accuracy: bool) -
             return OwnFunction.load(verifier.path, accuracy=accuracy)
 
 
-def exact(pattern: regex.Pattern) -> Compared:
-    def answer(text: str) -> str | None:
-        last = by_pattern(text, pattern)
-        return None if last is None else plain(last)
-
-    return Compared(answer, answer)
-
-
-def marked(text: str, pattern: regex.Pattern) -> str | None:
-    """What a text marks as its answer: by the box, else by the pattern."""
-    box = in_box(text)
-    return by_pattern(text, pattern) if box is None else box
-
-
 def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared:
-    relative, absolute = Fraction(verifier.relative_tolerance), Fraction(verifier.absolute_tolerance)
+    relative = None if verifier.relative_tolerance is None else Fraction(verifier.relative_tolerance)
+    absolute = Fraction(verifier.absolute_tolerance)
 
-    def answer(text: str) -> Fraction | None:
-        last = marked(text, pattern)
-        return number(text, last=True) if last is None else number(last)
+    def near(given: Number, reference: Number) -> bool:
+        return same_number(given, reference, relative, absolute)
 
-    def near(given: Fraction, reference: Fraction) -> bool:
-        return abs(given - reference) <= max(relative * abs(reference), absolute)
-
-    return Compared(answer, answer, near)
-
-
-def choice(verifier: ChoiceVerifier, pattern: regex.Pattern) -> Compared:
-    def answer(text: str) -> str | None:
-        last = marked(text, pattern)
-        alone = letter(text if last is None else last, verifier.letters)
-        return said_letter(text, verifier.letters) if alone is None and last is None else alone
-
-    return Compared(answer, answer)
-
-
-@dataclass(frozen=True)
-class Mathematics:
-    """math-verify without its own time limit, which needs the main thread and an alarm: the worker has one."""
-
-    pattern: regex.Pattern
-
-    def __post_init__(self):
-        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own limit is off
-
-    def __call__(self, completion: Completion) -> Verdict:
-        reference = self.written(completion.problem.answer, "${}$")
-        if not expressions(reference):
-            raise ValueError(f"the reference {completion.problem.answer!r} cannot be read as mathematics")
-        given = self.written(completion.text, "{}")
-        if not expressions(given):
-            return found(Outcome.UNPARSABLE)
-        return found(Outcome.CORRECT if equal(reference, given) else Outcome.WRONG)
-
-    def written(self, text: str, unmarked: str) -> str:
-        """A text's answer as math-verify reads it; `unmarked` is the form of one without a mark."""
-        if (box := in_box(text)) is not None:
-            return f"\\boxed{{{box}}}"
-        if (last := by_pattern(text, self.pattern)) is not None:
-            return f"${last.strip('$ ')}$"
-        return text if any(mark in text for mark in ("$", "\\(", "\\[")) else unmarked.format(text.strip())
-
-
-# The completions of a prompt share its reference, and many of them their answer.
-
-
-@lru_cache(maxsize=1024)
-def expressions(text: str) -> list[Any]:
-    """What a text may be read as, by math-verify."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    return guarded(lambda: parse(text, targets, parsing_timeout=None, raise_on_error=True), [])
-
-
-@lru_cache(maxsize=1024)
-def equal(reference: str, given: str) -> bool:
-    """Whether two texts may be read as the same mathematics."""
-    from math_verify import verify
-
-    return any(
-        guarded(lambda a=a, b=b: verify(a, b, timeout_seconds=None, raise_on_error=True), False)
-        for a, b in product(expressions(reference), expressions(given))
+    return Compared(
+        "number",
+        lambda text: given_number(text, pattern, last=False),
+        lambda text: given_number(text, pattern, last=verifier.fallback != "none"),
+        near,
     )
 
 
-def guarded(call: Callable[[], Any], otherwise: Any) -> Any:
-    """The result of a call into math-verify; what sympy cannot do is no equality, what the machine cannot is raised."""
-    try:
-        return call()
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:
-        return otherwise
+class Mathematics:
+    """Mathematical equality; may take as long as sympy likes, so that it needs a worker with a time limit."""
+
+    lacks = "mathematics that can be read in one way"
+
+    def __init__(self, pattern: regex.Pattern, last: bool):
+        self.given = lambda text: given_math(text, pattern, last=last)
+        self.reading = lambda answer: given_math(answer, pattern, last=False)
+        self.reference = lru_cache(REFERENCES)(lambda answer: mathematics(given_math(answer, pattern, last=False)))
+        self.same = lru_cache(REFERENCES)(same)
+
+    def __call__(self, completion: Completion) -> Verdict:
+        wanted = self.reference(completion.problem.answer)
+        if wanted is None:
+            raise Unreadable(f"the reference {completion.problem.answer[-80:]!r} cannot be read as mathematics")
+        given = self.given(completion.text)
+        said_so = given.claim is not None and given.claim.by in (BOX, PATTERN)
+        if given.value is None or (isinstance(given.value, Words) and not isinstance(wanted, Words) and not said_so):
+            return found(Outcome.UNPARSABLE)
+        if self.same(given.value, wanted):
+            return found(Outcome.CORRECT, given.fallback)
+        return found(Outcome.WRONG if readable(given.value) else Outcome.UNPARSABLE)
+
+
+def mathematics(given: Given) -> Any:
+    """A reference's value, where the parser reads all of it."""
+    return given.value if given.value is not None and readable(given.value) else None
 
 
 @dataclass(frozen=True)
 class Format:
-    """1 where the pattern is found, else 0."""
+    """1 where the pattern is found, else 0. A thought that the prompt opened belongs to what is looked at."""
 
     pattern: regex.Pattern
 
     def __call__(self, completion: Completion) -> Verdict:
-        return graded(float(self.pattern.search(completion.text, timeout=PATTERN_SECONDS) is not None))
+        opened = OPENED.search(completion.problem.prompt[-64:])
+        texts = [completion.text, *([opened[0] + completion.text] if opened else [])]
+        return graded(float(any(self.pattern.search(text, timeout=PATTERN_SECONDS) is not None for text in texts)))
+
+
+OPENED = regex.compile(r"<think>\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -198,11 +171,15 @@ class Overlong:
 
 
 def unusable(verifier: Verifier, answer_pattern: str, answer: str) -> str | None:
-    """What a reference answer lacks, in words, where that is cheap to tell; None: nothing."""
-    wanted = {ExactVerifier: "final answer", NumericVerifier: "number", ChoiceVerifier: "letter"}
+    """What a reference answer lacks, in words, for the kinds where that is told in no time; None: nothing."""
     for leaf in leaves(verifier):
-        if type(leaf) in wanted:
-            check = make_check(leaf, answer_pattern, accuracy=False)
-            if check.in_reference(answer) is None:
-                return wanted[type(leaf)]
+        if isinstance(leaf, ExactVerifier | NumericVerifier | ChoiceVerifier):
+            check = reference_check(leaf, answer_pattern)
+            if check.reference(answer) is None:
+                return check.lacks
     return None
+
+
+@lru_cache(maxsize=64)
+def reference_check(leaf: LeafVerifier, answer_pattern: str) -> Reads:
+    return make_check(leaf, answer_pattern, accuracy=False)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from npo_core.config import DataProblems
+from npo_core.config import DataProblems, Execution
+from npo_core.config.verifier import FormatVerifier, leaves
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems.faults import SHOWN, Faults, Unusable, named
 from npo_core.problems.problem import ImageRef, Problem, problem_id
+from npo_core.problems.references import check_references
 from npo_core.problems.render import Renderer
 from npo_core.problems.rows import Row, read_rows, split_off
 from npo_core.problems.sources import open_source
@@ -33,7 +35,7 @@ class Prepared:
 
 
 def load_data(
-    settings: DataProblems, processor: Any, held_out_only: bool = False
+    settings: DataProblems, processor: Any, held_out_only: bool = False, execution: Execution | None = None
 ) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
     """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
@@ -50,11 +52,26 @@ def load_data(
             "never and no problems.max_prompt_tokens."
         )
     render = Renderer(settings, processor)
+    check_tags(settings, processor)
     parts = read_parts(settings, held_out_only)
+    check_references(parts, settings, execution or Execution())
     found = {name: part_problems(part, settings, render) for name, part in parts.items()}
     if "train" in found:
         check_apart(found)
     return {name: (part.problems, part.report) for name, part in found.items()}
+
+
+def check_tags(settings: DataProblems, processor: Any) -> None:
+    """Raises ConfigError where a format asks for special tokens, which are not in the text that verifiers see."""
+    special = getattr(getattr(processor, "tokenizer", processor), "all_special_tokens", [])
+    for name in ("", *settings.verifiers):
+        for leaf in leaves(settings.verifier_named(name)):
+            if isinstance(leaf, FormatVerifier) and (lost := [token for token in special if token in leaf.pattern]):
+                raise ConfigError(
+                    f"A format's pattern asks for {', '.join(lost)}, special tokens of this tokenizer, which are not "
+                    "in the text that verifiers see, so that no completion would have it: leave the format out of "
+                    "problems.verifier, or give it a pattern without them."
+                )
 
 
 def check_apart(found: dict[str, Prepared]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npo_core.config import Execution
-from npo_core.config.verifier import InWorkers, PartVerifier, Verifier, WeightedVerifier
-from npo_core.problems.checks import Check, make_check
+from npo_core.config.verifier import AllOfVerifier, InWorkers, LeafVerifier, PartVerifier, Verifier, WeightedVerifier
+from npo_core.problems.checks import Check, Unreadable, make_check
 from npo_core.problems.pool import Pool, stop_outages
 from npo_core.problems.problem import Completion, Judge, Outcome, Problem, Verdict, found
 
@@ -14,6 +14,8 @@ def make_judge(verifier: Verifier, answer_pattern: str, execution: Execution, ex
     """The judge of a run; `example` is a row that a function of one's own must be callable with."""
 
     def part(verifier: PartVerifier, accuracy: bool) -> Judge:
+        if isinstance(verifier, AllOfVerifier):
+            return AllOf([part(one, True) for one in verifier.parts])
         if isinstance(verifier, InWorkers):
             limits = {"workers": execution.verifier_workers, "max_outages": execution.max_outages}
             return Pool(verifier, answer_pattern, **limits, accuracy=accuracy, example=example)
@@ -32,24 +34,43 @@ def make_judge(verifier: Verifier, answer_pattern: str, execution: Execution, ex
 class InProcess:
     """Judges where it is called: for checks that cannot hang or crash."""
 
-    verifier: PartVerifier
+    verifier: LeafVerifier
     check: Check
     max_outages: float
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
         verdicts, outages = [], 0
         for completion in completions:
-            verdicts.append(self._judge(completion))
-            if verdicts[-1].outcome.is_outage:
+            try:
+                verdicts.append(self.check(completion))
+            except (TimeoutError, Unreadable) as error:
+                late = isinstance(error, TimeoutError)
+                verdicts.append(found(Outcome.TIMEOUT if late else Outcome.CRASH))
                 outages += 1
-                stop_outages(outages, len(completions), self.max_outages, self.verifier, "its pattern takes too long")
+                why = "its pattern takes too long" if late else str(error)
+                stop_outages(outages, len(completions), self.max_outages, self.verifier, why)
         return verdicts
 
-    def _judge(self, completion: Completion) -> Verdict:
-        try:
-            return self.check(completion)
-        except TimeoutError:  # of a pattern
-            return found(Outcome.TIMEOUT)
+
+@dataclass(frozen=True)
+class AllOf:
+    """Right only if all judges say so; each is asked of what those before it did not find wrong."""
+
+    judges: list[Judge]
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        verdicts = list(self.judges[0](completions))
+        for judge in self.judges[1:]:
+            still = [i for i, verdict in enumerate(verdicts) if verdict.correct is not False]
+            for i, verdict in zip(still, judge([completions[i] for i in still]), strict=True):
+                verdicts[i] = lowest(verdicts[i], verdict)
+        return verdicts
+
+
+def lowest(first: Verdict, second: Verdict) -> Verdict:
+    """Of two verdicts the one that is not right, else the unknown one; a fallback of either is one of both."""
+    worst = first if first.correct is False or (first.correct is None and second.correct is not False) else second
+    return worst._replace(fallback=first.fallback or second.fallback)
 
 
 @dataclass(frozen=True)
@@ -93,4 +114,4 @@ class Weighted:
         reward = self.weight * right.reward + sum(weight * verdict.reward for weight, verdict in parts)
         outages = (verdict.outcome for _, verdict in parts if verdict.outcome.is_outage)
         outcome = right.outcome if right.outcome.is_outage else next(outages, right.outcome)
-        return Verdict(outcome, right.accuracy, reward)
+        return Verdict(outcome, right.accuracy, reward, right.fallback)

@@ -28,7 +28,7 @@ def load_problems(
         ConfigError: the tokenizer does not fit the settings.
     """
     if isinstance(settings, DataProblems):
-        found = load_data(settings, processor, held_out_only)
+        found = load_data(settings, processor, held_out_only, execution)
         parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
         return problem_set(settings, execution, parts, report)
     try:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from npo_core.config.verifier import FunctionVerifier, InWorkers, PartVerifier
+from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
 from npo_core.errors import ConfigError, VerifierError
-from npo_core.problems.problem import Completion, Outcome, Problem, Verdict, found
+from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
 from npo_core.problems.worker import OUTAGE, READY, REFUSED, VERDICT
 
 START_SECONDS = 120.0  # for a worker to import what it needs
@@ -45,10 +45,10 @@ class Worker:
         self.ready, self.job = False, job
         self.deadline = time.monotonic() + START_SECONDS
 
-    def give(self, job: int, completion: Completion, seconds: float) -> None:
+    def give(self, job: int, asked: Completion | Reference, seconds: float) -> None:
         self.job, self.deadline = job, time.monotonic() + seconds
         with suppress(OSError):  # it died; its closed connection is found by whoever waits for it
-            self.connection.send(completion)
+            self.connection.send(asked)
 
     def end(self) -> None:
         """Kill it with whatever it started, and wait until it is gone."""
@@ -91,8 +91,16 @@ class Pool:
         weakref.finalize(self, end_all, self.workers)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        return self.answers(completions, self.max_outages)
+
+    def lacking(self, references: Sequence[Reference]) -> list[str | None]:
+        """What each reference lacks to be compared with anything, in words; None: nothing. Raises ConfigError."""
+        said = self.answers(references, 1.0)
+        return ["form that is read in time" if isinstance(one, Verdict) else one for one in said]
+
+    def answers(self, asked: Sequence[Completion | Reference], max_outages: float) -> list:
         try:
-            return Batch(self, completions).verdicts()
+            return Batch(self, asked, max_outages).answers()
         except BaseException:
             end_all(self.workers)  # what they were at is nobody's business any more
             raise
@@ -107,18 +115,18 @@ class Pool:
 
 
 class Batch:
-    """The completions of one call on their way through the workers."""
+    """What one call asks (completions, or references) on its way through the workers."""
 
-    def __init__(self, pool: Pool, completions: Sequence[Completion]):
-        self.pool, self.completions = pool, completions
-        self.found: list[Verdict | None] = [None] * len(completions)
-        self.tries = [0] * len(completions)
-        self.left = deque(range(len(completions)))
-        self.open = len(completions)
+    def __init__(self, pool: Pool, asked: Sequence[Completion | Reference], max_outages: float):
+        self.pool, self.asked, self.max_outages = pool, asked, max_outages
+        self.found: list[Verdict | str | None] = [None] * len(asked)
+        self.tries = [0] * len(asked)
+        self.waiting = deque(range(len(asked)))
+        self.open = len(asked)
         self.outages = 0
 
-    def verdicts(self) -> list[Verdict]:
-        self.pool.start(min(self.pool.size, len(self.completions)) or 1)
+    def answers(self) -> list[Verdict | str | None]:
+        self.pool.start(min(self.pool.size, len(self.asked)) or 1)
         while self.open or not any(worker.ready for worker in self.pool.workers):
             for worker in self.pool.workers:
                 self.feed(worker)
@@ -126,13 +134,13 @@ class Batch:
         return self.found
 
     def feed(self, worker: Worker) -> None:
-        """Give a worker that waits the next completion."""
-        if worker.ready and worker.job is None and self.left:
-            self.hand(worker, self.left.popleft())
+        """Give an idle worker what is next."""
+        if worker.ready and worker.job is None and self.waiting:
+            self.hand(worker, self.waiting.popleft())
 
     def hand(self, worker: Worker, job: int) -> None:
         self.tries[job] += 1
-        worker.give(job, self.completions[job], self.pool.verifier.timeout)
+        worker.give(job, self.asked[job], self.pool.verifier.timeout)
 
     def listen(self) -> None:
         """Wait for the next message, death or deadline, and act on all there are."""
@@ -161,17 +169,17 @@ class Batch:
         elif kind == VERDICT:
             self.settle(job, value)
         elif kind == OUTAGE and not self.settled(job, *value):
-            self.left.appendleft(job)
+            self.waiting.appendleft(job)
 
     def give_up(self, worker: Worker, outcome: Outcome, why: str) -> None:
-        """End a worker, and let a fresh one try its completion once more."""
+        """End a worker, and let a fresh one try once more what it had."""
         if not worker.ready:
             kind = VerifierError if any(other.ready for other in self.pool.workers) else ConfigError
             raise kind(f"The verifier {named(self.pool.verifier)} cannot start ({why}): see the log for what it said.")
         self.pool.replace(worker, None if self.settled(worker.job, outcome, why) else worker.job)
 
-    def settle(self, job: int, verdict: Verdict) -> None:
-        self.found[job] = verdict
+    def settle(self, job: int, answer: Verdict | str | None) -> None:
+        self.found[job] = answer
         self.open -= 1
 
     def settled(self, job: int, outcome: Outcome, why: str) -> bool:
@@ -180,15 +188,15 @@ class Batch:
             return False
         self.settle(job, found(outcome))
         self.outages += 1
-        stop_outages(self.outages, len(self.found), self.pool.max_outages, self.pool.verifier, why)
+        stop_outages(self.outages, len(self.found), self.max_outages, self.pool.verifier, why)
         return True
 
 
-def named(verifier: PartVerifier) -> str:
+def named(verifier: LeafVerifier) -> str:
     return verifier.path if isinstance(verifier, FunctionVerifier) else verifier.kind
 
 
-def stop_outages(outages: int, batch: int, most: float, verifier: PartVerifier, why: str) -> None:
+def stop_outages(outages: int, batch: int, most: float, verifier: LeafVerifier, why: str) -> None:
     """Raises VerifierError where more than the share `most` of a batch timed out or crashed."""
     if outages > most * max(batch, FEWEST):
         raise VerifierError(

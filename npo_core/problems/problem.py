@@ -34,6 +34,11 @@ class Verdict(NamedTuple):
     outcome: Outcome
     accuracy: float  # in [0, 1]; NaN after an outage of what finds it
     reward: float  # NaN after any outage
+    fallback: bool = False  # the answer was marked nowhere; what was taken for it is a guess
+
+    def may_guide(self, accept_fallback: bool = False) -> bool:
+        """Whether the completion can be guidance: right, not by a guess, and with a reward that is known."""
+        return self.correct is True and not math.isnan(self.reward) and (accept_fallback or not self.fallback)
 
     @property
     def correct(self) -> bool | None:
@@ -46,10 +51,10 @@ def graded(value: float) -> Verdict:
     return Verdict(Outcome.CORRECT if value == 1.0 else Outcome.WRONG, value, value)
 
 
-def found(outcome: Outcome) -> Verdict:
+def found(outcome: Outcome, fallback: bool = False) -> Verdict:
     """The verdict of a verifier that says no more than an outcome."""
     value = math.nan if outcome.is_outage else float(outcome is Outcome.CORRECT)
-    return Verdict(outcome, value, value)
+    return Verdict(outcome, value, value, fallback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,13 @@ class Completion:
     text: str  # without the end-of-sequence token
     tokens: int  # with it
     finished: bool  # it ended by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An answer of the data, to be read once before anything is judged."""
+
+    answer: str
 
 
 Judge = Callable[[Sequence[Completion]], list[Verdict]]  # a verdict a completion, in order; of none: shows it can start

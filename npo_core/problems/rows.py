@@ -90,8 +90,8 @@ def refuse_unverifiable(row: Row, source: Source, settings: DataProblems) -> Non
     if row.verifier not in ["", *settings.verifiers]:
         raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")
     if lacking := unusable(settings.verifier_named(row.verifier), settings.answer_pattern, row.answer):
-        what = f"problems.answer_pattern {settings.answer_pattern!r} finds no {lacking}"
-        raise Unusable(f"{what} (column {source.columns.answer})")
+        what = f"{lacking} can be read from the answer (column {source.columns.answer})"
+        raise Unusable(f"no {what}; problems.answer_pattern is {settings.answer_pattern!r}")
 
 
 def check_columns(table: SourceRows, columns: Columns) -> set[str]:

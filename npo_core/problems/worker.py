@@ -1,7 +1,8 @@
 """`python -m npo_core.problems.worker FD PARENT`: a process that verifies one answer after the other and may be killed.
 
-It reads from the connection FD the verifier, then completions, and answers each with a verdict. It ends when the other
-end closes, and on Linux by the kernel's hand as soon as PARENT is gone, also in the middle of an answer.
+It reads from the connection FD the verifier, then completions, and answers each with a verdict; to a reference it says
+what that lacks. It ends when the other end closes, and on Linux by the kernel's hand as soon as PARENT is gone, also
+in the middle of an answer.
 """
 
 import resource
@@ -12,7 +13,7 @@ from npo_core.config.verifier import InWorkers
 from npo_core.errors import ConfigError
 from npo_core.problems.checks import Check, make_check
 from npo_core.problems.functions import OwnFunction
-from npo_core.problems.problem import Completion, Outcome, Problem
+from npo_core.problems.problem import Completion, Outcome, Problem, Reference
 from npo_core.process import die_with_parent, own_stdout
 
 READY, VERDICT, OUTAGE, REFUSED = "ready", "verdict", "outage", "refused"
@@ -46,10 +47,12 @@ def prepared(verifier: InWorkers, answer_pattern: str, accuracy: bool, example: 
     return check
 
 
-def judged(check: Check, completion: Completion) -> tuple[str, object]:
-    """A message: the verdict, why there is none, or why there never will be."""
+def judged(check: Check, asked: Completion | Reference) -> tuple[str, object]:
+    """A message: the verdict, why there is none, or why there never will be; of a reference what it lacks, or None."""
     try:
-        verdict = check(completion)
+        if isinstance(asked, Reference):
+            return VERDICT, check.lacks if check.reference(asked.answer) is None else None
+        verdict = check(asked)
     except ConfigError as error:
         return REFUSED, str(error)
     except TimeoutError as error:

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from npo_core.errors import DataError
-from npo_core.reporting.intervals import Interval, difference
+from npo_core.reporting.intervals import LABEL, Interval, difference, shown
 from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import CurvePoint, RunData
+from npo_core.reporting.tables import Table, number
 
+INTERPOLATED = "≈ "  # before a figure that lies between two evaluated snapshots
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 AXES = ("step", "updates_total", "tokens_total")
 METHOD_SETTINGS = {"injection", "guidance", "bootstrap", "auto"}
-PLACES = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
+AT = ("step {:,.0f}", "{:,.0f} updates in all", "{:,.0f} generated tokens in all")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Both pass rates at one point of an axis, and their difference as of independent samples."""
+    """Both pass rates at one value of an axis, and their difference as of independent samples."""
 
     at: str
     run: Value
@@ -151,7 +153,7 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
     if not run.points or not baseline.points:
         return []
     rows = []
-    for axis, words in zip(AXES, PLACES, strict=True):
+    for axis, words in zip(AXES, AT, strict=True):
         at = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
         ours, theirs = value_at(run.points, axis, at), value_at(baseline.points, axis, at)
         if ours and theirs:
@@ -188,3 +190,56 @@ def flatten(values: dict, prefix: str = "") -> dict[str, object]:
         nested = isinstance(value, dict) and value  # no fields in it: a value like others
         flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
+
+
+def levels_table(comparison: Comparison) -> Table:
+    """What it took both to reach pass rates."""
+    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
+    note = (
+        f"First crossing; {INTERPOLATED} marks what is interpolated between evaluated snapshots. All updates and "
+        "generated tokens count abandoned branches, probes and guidance; a ratio above 1 means that the baseline "
+        "needed more."
+    )
+    return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
+
+
+def level_cells(row: LevelRow) -> list[str]:
+    cells = [f"{row.target:.2f}"]
+    for axis in AXES:
+        cells += [crossed(row.run, axis), crossed(row.baseline, axis)]
+        if axis != "step":
+            measured = all(crossing is None or crossing.measured for crossing in (row.run, row.baseline))
+            mark = "" if measured or row.ratios[axis] is None else INTERPOLATED
+            cells.append(mark + number(row.ratios[axis], 2))
+    return cells
+
+
+def crossed(crossing: Crossing | None, axis: str) -> str:
+    """Where a level is first reached."""
+    if crossing is None:
+        return "not reached"
+    return ("" if crossing.measured else INTERPOLATED) + number(getattr(crossing, axis))
+
+
+def crossed_at(crossing: Crossing | None) -> str:
+    """At which step a level is first reached, as far as snapshots were evaluated."""
+    if crossing is None:
+        return "not reached"
+    if crossing.measured:
+        return f"at step {crossing.before}"
+    return f"between steps {crossing.after} and {crossing.before} (about {crossing.step:.0f})"
+
+
+def rate(value: Value, sign: str = "") -> str:
+    """A pass rate, or a difference of two, with its interval; marked where it is interpolated."""
+    return shown(value.pass_rate, value.interval, sign, "" if value.measured else INTERPOLATED)
+
+
+def scores_table(comparison: Comparison) -> Table:
+    """Pass rates of both at the same step, updates and tokens."""
+    rows = [[row.at, rate(row.run), rate(row.baseline), rate(row.difference, "+")] for row in comparison.scores]
+    note = (
+        f"{LABEL}, not over seeds: one pair of runs shows no more than that. {INTERPOLATED} marks what is interpolated "
+        "between evaluated snapshots."
+    )
+    return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)

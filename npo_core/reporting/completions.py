@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from npo_core.reporting.metrics import Metrics
+from npo_core.reporting.records import Metrics
 from npo_core.reporting.run_data import RunData
-from npo_core.reporting.tables import NONE, Table, divided, manner, number
+from npo_core.reporting.segment import divided, named
+from npo_core.reporting.tables import NONE, Table, number
 
 MANY = 0.3  # share above which a report says what to do
 
@@ -32,15 +33,12 @@ def hints(cut_off: float | None, no_answer: float | None, limit: int | None = No
 
 def completions_table(run: RunData) -> Table | None:
     """Length, share cut off and share without an answer, by parts of each segment; None where nothing was trained."""
-    if not run.courses:
+    if not run.segments:
         return None
-    most = 4 if len(run.courses) <= 4 else 2
-    parts = [(course, a, b) for course in run.courses for a, b in divided(course.t0, course.t1, most)]
-    found = {(course, a, b): run.updates(course).between(a, b) for course, a, b in parts}
-    rows = [
-        [f"{course.branch} {a}-{b}{manner(course)}", *cells(part, run.config.training.batch)]
-        for (course, a, b), part in found.items()
-    ]
+    most = 4 if len(run.segments) <= 4 else 2
+    parts = [(segment, a, b) for segment in run.segments for a, b in divided(segment.t0, segment.t1, most)]
+    found = {(segment, a, b): run.updates(segment).between(a, b) for segment, a, b in parts}
+    rows = [[named(segment, a, b), *cells(part, run.config.training.batch)] for (segment, a, b), part in found.items()]
     newest = [*found.values()][-1]
     note = "The policy's own completions in training. Those that were cut off at the limit count as wrong."
     batch, limit = run.config.training.batch, run.config.training.max_completion_tokens

@@ -11,7 +11,6 @@ from npo_core.reporting.plots import (
     FAINT,
     GUIDED,
     INK,
-    LEFT,
     MUTED,
     RUN,
     Names,
@@ -39,8 +38,8 @@ def curves(run: RunData, baseline: RunData | None = None, names: Names = ("this 
 def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
     for axis, ax in zip(AXES, axes, strict=True):
         curve(ax, axis, run.points, RUN, names[0], "o")
-        for piece in run.abandoned:
-            thin(ax, axis, piece.points)
+        for old in run.abandoned:
+            thin(ax, axis, old.points)
         if baseline is not None:
             curve(ax, axis, baseline.points, BASELINE, names[1], "s")
         target_line(ax, run.config.evaluation.target)
@@ -94,7 +93,8 @@ def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name
 def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
     if len(points) > 1:
-        ax.plot(x, y, color=LEFT, linewidth=1.6, linestyle=DASHES, label=ABANDONED, gid=CURVE, zorder=height(LEFT))
+        style = {"color": ABANDONED, "linewidth": 1.6, "linestyle": DASHES, "zorder": height(ABANDONED)}
+        ax.plot(x, y, label="abandoned", gid=CURVE, **style)
 
 
 def target_line(ax: "Axes", target: float) -> None:
@@ -136,7 +136,7 @@ def told(rollback: Rollback) -> str:
 
 
 def mark_paid(ax: "Axes", run: RunData, axis: str) -> None:
-    """Shade what was spent between leaving a branch and the first step of the next, which the way does not show."""
+    """Shade what was spent between leaving a branch and the first step of the next, which the path does not show."""
     for rollback in run.rollbacks:
         before, after = getattr(rollback.before, axis), getattr(rollback.after, axis)
         ax.axvspan(before, after, color="#EFEFEF", linewidth=0, zorder=0, label="spent beside the way")

@@ -1,22 +1,24 @@
 """One decision by itself, for its artifact and the terminal: window, candidates, and what it brought."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npo_core.config import Trigger
 from npo_core.control.decide import averaged
-from npo_core.control.decision import PLATEAU, Decision
+from npo_core.control.decision import Decision
 from npo_core.control.plateau import find_plateau
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Result
-from npo_core.control.signals import readings
-from npo_core.reporting.plots import BASELINE, EXTRA, FAINT, LEFT, MUTED, RUN, draw, half_window, smooth
+from npo_core.control.signals import readings, watched_entropy
+from npo_core.names import PLATEAU
+from npo_core.reporting.plots import ABANDONED, BASELINE, EXTRA, FAINT, MUTED, RUN, draw, half_window, smooth
 from npo_core.reporting.tables import Table, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 PROBED = ["Delta", "to step", "probed failures", "Q", "KL"]
 PROBE_NOTE = (
     "Q: pass rate of the current policy on the prompts that it failed after the snapshot. KL(current || snapshot) in "
@@ -191,10 +193,11 @@ def outcome_png(result: Result, new: Rows, old: Rows) -> bytes:
 
 
 def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -> None:
-    branches = ((old, LEFT, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
-    for ax, name, words in zip(axes, ("pass_rate", "entropy"), ("pass rate", "nats a token"), strict=True):
+    branches = ((old, ABANDONED, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
+    values = {"pass rate": lambda row: row["pass_rate"], "nats a token": watched_entropy}
+    for ax, (words, value) in zip(axes, values.items(), strict=True):
         for rows, colour, branch in branches:
-            smoothed(ax, rows, name, colour, branch)
+            smoothed(ax, rows, value, colour, branch)
         ax.axvspan(result.t1 - (result.t1 - result.t0) / 5, result.t1, color=FAINT, alpha=0.15, linewidth=0)
         ax.set(xlabel="step", ylabel=words, xlim=(result.t0, result.t1))
     axes[0].set_title(f"Pass rate in training: {result.difference:+.3f} at the end")
@@ -204,8 +207,8 @@ def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -
     axes[0].legend(loc="best")
 
 
-def smoothed(ax: "Axes", rows: Rows, name: str, colour: str, label: str) -> None:
-    known = [row for row in rows if row[name] is not None]
-    steps, values = [row["step"] for row in known], [row[name] for row in known]
+def smoothed(ax: "Axes", rows: Rows, value: Callable[[Row], float | None], colour: str, label: str) -> None:
+    known = [row for row in rows if value(row) is not None]
+    steps, values = [row["step"] for row in known], [value(row) for row in known]
     ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
     ax.plot(steps, smooth(values, half_window(len(values))), color=colour, linewidth=1.9, label=label)

@@ -60,7 +60,7 @@ def no_answer(score: Record) -> float | None:
 
 def part_of(score: Record, name: str) -> float | None:
     asked = score.get("problems", 0) * score.get("samples", 0)
-    return score[name] / asked if name in score and asked else None
+    return score[name] / asked if score.get(name) is not None and asked else None
 
 
 def benchmarks_table(run: RunData) -> Table | None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from npo_core.errors import DataError
+from npo_core.guidance.cache import summary
 from npo_core.guidance.info import INFO_FILE
-from npo_core.guidance.summary import summary
 from npo_core.reporting.records import Workspace
-from npo_core.timeline import Store, opened
+from npo_core.timeline import opened
 
 
 def timeline(workspace: Workspace) -> dict[str, Any]:
@@ -39,8 +39,4 @@ def caches(workspace: Workspace) -> dict[str, Any]:
             f"{INFO_FILE}): give a workspace, or a folder guidance/ID of one."
         )
     folders = [workspace.guidance(name) for name in workspace.store.list("guidance")]
-    return {"uri": workspace.uri, "caches": [summary(folder) for folder in folders if complete(folder)]}
-
-
-def complete(folder: Store) -> bool:
-    return folder.exists(INFO_FILE)
+    return {"uri": workspace.uri, "caches": [summary(folder) for folder in folders if folder.exists(INFO_FILE)]}

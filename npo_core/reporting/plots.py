@@ -4,14 +4,14 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from npo_core.reporting.metrics import Column, Metrics
+from npo_core.reporting.records import Column, Metrics
 from npo_core.reporting.run_data import RunData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours: told apart with any colour vision.
-RUN, BASELINE, LEFT, EXTRA, INK, MUTED, FAINT = (
+RUN, BASELINE, ABANDONED, EXTRA, INK, MUTED, FAINT = (
     "#0072B2",
     "#D55E00",
     "#009E73",
@@ -20,7 +20,7 @@ RUN, BASELINE, LEFT, EXTRA, INK, MUTED, FAINT = (
     "#6B6B6B",
     "#9A9A9A",
 )
-TINTS = {RUN: 12, BASELINE: 12, LEFT: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
+TINTS = {RUN: 12, BASELINE: 12, ABANDONED: 12, EXTRA: 12, "#000000": 24}  # in a picture's palette, for edges and bands
 STYLE = {
     "font.size": 10,
     "axes.edgecolor": INK,
@@ -43,7 +43,7 @@ STYLE = {
     "legend.fontsize": 9.5,
 }
 Names = tuple[str, str]
-ABANDONED, GUIDED, DASHES = "abandoned", "guided replay", (0, (4, 2))
+GUIDED, DASHES = "guided replay", (0, (4, 2))
 
 
 def training(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
@@ -54,11 +54,11 @@ def training(run: RunData, baseline: RunData | None = None, names: Names = ("thi
 def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
     rate, entropy, dead, fourth = axes
     half, size, parts = half_window(len(run.steps)), run.config.training.prompts_per_step, kept(run)
-    for ax, column in ((rate, "pass_rate"), (entropy, "entropy")):
+    for ax, column in ((rate, "pass_rate"), (entropy, "entropy_on_policy")):
         for part in parts:
             line(ax, part, column, RUN, names[0], half)
-        for piece in run.abandoned:
-            line(ax, piece.steps, column, LEFT, ABANDONED, half, dashes=DASHES, raw=False)
+        for old in run.abandoned:
+            line(ax, old.steps, column, ABANDONED, "abandoned", half, dashes=DASHES, raw=False)
         for part in kept(baseline) if baseline else []:
             line(ax, part, column, BASELINE, names[1], half, raw=False)
     name_rates(rate, entropy)
@@ -70,8 +70,8 @@ def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None
 
 
 def kept(run: RunData) -> list[Metrics]:
-    """The updates on the way to the result, a segment each: what changes between two is not to be smoothed."""
-    return [run.updates(course) for course in run.courses if course.kept]
+    """The updates on the path to the result, a segment each: what changes between two is not to be smoothed."""
+    return [run.updates(segment) for segment in run.segments if segment.kept]
 
 
 def entries(axes: Sequence["Axes"]) -> dict[str, list]:
@@ -87,9 +87,9 @@ def mark_rollbacks(ax: "Axes", run: RunData, name: str | None = None) -> None:
     """A line where each intervention happened, and shade where its replay was guided; `name` is for the legend."""
     for rollback in run.rollbacks:
         ax.axvline(rollback.source, color=FAINT, linewidth=1, linestyle=":")
-    for course in run.courses:
-        if course.guided and course.kept:
-            ax.axvspan(course.t0, course.t1, color="#E4F1F9", linewidth=0, zorder=0, label=name)
+    for segment in run.segments:
+        if segment.guided and segment.kept:
+            ax.axvspan(segment.t0, segment.t1, color="#E4F1F9", linewidth=0, zorder=0, label=name)
 
 
 def name_rates(rate: "Axes", entropy: "Axes") -> None:
@@ -162,7 +162,7 @@ def line(
 
 def height(colour: str) -> float:
     """The run lies over what was abandoned, and that over the baseline, though legends name it first."""
-    return {RUN: 3.0, LEFT: 2.5}.get(colour, 2.0)
+    return {RUN: 3.0, ABANDONED: 2.5}.get(colour, 2.0)
 
 
 def present(x: Column, y: Column) -> tuple[list[float], list[float]]:

@@ -1,16 +1,17 @@
-"""The files of a run that reports read: what a workspace has to offer, its stages, and segments still in progress."""
+"""What reports read of a run: what a workspace has to offer, its stages, segments still in progress, metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Protocol
 
 from npo_core.config import RunConfig
-from npo_core.reporting.roles import AUTO_NPO
-from npo_core.timeline import Segment, Store, Timeline
-from npo_core.timeline.segments import read_marks
+from npo_core.names import AUTO_NPO, RESULT_FILE, SPEC_FILE
+from npo_core.timeline import Segment, Store, Stretch, Timeline
+from npo_core.timeline.segments import STEP_SCHEMA, read_marks, read_steps
 
-SPEC_FILE, RESULT_FILE = "spec.json", "result.json"
+Column = list[float | None]
 
 
 class Workspace(Protocol):
@@ -103,3 +104,51 @@ def committed(workspace: Workspace, stage: Stage) -> Segment | None:
         cache=stage.spec.get("cache"),
         cost={"seconds": sum(mark.seconds for mark in marks)},
     )
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """One entry an update in each column of `STEP_SCHEMA`; None where a figure does not exist.
+
+    Example:
+        Metrics({"step": [1, 2], "pass_rate": [0.11, 0.16], "guide_kl": [0.4, None], ...})
+    """
+
+    columns: dict[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the policy generated."""
+        return int(sum(value or 0 for value in self["tokens_generated"]))
+
+    def until(self, step: int) -> "Metrics":
+        """The updates up to and including `step`."""
+        return self.between(-1, step)
+
+    def between(self, t0: int, t1: int) -> "Metrics":
+        """The updates in (t0, t1]."""
+        wanted = [t0 < step <= t1 for step in self["step"]]
+        return Metrics({name: list(compress(column, wanted)) for name, column in self.columns.items()})
+
+    def mean(self, name: str) -> float | None:
+        """The mean over the updates that have the figure; None where none has."""
+        values = [value for value in self[name] if value is not None]
+        return sum(values) / len(values) if values else None
+
+
+def read_metrics(store: Store, stretches: Sequence[Stretch]) -> Metrics:
+    """The metrics of all stretches, in their order. Raises DamagedError where a table cannot be read."""
+    columns: dict[str, Column] = {name: [] for name in STEP_SCHEMA.names}
+    for stretch in stretches:
+        table = Metrics(read_steps(store, stretch.segment).to_pydict()).between(stretch.t0, stretch.t1)
+        for name in columns:
+            columns[name] += table[name]
+    own = columns["entropy_on_policy"]  # older runs have that of all tokens alone
+    columns["entropy_on_policy"] = [e if o is None else o for o, e in zip(own, columns["entropy"], strict=True)]
+    return Metrics(columns)

@@ -3,66 +3,41 @@
 from dataclasses import asdict
 from typing import Any
 
-from npo_core.reporting.compare import Comparison, compare, first_crossing, flatten
+from npo_core.reporting.compare import (
+    Comparison,
+    Crossing,
+    LevelRow,
+    ScoreRow,
+    Value,
+    compare,
+    crossed_at,
+    first_crossing,
+    levels_table,
+    scores_table,
+)
 from npo_core.reporting.completions import completions_table
-from npo_core.reporting.course import name_of, reproduce, what_ran
+from npo_core.reporting.costs import StageCost
 from npo_core.reporting.curves import curves
 from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
-from npo_core.reporting.intervals import shown
+from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
+from npo_core.reporting.narrative import against, headline, name_of, reproduce, settings_table, what_ran
 from npo_core.reporting.plots import training
-from npo_core.reporting.problems import problems_table
 from npo_core.reporting.records import Workspace
-from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import RunData, load
+from npo_core.reporting.segment import groups_table, verification_table
 from npo_core.reporting.tables import (
+    NONE,
     Table,
     costs_table,
     decisions_table,
-    groups_table,
     guidance_table,
-    in_words,
-    levels_table,
     markdown,
     number,
-    rate,
-    scores_table,
+    problems_table,
 )
-from npo_core.reporting.verification import verification_table
 from npo_core.timeline import json_bytes
 
 FOLDER = "report"
-KEY_SETTINGS = (
-    "seed",
-    "problems.kind",
-    "problems.train.path",
-    "problems.held_out.path",
-    "problems.held_out_rows",
-    "problems.difficulties",
-    "model.kind",
-    "model.path",
-    "training.steps",
-    "training.prompts_per_step",
-    "training.group_size",
-    "training.updates_per_batch",
-    "training.learning_rate",
-    "training.loss",
-    "training.max_completion_tokens",
-    "evaluation.samples",
-)
-BOOTSTRAP_SETTINGS = (
-    "bootstrap.scout_steps",
-    "bootstrap.ladder",
-    "bootstrap.guided",
-    "bootstrap.fresh_randomness",
-)
-GUIDED_SETTINGS = (
-    "injection.tau_gate",
-    "injection.importance_sampling",
-    "injection.baseline",
-    "guidance.samples",
-    "guidance.keep",
-    "guidance.skip_passed",
-)
 
 
 def write_report(workspace: Workspace, baseline: Workspace | None = None) -> dict[str, Any]:
@@ -107,7 +82,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
         "tokens_total": run.total[1],
         "points": [asdict(point) for point in run.points],
         "abandoned": [
-            {"branch": piece.branch, "points": [asdict(point) for point in piece.points]} for piece in run.abandoned
+            {"branch": old.branch, "points": [asdict(point) for point in old.points]} for old in run.abandoned
         ],
         "rollbacks": [asdict(rollback) for rollback in run.rollbacks],
         "final": asdict(run.points[-1]) if run.points else None,
@@ -149,7 +124,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         "## Training",
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *([TRAINING_NOTE] if run.rollbacks else []),
-        *(section(groups_table(run)) if run.courses else ["No step has been committed yet."]),
+        *(section(groups_table(run)) if run.segments else ["No step has been committed yet."]),
         *(section(told) if (told := completions_table(run)) else []),
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
@@ -188,41 +163,41 @@ def section(table: Table) -> list[str]:
     return [f"### {table.title}", markdown(table)]
 
 
-def headline(run: RunData) -> str:
-    """The result in one sentence."""
-    done = f"{run.steps_done} of {run.config.training.steps} steps are done."
-    if not run.points:
-        return f"Nothing is evaluated yet; {done}"
-    last, target = run.points[-1], run.config.evaluation.target
-    crossing = first_crossing(run.points, target)
-    reached = f"it first reaches {target:g} {in_words(crossing)}" if crossing else f"it never reaches {target:g}"
-    sentence = (
-        f"Held-out pass rate **{shown(last.pass_rate, last.interval)}** (95 % interval) after step {last.step} "
-        f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
-        f"{reached}."
-    )
-    return sentence if run.complete else f"{sentence} The run is unfinished: {done}"
+def report_tables(figures: dict[str, Any]) -> list[Table]:
+    """The tables of a report that a terminal shows, from the content of report.json."""
+    tables = [result_table(figures)]
+    if figures["comparison"]:
+        levels = [
+            LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
+            for row in figures["comparison"]["levels"]
+        ]
+        rows = figures["comparison"]["scores"]
+        scores = [ScoreRow(row["at"], value(row["run"]), value(row["baseline"])) for row in rows]
+        comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
+        tables += [scores_table(comparison), levels_table(comparison)]
+    if figures["decisions"]:
+        tables.append(decisions_table(figures["decisions"]))
+    return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
 
 
-def against(comparison: Comparison) -> list[str]:
-    """The comparison in one sentence."""
-    if not comparison.scores:
-        return ["The baseline, or this run, has no evaluated curve to compare yet."]
-    told = [f"{rate(row.difference, '+')} at {row.at}" for row in comparison.scores]
-    return [f"Against the baseline, with 95 % intervals: {'; '.join(told)}."]
+def crossing(values: dict[str, float] | None) -> Crossing | None:
+    return None if values is None else Crossing(**values)
 
 
-def settings_table(run: RunData) -> Table:
-    """The settings that say what was run, and all others that are not at their default."""
-    values = flatten(run.config.model_dump(mode="json"))
-    defaults = flatten(type(run.config)().model_dump(mode="json"))
-    wanted = KEY_SETTINGS + (BOOTSTRAP_SETTINGS if run.bootstrapped else ())
-    wanted += GUIDED_SETTINGS if run.kind != GRPO else ()
-    wanted += tuple(name for name in values if run.kind == AUTO_NPO and name.startswith("auto."))
-    changed = [name for name in values if values[name] != defaults.get(name) and name not in wanted and name != "name"]
-    rows = [[f"`{name}`", show(values[name])] for name in [*wanted, *changed] if name in values]
-    return Table("Settings", ["setting", "value"], rows, "All settings are in config.json, explained by `npo config`.")
+def value(values: dict[str, Any]) -> Value:
+    return Value(values["pass_rate"], Interval(*values["interval"]), values["measured"])
 
 
-def show(value: object) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+def result_table(figures: dict[str, Any]) -> Table:
+    """The run in a few figures."""
+    final, target = figures["final"], figures["target"]
+    score = shown(final["pass_rate"], of_score(final)) if final else "not evaluated yet"
+    rows = [
+        ["held-out pass rate", score],
+        ["after step", number(final["step"]) if final else NONE],
+        ["steps done", number(figures["steps_done"])],
+        [f"first reaches {target['pass_rate']:g}", crossed_at(crossing(target["reached"]))],
+        ["updates in all", number(figures["updates_total"])],
+        ["generated tokens in all", number(figures["tokens_total"])],
+    ]
+    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows, f"{LABEL}.")

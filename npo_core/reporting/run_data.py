@@ -2,18 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from npo_core.config import RunConfig
-from npo_core.guidance.cache import read_info
-from npo_core.guidance.summary import summary
-from npo_core.reporting.costs import StageCost, stage_costs
+from npo_core.guidance.cache import read_info, summary
+from npo_core.reporting.costs import Ledger, StageCost, Totals, payments, probe_tokens, stage_costs
 from npo_core.reporting.intervals import Interval, wilson
-from npo_core.reporting.metrics import Metrics, read_metrics
-from npo_core.reporting.records import Stage, Workspace, is_watched, read_decisions, read_stages, run_segments
-from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, Roles, assign
-from npo_core.reporting.spending import Ledger, Place, Totals, payments, probe_tokens
-from npo_core.timeline import Segment, Store, Stretch
+from npo_core.reporting.records import (
+    Metrics,
+    Stage,
+    Workspace,
+    is_watched,
+    read_decisions,
+    read_metrics,
+    read_stages,
+    run_segments,
+)
+from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, Roles, RunSegment, assign, by_branch
+from npo_core.timeline import Segment, Store
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent besides the training on the way to the result."""
+    """What was spent besides the training on the path to the result."""
 
     updates: int = 0
     tokens_abandoned: int = 0
@@ -52,22 +58,12 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What was trained on a branch and then left behind, with the totals as they were at the time."""
+class AbandonedBranch:
+    """What was trained on a branch and then abandoned, with the totals as they were at the time."""
 
     branch: str
     points: list[CurvePoint]
     steps: Metrics
-
-
-class Course(NamedTuple):
-    """The steps (t0, t1] of a segment."""
-
-    branch: str
-    t0: int
-    t1: int
-    guided: bool
-    kept: bool  # on the way to the result
 
 
 @dataclass(frozen=True)
@@ -90,12 +86,12 @@ class Rollback:
 class RunData:
     """The figures of a run.
 
-    points         evaluated snapshots on the way to the final branch's tip, rising by step; where the way leaves a
+    points         evaluated snapshots on the path to the final branch's tip, rising by step; where it leaves a
                    branch the snapshot comes twice: as it was made, and with all that was spent until training went on
-    steps          metrics of every update on that way
+    steps          metrics of every update on that path
     abandoned      what was left behind, by branch as opened
     rollbacks      every branch but the first, as opened
-    courses        where segments begin and end, by branch as opened
+    segments       where segments begin and end, by branch as opened
     guided_until   last step that was trained with guidance; None without
     guidance       summaries of the guidance caches, each with its `branch`, as opened
     decisions      the records of decisions, with outcome and approval
@@ -110,9 +106,9 @@ class RunData:
     points: list[CurvePoint]
     steps: Metrics
     spent: Spent
-    abandoned: list[Piece] = field(default_factory=list)
+    abandoned: list[AbandonedBranch] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
-    courses: list[Course] = field(default_factory=list)
+    segments: list[RunSegment] = field(default_factory=list)
     guided_until: int | None = None
     stages: list[StageCost] = field(default_factory=list)
     guidance: list[dict[str, Any]] = field(default_factory=list)
@@ -134,23 +130,23 @@ class RunData:
     @property
     def complete(self) -> bool:
         """Whether the final branch was trained, and evaluated at its end: flows evaluate when training is over."""
-        trained = self.branch in {course.branch for course in self.courses}
+        trained = self.branch in {segment.branch for segment in self.segments}
         return trained and bool(self.points) and self.points[-1].step == self.steps_done
 
     @property
     def bootstrapped(self) -> bool:
         """Whether it began with early-stage bootstrapping."""
-        return self.kind == EARLY_BOOTSTRAP or any(piece.branch == SCOUT for piece in self.abandoned)
+        return self.kind == EARLY_BOOTSTRAP or any(branch.branch == SCOUT for branch in self.abandoned)
 
     @property
     def later(self) -> list[Rollback]:
         """The interventions after the bootstrap."""
         return self.rollbacks[1:] if self.bootstrapped else self.rollbacks
 
-    def updates(self, course: Course) -> Metrics:
+    def updates(self, segment: RunSegment) -> Metrics:
         """The updates of a segment."""
-        left = [piece.steps for piece in self.abandoned if piece.branch == course.branch and not course.kept]
-        return (left or [self.steps])[0].between(course.t0, course.t1)
+        beside = [old.steps for old in self.abandoned if old.branch == segment.branch and not segment.kept]
+        return (beside or [self.steps])[0].between(segment.t0, segment.t1)
 
 
 def load(workspace: Workspace) -> RunData:
@@ -163,76 +159,36 @@ def load(workspace: Workspace) -> RunData:
     config, stages, decisions = workspace.config(), read_stages(workspace), read_decisions(workspace)
     segments = run_segments(workspace, stages)
     roles = assign(workspace.timeline.branches(), segments, is_watched(stages, decisions))
-    steps = read_metrics(workspace.store, roles.way)
-    rests = {name: read_metrics(workspace.store, stretches) for name, stretches in by_branch(roles.abandoned).items()}
+    steps = read_metrics(workspace.store, roles.path)
+    abandoned = {name: read_metrics(workspace.store, own) for name, own in by_branch(roles.abandoned).items()}
     guidance, probes = read_guidance(workspace, roles, segments), probe_tokens(stages, decisions)
-    ledger = Ledger(payments(roles, steps, rests, guidance, probes))
+    ledger = Ledger(payments(roles, steps, abandoned, guidance, probes))
     protocol, scores = read_scores(workspace, roles)
-    way = [(place, scores[id_]) for place, id_ in way_snapshots(roles) if id_ in scores]
+    path = [(position, scores[id_]) for position, id_ in roles.path_snapshots() if id_ in scores]
     return RunData(
         config=config,
         kind=roles.kind,
         branch=roles.final.name if roles.final else None,
-        points=[curve_point(score, ledger.until(place)) for place, score in way],
+        points=[curve_point(score, ledger.until(position)) for position, score in path],
         steps=steps,
         spent=Spent(
-            sum(map(len, rests.values())),
-            sum(rest.tokens for rest in rests.values()),
+            sum(map(len, abandoned.values())),
+            sum(rest.tokens for rest in abandoned.values()),
             sum(cache["tokens_generated"] for cache in guidance),
             int(sum(tokens for *_, tokens in probes)),
         ),
-        abandoned=pieces(roles, rests, scores, ledger),
+        abandoned=abandoned_branches(roles, abandoned, scores, ledger),
         rollbacks=rollbacks(roles, segments, ledger),
-        courses=courses(roles),
-        guided_until=max((s.t1 for s in roles.way if s.segment.cache), default=None),
+        segments=roles.segments(),
+        guided_until=max((s.t1 for s in roles.path if s.segment.cache), default=None),
         stages=stage_costs(workspace, stages),
         guidance=guidance,
         decisions=decisions,
-        evaluations=[score for _, score in way],
+        evaluations=[score for _, score in path],
         protocol=protocol,
         versions=versions(stages),
         problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
     )
-
-
-def by_branch(stretches: Sequence[Stretch]) -> dict[str, list[Stretch]]:
-    found: dict[str, list[Stretch]] = {}
-    for stretch in stretches:
-        found.setdefault(stretch.segment.branch, []).append(stretch)
-    return found
-
-
-def courses(roles: Roles) -> list[Course]:
-    found = [
-        Course(s.segment.branch, s.t0, s.t1, s.segment.cache is not None, kept)
-        for stretches, kept in ((roles.way, True), (roles.abandoned, False))
-        for s in stretches
-    ]
-    return sorted(found, key=lambda course: (roles.rank[course.branch], course.t0))
-
-
-def snapshots(stretches: Sequence[Stretch], roles: Roles) -> list[tuple[Place, str]]:
-    """Place and id of the snapshots on some stretches, and of those that each branch on them starts from."""
-    found: list[tuple[Place, str]] = []
-    for name, own in by_branch(stretches).items():
-        found.append(((roles.rank[name], own[0].t0), start_of(own[0])))
-        made = {step: id_ for s in own for step, id_ in s.segment.produced().items() if s.t0 < step <= s.t1}
-        found += [((roles.rank[name], step), made[step]) for step in sorted(made)]
-    return found
-
-
-def way_snapshots(roles: Roles) -> list[tuple[Place, str]]:
-    """Those on the way to the result; of a final branch without training, the one that it starts from."""
-    found, final = snapshots(roles.way, roles), roles.final
-    if final and final.parent and final.name not in by_branch(roles.way):
-        found.append(((roles.rank[final.name], final.parent_step), final.parent))
-    return found
-
-
-def start_of(stretch: Stretch) -> str:
-    """The snapshot that a stretch starts from."""
-    segment = stretch.segment
-    return segment.start if stretch.t0 == segment.t0 else segment.produced().get(stretch.t0, segment.start)
 
 
 def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
@@ -241,15 +197,15 @@ def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
     return CurvePoint(score["step"], totals.updates, totals.tokens, rate, error, **kept)
 
 
-def pieces(
-    roles: Roles, rests: Mapping[str, Metrics], scores: Mapping[str, dict[str, Any]], ledger: Ledger
-) -> list[Piece]:
+def abandoned_branches(
+    roles: Roles, steps: Mapping[str, Metrics], scores: Mapping[str, dict[str, Any]], ledger: Ledger
+) -> list[AbandonedBranch]:
     """What was left behind on each branch."""
-    found: dict[str, list[CurvePoint]] = {name: [] for name in rests}
-    for place, id_ in snapshots(roles.abandoned, roles):
+    found: dict[str, list[CurvePoint]] = {name: [] for name in steps}
+    for position, id_ in roles.snapshots(roles.abandoned):
         if id_ in scores:
-            found[roles.opened[place[0]].name].append(curve_point(scores[id_], ledger.until(place)))
-    return [Piece(name, found[name], steps) for name, steps in rests.items()]
+            found[roles.opened[position[0]].name].append(curve_point(scores[id_], ledger.until(position)))
+    return [AbandonedBranch(name, found[name], own) for name, own in steps.items()]
 
 
 def rollbacks(roles: Roles, segments: Sequence[Segment], ledger: Ledger) -> list[Rollback]:
@@ -260,14 +216,14 @@ def rollbacks(roles: Roles, segments: Sequence[Segment], ledger: Ledger) -> list
     for number, branch in enumerate(roles.opened[1:], 1):
         before = roles.opened[number - 1]
         tip = tips.get(before.name, before.parent_step)
-        left = roles.leaves[branch.name]
+        parent = roles.parents[branch.name]
         found.append(
             Rollback(
                 branch=branch.name,
                 source=max((steps[id_] for id_ in branch.guide if id_ in steps), default=tip),
                 step=branch.parent_step,
                 guided=branch.cache is not None,
-                before=ledger.until((roles.rank[left], branch.parent_step)) if left else Totals(),
+                before=ledger.until((roles.rank[parent], branch.parent_step)) if parent else Totals(),
                 after=ledger.until((number, branch.parent_step)),
             )
         )
@@ -292,7 +248,7 @@ def cache_figures(store: Store) -> dict[str, Any]:
 
 def read_scores(workspace: Workspace, roles: Roles) -> tuple[str | None, dict[str, dict[str, Any]]]:
     """The evaluation protocol that scored most of this run's snapshots, and its records by snapshot id."""
-    wanted = {id_ for _, id_ in way_snapshots(roles) + snapshots(roles.abandoned, roles)}
+    wanted = {id_ for _, id_ in roles.path_snapshots() + roles.snapshots(roles.abandoned)}
     best: tuple[str | None, dict[str, dict[str, Any]]] = (None, {})
     for protocol in workspace.store.list("evaluations"):
         names = [name.removesuffix(".json") for name in workspace.store.list(f"evaluations/{protocol}")]

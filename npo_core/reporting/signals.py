@@ -9,9 +9,8 @@ from npo_core.control.decision import Decision
 from npo_core.control.records import Decisions
 from npo_core.control.signals import readings
 from npo_core.errors import DataError
-from npo_core.reporting.metrics import read_metrics
-from npo_core.reporting.plots import BASELINE, DASHES, EXTRA, INK, LEFT, MUTED, RUN, draw
-from npo_core.reporting.records import Workspace, read_stages, run_segments
+from npo_core.reporting.plots import ABANDONED, BASELINE, DASHES, EXTRA, INK, MUTED, RUN, draw
+from npo_core.reporting.records import Workspace, read_metrics, read_stages, run_segments
 from npo_core.reporting.tables import Table, number
 from npo_core.timeline import Branch, Segment, Tree, opened
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 PICTURE = "report/signals.png"
 ESTIMATES = {"q": "Q by Delta", "v": "V by Delta", "s": "S = Q / V by Delta"}
-COLOURS = (RUN, BASELINE, LEFT, EXTRA, INK)  # of decisions, in turn
+COLOURS = (RUN, BASELINE, ABANDONED, EXTRA, INK)  # of decisions, in turn
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Update:
     """One optimizer update that generated: what it showed, and what the signals made of it.
 
     number   its place among all updates of the run, those of abandoned branches included, branch by branch as opened
-    kept     whether it is on the way to the final branch's tip
+    kept     whether it is on the path to the final branch's tip
     """
 
     number: int
@@ -86,15 +85,15 @@ def fold(
     workspace: Workspace, trigger: Trigger, branches: Sequence[Branch], segments: Sequence[Segment]
 ) -> Iterator[Update]:
     tree, done = Tree(branches, segments), 0
-    way = tree.stretches(branches[-1].name) if branches else []
+    path = tree.stretches(branches[-1].name) if branches else []
     for branch in branches:
         metrics = read_metrics(workspace.store, tree.stretches(branch.name))
-        names = ("step", "pass_rate", "entropy")
+        names = ("step", "pass_rate", "entropy", "entropy_on_policy")
         rows = [dict(zip(names, row, strict=True)) for row in zip(*(metrics[name] for name in names), strict=True)]
         own = [segment for segment in segments if segment.branch == branch.name]
         snapshots = {step: id_ for segment in own for step, id_ in segment.produced().items()}
         raw = {row["step"]: row for row in rows}
-        kept = {s.segment.branch: s.t1 for s in way}.get(branch.name, -1)
+        kept = {s.segment.branch: s.t1 for s in path}.get(branch.name, -1)
         for reading in readings(rows, trigger):
             if reading.step > branch.parent_step:
                 yield Update(
@@ -103,7 +102,7 @@ def fold(
                     kept=reading.step <= kept,
                     snapshot=snapshots.get(reading.step),
                     raw_pass_rate=raw[reading.step]["pass_rate"],
-                    raw_entropy=raw[reading.step]["entropy"],
+                    raw_entropy=raw[reading.step]["entropy_on_policy"],
                     **reading.as_dict(),
                 )
         done += max((segment.t1 for segment in own), default=branch.parent_step) - branch.parent_step
@@ -168,7 +167,7 @@ def curves(ax: "Axes", data: SignalsData, name: str) -> None:
     """Each branch by itself, thin as it was and thick as averaged; shade where the signals warn."""
     for part in parts(data.updates):
         x = [u.number for u in part]
-        colour, words = (RUN, "moving average") if part[0].kept else (LEFT, "moving average, abandoned")
+        colour, words = (RUN, "moving average") if part[0].kept else (ABANDONED, "moving average, abandoned")
         ax.plot(x, [getattr(u, f"raw_{name}") for u in part], color=colour, alpha=0.3, linewidth=0.7)
         dashes = "-" if part[0].kept else DASHES
         ax.plot(x, [getattr(u, name) for u in part], color=colour, linewidth=2, linestyle=dashes, label=words)

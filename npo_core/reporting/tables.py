@@ -4,15 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.reporting.compare import AXES, Comparison, Crossing, LevelRow, ScoreRow, Value
+from npo_core.problems.faults import named
 from npo_core.reporting.costs import StageCost
-from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
-from npo_core.reporting.metrics import Metrics
-from npo_core.reporting.run_data import Course, RunData
 
 NONE = "-"
-NOT_REACHED = "not reached"
-INTERPOLATED = "≈ "  # before a figure that lies between two evaluated snapshots
 
 
 @dataclass(frozen=True)
@@ -42,57 +37,6 @@ def number(value: float | None, digits: int = 0) -> str:
     return NONE if value is None else f"{value:z,.{digits}f}"
 
 
-def rate(value: Value, sign: str = "") -> str:
-    """A pass rate, or a difference of two, with its interval; marked where it is interpolated."""
-    return shown(value.pass_rate, value.interval, sign, "" if value.measured else INTERPOLATED)
-
-
-def levels_table(comparison: Comparison) -> Table:
-    """What it took both to reach pass rates."""
-    header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
-    note = (
-        f"First crossing; {INTERPOLATED} marks what is interpolated between evaluated snapshots. All updates and "
-        "generated tokens count abandoned branches, probes and guidance; a ratio above 1 means that the baseline "
-        "needed more."
-    )
-    return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
-
-
-def level_cells(row: LevelRow) -> list[str]:
-    cells = [f"{row.target:.2f}"]
-    for axis in AXES:
-        cells += [reached(row.run, axis), reached(row.baseline, axis)]
-        if axis != "step":
-            measured = all(crossing is None or crossing.measured for crossing in (row.run, row.baseline))
-            mark = INTERPOLATED if row.ratios[axis] is not None and not measured else ""
-            cells.append(f"{mark}{number(row.ratios[axis], 2)}")
-    return cells
-
-
-def reached(crossing: Crossing | None, axis: str) -> str:
-    """Where a level is first reached."""
-    if crossing is None:
-        return NOT_REACHED
-    return ("" if crossing.measured else INTERPOLATED) + number(getattr(crossing, axis))
-
-
-def in_words(crossing: Crossing) -> str:
-    """At which step a level is first reached, as far as snapshots were evaluated."""
-    if crossing.measured:
-        return f"at step {crossing.before}"
-    return f"between steps {crossing.after} and {crossing.before} (about {crossing.step:.0f})"
-
-
-def scores_table(comparison: Comparison) -> Table:
-    """Pass rates of both at equal cost."""
-    rows = [[row.at, rate(row.run), rate(row.baseline), rate(row.difference, "+")] for row in comparison.scores]
-    note = (
-        f"{LABEL}, not over seeds: one pair of runs shows no more than that. {INTERPOLATED} marks what is interpolated "
-        "between evaluated snapshots."
-    )
-    return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)
-
-
 def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -> Table:
     """Seconds, tokens and updates of every stage, with the sum of what comparisons count."""
     rows = [[cost.label, *cost_cells([cost]), "yes" if cost.counted else "no"] for cost in costs]
@@ -114,6 +58,12 @@ def guidance_table(guidance: Sequence[dict[str, Any]]) -> Table:
     return Table("Guidance", ["", *(cache.get("branch", "value") for cache in guidance)], rows)
 
 
+LEFT_OUT = {
+    "refused": "trajectories refused by the second opinion",
+    "guessed": "trajectories left out as right by a guess",
+}
+
+
 def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
     lengths = cache["lengths"]
     return [
@@ -122,6 +72,7 @@ def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
         ("of these by guide", ", ".join(f"step {guide['step']}: {guide['rows']}" for guide in cache["guides"])),
         ("prompts asked", number(cache["prompts_asked"])),
         ("prompts skipped, passed already", number(cache["prompts_skipped"])),
+        *((name, number(cache[key])) for key, name in LEFT_OUT.items() if cache.get(key)),
         ("coverage Q = cached / asked", f"{cache['coverage']:.3f}"),
         ("samples a cached trajectory", number(cache["samples_per_trajectory"], 2)),
         ("generated tokens a cached trajectory", number(cache["tokens_per_trajectory"], 1)),
@@ -186,82 +137,36 @@ def outcome(result: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def groups_table(run: RunData) -> Table:
-    """Dead, injected and rescued groups, by quarters of each segment; by halves where there are many."""
-    size, most = run.config.training.prompts_per_step, 4 if len(run.courses) <= 4 else 2
+def problems_table(problems: dict[str, dict[str, Any]]) -> Table:
+    """Rows read, used and dropped, and why, from the report of problems from data."""
+    names = {"train": "training", "held_out": "held-out"}
+    names |= {part: part.removeprefix("benchmarks.") for part in sorted(problems) if part not in names}
+    parts = [(part, problems[part]) for part in names]  # records keep no order of their own
     rows = [
-        [f"{course.branch} {a}-{b}{manner(course)}", *group_cells(run.updates(course).between(a, b))]
-        for course in run.courses
-        for a, b in divided(course.t0, course.t1, most)
-    ]
-    header = ["steps", "pass rate", "entropy", "all wrong", "all right", "injected", "rescued", "guide KL"]
-    note = (
-        f"Means over steps. Groups are out of {size} a step, before injection; a rescued group was all wrong and "
-        "got a correct slot. Pass rate is on-policy, on training prompts; entropy and guide KL are in nats a token."
-    )
-    return Table("Groups", header, rows, note)
-
-
-def manner(course: Course) -> str:
-    return " guided" * course.guided + " (abandoned)" * (not course.kept)
-
-
-def group_cells(part: Metrics) -> list[str]:
-    names = [
-        ("pass_rate", 3),
-        ("entropy", 3),
-        ("groups_all_wrong", 1),
-        ("groups_all_right", 1),
-        ("groups_injected", 1),
-        ("groups_rescued", 1),
-        ("guide_kl", 3),
-    ]
-    return [number(part.mean(name), digits) for name, digits in names]
-
-
-def divided(t0: int, t1: int, most: int) -> list[tuple[int, int]]:
-    """The steps (t0, t1] in equal parts, at most as many as there are steps."""
-    parts = min(most, t1 - t0)
-    edges = [t0 + round((t1 - t0) * i / parts) for i in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
-
-
-def report_tables(figures: dict[str, Any]) -> list[Table]:
-    """The tables of a report that a terminal shows, from the content of report.json."""
-    tables = [result_table(figures)]
-    if figures["comparison"]:
-        levels = [
-            LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
-            for row in figures["comparison"]["levels"]
+        [
+            names[part],
+            found["source"],
+            number(found["rows"]),
+            number(found["problems"]),
+            number(sum(dropped["count"] for dropped in found["dropped"])),
+            "{min:,} / {median:,} / {max:,}".format(**found["prompt_tokens"]) if found["prompt_tokens"] else NONE,
+            number(found["images"]),
         ]
-        rows = figures["comparison"]["scores"]
-        scores = [ScoreRow(row["at"], value(row["run"]), value(row["baseline"])) for row in rows]
-        comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
-        tables += [scores_table(comparison), levels_table(comparison)]
-    if figures["decisions"]:
-        tables.append(decisions_table(figures["decisions"]))
-    return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
-
-
-def crossing(values: dict[str, float] | None) -> Crossing | None:
-    return None if values is None else Crossing(**values)
-
-
-def value(values: dict[str, Any]) -> Value:
-    return Value(values["pass_rate"], Interval(*values["interval"]), values["measured"])
-
-
-def result_table(figures: dict[str, Any]) -> Table:
-    """The run in a few figures."""
-    final, target = figures["final"], figures["target"]
-    score = shown(final["pass_rate"], of_score(final)) if final else "not evaluated yet"
-    first = crossing(target["reached"])
-    rows = [
-        ["held-out pass rate", score],
-        ["after step", number(final["step"]) if final else NONE],
-        ["steps done", number(figures["steps_done"])],
-        [f"first reaches {target['pass_rate']:g}", in_words(first) if first else NOT_REACHED],
-        ["updates in all", number(figures["updates_total"])],
-        ["generated tokens in all", number(figures["tokens_total"])],
+        for part, found in parts
     ]
-    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows, f"{LABEL}.")
+    dropped = [
+        f"Dropped from {names[part]}: {why['why']}: {named(why['rows'], why['count'])}."
+        for part, found in parts
+        for why in found["dropped"]
+    ]
+    notes = dropped or ["No row was dropped."]
+    if any(found.get("chat") is False for _, found in parts):
+        notes.append("Prompts are plain text, without a chat template.")
+    notes += [
+        f"Special tokens are written out in the text of {names[part]}, {named(said['rows'], said['count'])}, and the "
+        f"model reads them as such: {', '.join(said['tokens'])}."
+        for part, found in parts
+        if (said := found.get("special"))
+    ]
+    header = ["problems", "source", "rows", "used", "dropped", "tokens a prompt: min / median / max", "images"]
+    return Table("Problems", header, rows, " ".join(notes), words=("source",))

@@ -14,13 +14,15 @@ from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import keep, kept_folder
+from npo_core.stages.results import BaseResult
 from npo_core.stages.specs import BaseSpec
 from npo_core.stages.workspace import home
 
 
-def run(spec: BaseSpec, context: StageContext) -> dict:
+def run(spec: BaseSpec, context: StageContext) -> BaseResult:
     """Returns the id of the snapshot of step 0, whether the model was made, and the report of problems from data."""
-    from npo_core.training import exact, identity
+    from npo_core.models import identity
+    from npo_core.training import exact
 
     problems = read_problems(spec)  # before the model, which takes longer to load
     folder, made = model_folder(spec, context)
@@ -36,11 +38,11 @@ def run(spec: BaseSpec, context: StageContext) -> dict:
         content["lora"] = identity.digest(lora.model_dump_json().encode())
         info["lora"] = lora.model_dump()
     snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
-    result = {"snapshot": snapshot.id, "made": made, "bytes": snapshot.bytes}
+    result = BaseResult(snapshot=snapshot.id, made=made, bytes=snapshot.bytes)
     if problems is None:
         return result
     keep(problems, kept_folder(spec.problems, context.workspace, info["tokenizer"]))
-    return result | {"problems": problems.report}
+    return result.model_copy(update={"problems": problems.report})
 
 
 def adapters(spec: BaseSpec) -> Lora | None:
@@ -95,7 +97,7 @@ def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
 
 
 def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
-    from npo_core.training.base import train_base
+    from npo_core.models.built_in import train_base
 
     folder = home() / "models" / model_key(spec.model, spec.problems)
     folder.parent.mkdir(parents=True, exist_ok=True)

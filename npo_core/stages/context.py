@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from npo_core.names import EVENTS_FILE
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 
-EVENTS_FILE, LOG_FILE, STOP_FILE = "events.jsonl", "log.txt", "stop"
 EVENT_INTERVAL = 0.2  # seconds; more often nobody looks
 
 

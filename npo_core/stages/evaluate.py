@@ -5,29 +5,34 @@ from functools import cache
 
 from npo_core.config import DataProblems
 from npo_core.evaluation import passrate
+from npo_core.evaluation.score import SnapshotScore
 from npo_core.problems import ProblemSet
+from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.results import Cost, EvaluateResult
 from npo_core.stages.specs import EvaluateSpec
 
 
-def run(spec: EvaluateSpec, context: StageContext) -> dict:
+def run(spec: EvaluateSpec, context: StageContext) -> EvaluateResult:
     """Returns a list of scores, one a snapshot in the order given; each is kept as soon as it is found."""
     store = context.workspace.store.child(f"evaluations/{spec.protocol}")
     started, scores = time.perf_counter(), []
     snapshots = context.workspace.timeline.snapshots
     problems = cache(lambda: run_problems(spec, context, snapshots.get(spec.snapshots[0])))  # read where one is left
     for number, snapshot in enumerate(spec.snapshots, 1):
-        record = store.read_json(f"{snapshot}.json", default=None)
+        kept = store.read_json(f"{snapshot}.json", default=None)
+        score = None if kept is None else SnapshotScore.model_validate(kept)
         benchmarks = asks_benchmarks(spec, snapshot)
-        if record is None or (benchmarks and "benchmarks" not in record):
-            record = evaluate(spec, context, problems(), snapshot, benchmarks)
-            store.write_json(f"{snapshot}.json", record)
-        scores.append(record)
-        context.progress(number, len(spec.snapshots), step=record["step"], pass_rate=record["pass_rate"])
-    tokens = float(sum(part["tokens"] for score in scores for part in [score, *score.get("benchmarks", {}).values()]))
-    return {"scores": scores, "cost": {"tokens_generated": tokens, "seconds": time.perf_counter() - started}}
+        if score is None or (benchmarks and not score.benchmarks):
+            score = evaluate(spec, context, problems(), snapshot, benchmarks)
+            store.write_json(f"{snapshot}.json", score.model_dump(mode="json"))
+        scores.append(score)
+        context.progress(number, len(spec.snapshots), step=score.step, pass_rate=score.pass_rate)
+    tokens = float(sum(part.tokens for score in scores for part in [score, *score.benchmarks.values()]))
+    cost = Cost(tokens_generated=tokens, seconds=time.perf_counter() - started)
+    return EvaluateResult(scores=scores, cost=cost)
 
 
 def asks_benchmarks(spec: EvaluateSpec, snapshot: str) -> bool:
@@ -36,10 +41,10 @@ def asks_benchmarks(spec: EvaluateSpec, snapshot: str) -> bool:
     return chosen and isinstance(spec.problems, DataProblems) and bool(spec.problems.benchmarks)
 
 
-def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str, benchmarks: bool) -> dict:
+def evaluate(
+    spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id_: str, benchmarks: bool
+) -> SnapshotScore:
     """The score of one snapshot; every snapshot is asked the same problems with the same seed."""
-    from npo_core.training.exact import derive_seed
-
     scores = passrate.evaluate(
         snapshot_engine(spec, context, id_, batch=spec.evaluation.batch, bf16=spec.bf16),
         problems,
@@ -48,4 +53,5 @@ def evaluate(spec: EvaluateSpec, context: StageContext, problems: ProblemSet, id
         max_tokens=spec.max_completion_tokens,
         seed=derive_seed("evaluation"),
     )
-    return {"snapshot": id_, "step": context.workspace.timeline.snapshots.get(id_).step, **scores}
+    step = context.workspace.timeline.snapshots.get(id_).step
+    return SnapshotScore(snapshot=id_, step=step, **scores.model_dump())

@@ -14,14 +14,13 @@ from typing import Any
 
 from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
+from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages import processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
 
-RESULT_FILE, SPEC_FILE = "result.json", "spec.json"
-STOP = "stop"  # a file of this name in the workspace ends the stage
 STOPPED = 143  # exit code after a stop, as after SIGTERM
 
 
@@ -66,7 +65,7 @@ def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     record = {
         "stage": spec.stage,
         "fingerprint": spec.fingerprint,
-        "result": result,
+        "result": result.as_json(),
         "seconds": time.time() - started,
         "started": started,
         "versions": versions(),
@@ -117,7 +116,7 @@ def watch_for_end(workspace: Workspace, parent: int) -> None:
 def stop_asked(workspace: Workspace) -> bool:
     """Whether there is a stop file; where the store does not answer, nobody asked yet."""
     try:
-        return workspace.store.exists(STOP)
+        return workspace.store.exists(STOP_FILE)
     except NPOError:
         return False
 

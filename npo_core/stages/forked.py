@@ -11,9 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from npo_core.config import Execution
+from npo_core.names import LOG_FILE, SPEC_FILE
 from npo_core.process import PARENT
-from npo_core.stages.context import LOG_FILE
-from npo_core.stages.execute import SPEC_FILE
 from npo_core.stages.specs import Spec
 
 

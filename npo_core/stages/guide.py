@@ -7,18 +7,19 @@ from npo_core.control.controller import read_pool
 from npo_core.engines import Engine
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
-from npo_core.problems import ProblemSet
+from npo_core.problems import Judge, ProblemSet
+from npo_core.problems.judge import make_judge
+from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline.segments import read_outcomes
 
 
-def run(spec: GuideSpec, context: StageContext) -> dict:
+def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     """Returns the cache's id, its coverage and its cost."""
-    from npo_core.training.exact import derive_seed
-
     started = time.perf_counter()
     workspace = context.workspace
     snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
@@ -35,6 +36,7 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         rollback=cache(lambda: load_engine(spec, context, spec.rollback)),
         seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
+        opinion=second_opinion(spec, problems),
     )
     info = merge_shards(
         shards,
@@ -48,19 +50,18 @@ def run(spec: GuideSpec, context: StageContext) -> dict:
         prompts_skipped=skipped,
         seconds=time.perf_counter() - started,
     )
-    cost = {
-        "tokens_generated": float(info.tokens_generated),
-        "samples": float(info.samples_drawn),
-        "seconds": info.seconds,
-    }
-    return {
-        "cache": info.id,
-        "rows": info.rows,
-        "coverage": info.coverage,
-        "asked": info.prompts_asked,
-        "skipped": skipped,
-        "cost": cost,
-    }
+    cost = Cost(tokens_generated=float(info.tokens_generated), samples=float(info.samples_drawn), seconds=info.seconds)
+    return GuideResult(
+        cache=info.id, rows=info.rows, coverage=info.coverage, asked=info.prompts_asked, skipped=skipped, cost=cost
+    )
+
+
+def second_opinion(spec: GuideSpec, problems: ProblemSet) -> Judge | None:
+    """The judge of guidance.verifier, which what the problems' own finds right must also convince."""
+    if spec.guidance.verifier is None:
+        return None
+    pattern, example = spec.problems.answer_pattern, problems.train[0]
+    return make_judge(spec.guidance.verifier, pattern, spec.execution, example)
 
 
 def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
@@ -102,7 +103,7 @@ def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
 
 
 def sampling(spec: GuideSpec) -> Sampling:
-    names = ("samples", "samples_per_round", "keep", "stop_at_first_correct", "chunk_prompts")
+    names = ("samples", "samples_per_round", "keep", "stop_at_first_correct", "chunk_prompts", "accept_fallback")
     chosen = {name: getattr(spec.guidance, name) for name in names}
     return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
 

@@ -13,37 +13,41 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import ValidationError
 
 from npo_core.config import Execution
 from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
+from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, RESULT_FILE, SPEC_FILE, STOP_FILE
 from npo_core.process import PARENT
-from npo_core.stages.context import EVENTS_FILE, LOG_FILE, scratch_folder
-from npo_core.stages.execute import RESULT_FILE, SPEC_FILE, STOP, STOPPED
+from npo_core.stages.context import scratch_folder
+from npo_core.stages.execute import STOPPED
 from npo_core.stages.forked import environment, fork_server
-from npo_core.stages.processes import ERROR_FILE
+from npo_core.stages.results import RESULTS, Cost, Result
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.failures import as_storage_errors
 
 POLL = 0.05  # seconds
 RETRYABLE = {kind.exit_code: kind.__name__ for kind in (StorageError, DeviceError, VerifierError)}
+R = TypeVar("R", bound=Result)
 Watcher = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class StageResult:
+class StageResult(Generic[R]):
     """What a stage left: its result, and whether it had been there before."""
 
     stage: str
     fingerprint: str
-    result: dict[str, Any]
+    result: R
     seconds: float  # inside the stage's process, its start not counted
     reused: bool
 
     @property
-    def cost(self) -> dict[str, float]:
-        return self.result.get("cost", {})
+    def cost(self) -> Cost:
+        return self.result.cost
 
 
 class Process(Protocol):
@@ -97,7 +101,14 @@ def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:
             f"{workspace.uri}/{spec.folder}/{RESULT_FILE} is the result of another stage: delete the "
             "folder and start the same command again."
         )
-    return StageResult(spec.stage, spec.fingerprint, record["result"], record["seconds"], reused=True)
+    try:
+        found = RESULTS[spec.stage].model_validate(record["result"])
+    except ValidationError as error:
+        raise DamagedError(
+            f"{workspace.uri}/{spec.folder}/{RESULT_FILE} is no result of a stage {spec.stage} "
+            f"({error.errors()[0]['msg']}): delete the folder and start the same command again."
+        ) from None
+    return StageResult(spec.stage, spec.fingerprint, found, record["seconds"], reused=True)
 
 
 def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
@@ -112,7 +123,7 @@ def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
     workspace = Workspace(spec.workspace)
     if (done := read_result(workspace, spec)) is not None:
         return done
-    if workspace.store.exists(STOP):
+    if workspace.store.exists(STOP_FILE):
         raise stopped(workspace)
     scratch = prepare(workspace, spec)
     process: Process = (
@@ -187,14 +198,15 @@ def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
 
 def stopped(workspace: Workspace) -> StageError:
     return StageError(
-        f"The run was stopped by the file {workspace.uri}/{STOP}: remove it and start the same command again to go on.",
+        f"The run was stopped by the file {workspace.uri}/{STOP_FILE}: remove it and start the same command again to "
+        "go on.",
         exit_code=STOPPED,
     )
 
 
 def failure(workspace: Workspace, spec: Spec, scratch: Path, code: int) -> StageError:
     """The error of a stage that ended without a result."""
-    if workspace.store.exists(STOP):
+    if workspace.store.exists(STOP_FILE):
         return stopped(workspace)
     log = f"{workspace.uri}/{spec.folder}/{LOG_FILE}"
     if described := read_error(scratch):

@@ -5,16 +5,16 @@ import time
 from npo_core.control.controller import read_pool
 from npo_core.control.probe import choose_mistakes, estimate, roll_out
 from npo_core.engines import Engine
+from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.results import Cost, ProbeStageResult
 from npo_core.stages.specs import ProbeSpec
 
 
-def run(spec: ProbeSpec, context: StageContext) -> dict:
+def run(spec: ProbeSpec, context: StageContext) -> ProbeStageResult:
     """Returns the probe's estimates and its cost."""
-    from npo_core.training.exact import derive_seed
-
     started = time.perf_counter()
     snapshots = context.workspace.timeline.snapshots
     current = snapshots.get(spec.snapshot)
@@ -39,8 +39,8 @@ def run(spec: ProbeSpec, context: StageContext) -> dict:
         len(pool),
         lambda done, total: context.progress(done, total),
     )
-    cost = {"tokens_generated": float(found.tokens), "seconds": time.perf_counter() - started}
-    return {"probe": found.model_dump(mode="json"), "cost": cost}
+    cost = Cost(tokens_generated=float(found.tokens), seconds=time.perf_counter() - started)
+    return ProbeStageResult(probe=found, cost=cost)
 
 
 def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from npo_core.errors import ConfigError, DeviceError
+from npo_core.names import ERROR_FILE
 from npo_core.process import PARENT
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import Spec
 
 LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
-ERROR_FILE = "error.json"
 LAUNCH_FILE = "accelerate.json"
 PATIENCE = timedelta(hours=2)  # that processes wait for one that downloads, renders problems or stores a snapshot
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from npo_core.errors import DataError
-from npo_core.stages.execute import RESULT_FILE, SPEC_FILE
+from npo_core.names import RESULT_FILE, SPEC_FILE
 from npo_core.stages.launch import Watcher, run_stage
 from npo_core.stages.problems import copy_problems
 from npo_core.stages.specs import TrainSpec
@@ -41,7 +41,7 @@ def prove_replay(
     with tempfile.TemporaryDirectory(dir=workspace.scratch, prefix="proof-") as folder:
         copy = Workspace(Path(folder))
         result = run_stage(respecify(workspace, copy, original, until), watch)
-        replayed = copy.timeline.segment(result.result["segment"])
+        replayed = copy.timeline.segment(result.result.segment)
         compared = compare(workspace, original, copy, replayed, until)
         now = copy.store.read_json(f"stages/train-{replayed.id}/{RESULT_FILE}")["versions"]
     then = workspace.store.read_json(f"stages/train-{original.id}/{RESULT_FILE}")["versions"]

@@ -17,6 +17,7 @@ from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import run_problems
 from npo_core.stages.processes import in_turn
+from npo_core.stages.results import Cost, TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
 from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from npo_core.training.trainer import NPOTrainer
 
 
-def run(spec: TrainSpec, context: StageContext) -> dict:
-    """Returns the segment's id, its snapshots and its cost."""
+def run(spec: TrainSpec, context: StageContext) -> TrainResult | None:
+    """Returns the segment; None in a process that is not the stage's first."""
     workspace = context.workspace
     start = workspace.timeline.snapshots.get(spec.start)
     marks = usable_marks(spec, context)
@@ -39,21 +40,21 @@ def run(spec: TrainSpec, context: StageContext) -> dict:
         done, recorder_seconds = train(spec, context, start, marks)
         marks = [*marks, *done]
     if not context.first:
-        return {}
+        return None
     if not marks or marks[-1].ended is None:
         raise StageError(
             f"Training ended at update {marks[-1].step if marks else start.step}, {spec.until} were asked: "
             "see the stage's log."
         )
     segment = workspace.timeline.add_segment(describe(spec, context, start, marks, recorder_seconds))
-    return {
-        "segment": segment.id,
-        "end": segment.end,
-        "step": segment.t1,
-        "ended": marks[-1].ended,
-        "snapshots": segment.snapshots,
-        "cost": segment.cost,
-    }
+    return TrainResult(
+        segment=segment.id,
+        end=segment.end,
+        step=segment.t1,
+        ended=marks[-1].ended,
+        snapshots=segment.snapshots,
+        cost=Cost(**segment.cost),
+    )
 
 
 def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:

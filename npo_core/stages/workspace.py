@@ -7,15 +7,20 @@ from pathlib import Path
 from npo_core.config import RunConfig, parse_config
 from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.cache import GuidanceCache
+from npo_core.names import CONFIG_FILE
 from npo_core.timeline import Store, Timeline
 
-CONFIG_FILE = "config.json"
 NOT_DECISIVE = {"execution", "name"}  # fields that may differ between starts of the same run
 
 
 def home() -> Path:
     """Where base models and scratch of remote workspaces are kept: $NPO_HOME, else ~/.cache/npo."""
     return Path(os.environ.get("NPO_HOME") or Path.home() / ".cache" / "npo")
+
+
+def absolute(uri: str) -> str:
+    """A URI that means the same from any folder."""
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def writable(folder: Path) -> bool:

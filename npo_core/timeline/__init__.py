@@ -1,7 +1,7 @@
 """The timeline of a run: storage by URI, snapshots, branches and segments, and the lock of a workspace."""
 
 from npo_core.timeline.lock import Lease, workspace_lock
-from npo_core.timeline.records import Branch, Segment
+from npo_core.timeline.records import Branch, Segment, SnapshotRef
 from npo_core.timeline.snapshots import MANIFEST, FileEntry, Snapshot, Snapshots, snapshot_id
 from npo_core.timeline.store import Store, folder_bytes, json_bytes
 from npo_core.timeline.timeline import Timeline
@@ -16,6 +16,7 @@ __all__ = [
     "Root",
     "Segment",
     "Snapshot",
+    "SnapshotRef",
     "Snapshots",
     "Store",
     "Stretch",

@@ -16,6 +16,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class SnapshotRef(Record):
+    """A snapshot by step and id."""
+
+    step: int
+    snapshot: SnapshotId
+
+
 class Branch(Record):
     """A line of training that leaves a snapshot.
 

@@ -28,7 +28,8 @@ STEP_SCHEMA = pa.schema(
         ("verified_unparsable", pa.float64()),  # completions of the batch without an answer that can be read
         ("verified_timeout", pa.float64()),  # whose verification took too long, twice
         ("verified_crash", pa.float64()),  # whose verification crashed, twice
-        ("entropy", pa.float64()),  # nats a token
+        ("entropy", pa.float64()),  # nats a token, guide slots included
+        ("entropy_on_policy", pa.float64()),  # of the policy's own tokens alone; null in runs of before 0.3
         ("groups_all_wrong", pa.float64()),  # dead groups before injection
         ("groups_all_right", pa.float64()),
         ("groups_injected", pa.float64()),

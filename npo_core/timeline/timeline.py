@@ -83,7 +83,7 @@ class Timeline:
         return there
 
     def path(self, branch: str) -> list[Segment]:
-        """The segments on the path from the root to the branch's tip; `stretches` says where it leaves them."""
+        """The segments from the root to the branch's tip; see `stretches` for where the path leaves them."""
         return [stretch.segment for stretch in self.stretches(branch)]
 
     def stretches(self, branch: str) -> list[Stretch]:

@@ -8,8 +8,8 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from npo_core.config import EngineSettings, Training
-from npo_core.models.seeds import library_seed
 from npo_core.problems import Completion, Outcome, ProblemSet, Verdict
+from npo_core.seeds import library_seed
 
 COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
 

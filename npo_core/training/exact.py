@@ -19,16 +19,11 @@ from trl.trainer.utils import RepeatSampler
 
 from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
+from npo_core.seeds import derive_seed
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
 NOT_KEPT = {"training_args.bin", "README.md"}  # local paths, and prose
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed below 2**32 from the parts; different parts give unrelated streams."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 class SharedNoise(TorchFunctionMode):

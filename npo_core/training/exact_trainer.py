@@ -5,13 +5,29 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
+from trl.models import unwrap_model_for_generation
 
+from npo_core.engines.sampling import Sampled, Sampling, readable, sample
+from npo_core.models.inputs import PromptInputs
 from npo_core.models.sampling import own_distribution
+from npo_core.seeds import derive_seed
 from npo_core.training import exact, sharded
-from npo_core.training.vision import ImageTrainer
+from npo_core.training.sharing_trainer import SharingTrainer
+
+# Of TRL's generation_kwargs: what must not be asked for where rows are sampled by key, and what is followed.
+NO_MORE = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "cache_implementation": None}
+TAKEN = (
+    "max_new_tokens",
+    "do_sample",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "temperature",
+    "suppress_tokens",
+)
 
 
-class ExactTrainer(ImageTrainer):
+class ExactTrainer(SharingTrainer):
     """GRPOTrainer whose steps follow from (snapshot, seeds, data) alone; see docs/exactness.md.
 
     Args:
@@ -54,21 +70,56 @@ class ExactTrainer(ImageTrainer):
         return super().training_step(*args, **kwargs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        """TRL's, over parts of `generation_batch` rows, from the policy's own distribution."""
-        with own_distribution(self.model):
-            return self._generate_parts(prompt_ids, images, multimodal_fields, *args, **kwargs)
-
-    def _generate_parts(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        generate, size = super()._generate_single_turn, self.generation_batch or len(prompt_ids)
-        if size >= len(prompt_ids) or self.use_vllm:
-            return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        """Rows sampled by key and recorded; where TRL's arguments ask for more than a temperature, TRL's, in parts."""
+        size = self.generation_batch or len(prompt_ids)
         parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
+        if self._draws_by_key(images, multimodal_fields):
+            self._sampled = [row for part in parts for row in self._sample(prompt_ids, part)]
+            return [row.token_ids for row in self._sampled], None
+        with own_distribution(self.model):
+            return self._generate_parts(parts, prompt_ids, images, multimodal_fields, *args, **kwargs)
+
+    def _generate_parts(self, parts, prompt_ids, images, multimodal_fields, *args, **kwargs):
+        generate = super()._generate_single_turn
+        if len(parts) == 1 or self.use_vllm:
+            return generate(prompt_ids, images, multimodal_fields, *args, **kwargs)
         fields = [self._fields_of(part, images, multimodal_fields) for part in parts]
         found = [
             generate(prompt_ids[part], images, beside, *args, **kwargs)[0]
             for part, beside in zip(parts, fields, strict=True)
         ]
         return [row for rows in found for row in rows], None  # log-probabilities come from vLLM alone
+
+    def _draws_by_key(self, images: Any, multimodal_fields: dict) -> bool:
+        """Whether a rollout is nothing but sampling at a temperature, from prompts that are known here."""
+        if self.use_vllm or self.use_transformers_continuous_batching or not self.model.training:
+            return False
+        if images is not None or (multimodal_fields and self.open_images is None) or self.tools:
+            return False
+        asked = {name: self.generation_kwargs.get(name) or default for name, default in NO_MORE.items()}
+        return asked == NO_MORE and set(self.generation_kwargs) <= {*NO_MORE, *TAKEN}
+
+    def _sample(self, prompt_ids: list[list[int]], part: slice) -> list[Sampled]:
+        """Completions of some rows of this process."""
+        ids = prompt_ids[part]
+        keys = list(map(tuple, ids)) if self.open_images is None else self._numbers[part].tolist()
+        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        prompts = [PromptInputs(list(k)) if self.open_images is None else self._prompt(k) for k in number]
+        sampling = Sampling(
+            seed=derive_seed("step", self.sampling_seed, self._step // self._window, 0, 0),
+            max_tokens=self.max_completion_length,
+            eos_ids=self.eos_token_ids,
+            pad_id=self._tokenizer.pad_token_id,
+            never=self.generation_kwargs.get("suppress_tokens") or (),
+            temperature=self.temperature,
+        )
+        first = self.accelerator.process_index * len(prompt_ids) + part.start
+        kwargs = self.args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
+        ) as model:
+            asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, self._sharded)
+            return sample(model, *asked, sampling, first)
 
     def _shared_noise(self) -> AbstractContextManager:
         """With several processes, what makes the sampled tokens independent of their number."""

@@ -84,6 +84,7 @@ class NPOTrainer(ExactTrainer):
     _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
     _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
     _loss_inputs: dict | None = None
+    _entropies: torch.Tensor | None = None  # [B, T] of the micro batch whose loss is computed
     _logged_step: int | None = None
 
     def __init__(
@@ -285,15 +286,31 @@ class NPOTrainer(ExactTrainer):
     def _compute_loss(self, model, inputs):
         self._loss_inputs = inputs if "guide_mask" in inputs else None
         try:
-            return super()._compute_loss(model, inputs)
+            loss = super()._compute_loss(model, inputs)
+            if self.model.training:
+                self._record_entropy(inputs)
+            return loss
         finally:
-            self._loss_inputs = None
+            self._loss_inputs = self._entropies = None
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._entropies = result[1]
         if self._loss_inputs is not None and self._loss_inputs["guide_mask"].any():
             self._relate_to_guide(self._loss_inputs, result[0].detach())
         return result
+
+    def _record_entropy(self, inputs: dict) -> None:
+        """The mean entropy of the policy's own tokens, as TRL takes that of all, nats a token."""
+        metrics = self._metrics["train"]
+        if self._loss_inputs is None:
+            metrics["entropy_on_policy"].append(metrics["entropy"][-1])
+            return
+        own = inputs["completion_mask"] * inputs.get("tool_mask", 1) * ~inputs["guide_mask"].any(1, keepdim=True)
+        sums = torch.stack([(self._entropies * own).sum(), own.sum().float()])
+        total, tokens = self.accelerator.reduce(sums.detach(), reduction="sum")
+        if tokens > 0:
+            metrics["entropy_on_policy"].append((total / tokens).item())
 
     def _relate_to_guide(self, inputs: dict, policy_logps: torch.Tensor) -> None:
         """Record the distance to the guide; with importance sampling on, give its slots their own denominator."""

@@ -7,8 +7,10 @@ import pytest
 from npo_core.config import AutoNPO, Choice, Control, Trigger
 from npo_core.config import Probe as ProbeSettings
 from npo_core.control.decide import decide
-from npo_core.control.decision import AUTO_NPO, Left, Place, choose, variance_cost
+from npo_core.control.decision import Budget, choose, variance_cost
 from npo_core.control.probe import Candidate, ProbeResult
+from npo_core.names import AUTO_NPO
+from npo_core.timeline import SnapshotRef
 
 SETTINGS = AutoNPO(
     control=Control(trigger=Trigger(ema=0.0, window=2, min_gain=0.1, min_entropy_drop=0.1, warm_up=3)),
@@ -42,29 +44,29 @@ def test_v_is_the_exponential_of_the_kl_of_a_token_or_of_a_completion():
 def test_v_takes_the_estimator_that_is_set():
     both = candidate(10, kl=0.2).model_copy(update={"kl_k3": 0.1})
     assert variance_cost(both, Choice(kl_estimator="k3")) == pytest.approx(math.exp(0.1))
-    scored, best, reason = choose(probe(both), changed(kl_estimator="k3"), Left())
+    scored, best, reason = choose(probe(both), changed(kl_estimator="k3"), Budget())
     assert scored[0].kl == best.kl == 0.1 and "KL 0.1000" in reason
 
 
 def test_the_largest_s_wins_and_both_q_and_kl_count():
     near, middle, far = candidate(10, q=0.2, kl=0.0), candidate(20, q=0.5, kl=0.5), candidate(40, q=0.6, kl=1.0)
-    scored, best, reason = choose(probe(near, middle, far), SETTINGS, Left())
+    scored, best, reason = choose(probe(near, middle, far), SETTINGS, Budget())
     assert best.delta == 20 and best.s == pytest.approx(0.5 * math.exp(-0.5)) and best == scored[1]
     assert [c.s for c in scored] == pytest.approx([0.2, 0.5 * math.exp(-0.5), 0.6 * math.exp(-1)])
     assert reason.startswith("Of 3 candidates Delta = 20 has the largest S = 0.3033 (Q 0.500, KL 0.5000 nats a token")
-    assert choose(probe(near, middle, far), changed(kl_scale=0.0), Left())[1].delta == 40
-    assert choose(probe(near, middle, far), changed(kl_scale=4.0), Left())[1].delta == 10
+    assert choose(probe(near, middle, far), changed(kl_scale=0.0), Budget())[1].delta == 40
+    assert choose(probe(near, middle, far), changed(kl_scale=4.0), Budget())[1].delta == 10
 
 
 def test_of_equal_s_the_shorter_rollback_wins():
-    assert choose(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Left())[1].delta == 10
+    assert choose(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Budget())[1].delta == 10
 
 
 def test_excluded_candidates_say_why_and_are_not_chosen():
     scored, best, _ = choose(
         probe(candidate(50, q=1.0), candidate(40, prompts=3, q=1.0), candidate(35, q=1.0), candidate(10)),
         SETTINGS,
-        Left(updates=30),
+        Budget(updates=30),
     )
     assert [c.excluded for c in scored] == [
         "more than choice.max_delta = 40 updates back",
@@ -78,11 +80,19 @@ def test_excluded_candidates_say_why_and_are_not_chosen():
 @pytest.mark.parametrize(
     ("found", "left", "reason"),
     [
-        (probe(candidate(10)), Left(interventions=0), "All interventions are used up."),
-        (probe(candidate(10, prompts=0, q=None, kl=None), q=None), Left(), "The mistake pool has no failures in reach"),
-        (probe(candidate(10), q=0.0999), Left(), "solves 0.100 of its past failures, less than probe.min_solved = 0.1"),
-        (probe(candidate(10, prompts=3)), Left(), "No snapshot can be rolled back to: 3 probed failures"),
-        (probe(), Left(), "No snapshot can be rolled back to: there is no snapshot to go back to."),
+        (probe(candidate(10)), Budget(interventions=0), "All interventions are used up."),
+        (
+            probe(candidate(10, prompts=0, q=None, kl=None), q=None),
+            Budget(),
+            "The mistake pool has no failures in reach",
+        ),
+        (
+            probe(candidate(10), q=0.0999),
+            Budget(),
+            "solves 0.100 of its past failures, less than probe.min_solved = 0.1",
+        ),
+        (probe(candidate(10, prompts=3)), Budget(), "No snapshot can be rolled back to: 3 probed failures"),
+        (probe(), Budget(), "No snapshot can be rolled back to: there is no snapshot to go back to."),
     ],
 )
 def test_reasons_not_to_intervene(found, left, reason):
@@ -91,7 +101,7 @@ def test_reasons_not_to_intervene(found, left, reason):
 
 
 def test_the_threshold_itself_is_enough():
-    assert choose(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Left(updates=10))[1].delta == 10
+    assert choose(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Budget(updates=10))[1].delta == 10
 
 
 def rows(*rates: float) -> list[dict]:
@@ -104,14 +114,20 @@ def rows(*rates: float) -> list[dict]:
 
 
 def make(settings=SETTINGS, found=None, left=None, ways=None, **changes):
-    values = {"number": 3, "flow": AUTO_NPO, "branch": "main", "at": Place(step=100, snapshot="s0"), "probe_id": "p"}
+    values = {
+        "number": 3,
+        "flow": AUTO_NPO,
+        "branch": "main",
+        "at": SnapshotRef(step=100, snapshot="s0"),
+        "probe_id": "p",
+    }
     known = rows(0.5, 0.5, 0.5, 0.5) if ways is None else ways
-    return decide(settings, known, found, left or Left(), guide_samples=8, **values, **changes)
+    return decide(settings, known, found, left or Budget(), guide_samples=8, **values, **changes)
 
 
 def test_a_decision_to_intervene_records_what_it_saw():
     made = make(found=probe(candidate(2), candidate(40, q=0.1)))
-    assert (made.intervene, made.delta, made.rollback) == (True, 2, Place(step=98, snapshot="s2"))
+    assert (made.intervene, made.delta, made.rollback) == (True, 2, SnapshotRef(step=98, snapshot="s2"))
     assert made.pool_q == 0.5 and made.probe == "p" and [c.delta for c in made.candidates] == [2, 40]
     assert made.signals["reading"]["warning"] and made.signals["reading"]["step"] == 100
     assert [r["step"] for r in made.signals["window"]] == [98, 99, 100]  # from one window ago to now
@@ -132,7 +148,7 @@ def test_a_control_without_guidance_pays_only_the_replay():
 
 
 def test_an_intervention_that_the_tokens_do_not_pay_for_is_left_out():
-    enough, short = (make(found=probe(candidate(2)), left=Left(tokens=t)) for t in (830, 829))
+    enough, short = (make(found=probe(candidate(2)), left=Budget(tokens=t)) for t in (830, 829))
     assert enough.intervene and not short.intervene
     assert short.delta is None and short.rollback is None and short.candidates == enough.candidates
     assert short.reason == "Delta = 2 would cost 830 tokens, and the budget has 829 left."
@@ -166,7 +182,7 @@ def test_within_the_warm_up_there_is_no_warning():
 
 def test_a_warning_without_a_probe_intervenes_nowhere():
     assert "nothing was probed here" in make().reason
-    assert "7 tokens are too few for a probe" in make(left=Left(tokens=7)).reason
+    assert "7 tokens are too few for a probe" in make(left=Budget(tokens=7)).reason
     assert not make().intervene
 
 
@@ -174,7 +190,7 @@ def test_answers():
     made = make(found=probe(candidate(2), candidate(20), candidate(30, prompts=1)))
     assert made.answered("accept", None) == made
     other = made.answered("other", 20)
-    assert (other.delta, other.rollback) == (20, Place(step=80, snapshot="s20")) and other.intervene
+    assert (other.delta, other.rollback) == (20, SnapshotRef(step=80, snapshot="s20")) and other.intervene
     declined = made.answered("decline", None)
     assert (declined.intervene, declined.delta, declined.rollback) == (False, None, None)
     assert made.complaint("other", 20) == made.complaint("accept", None) == made.complaint("decline", None) == ""

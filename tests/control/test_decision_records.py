@@ -3,11 +3,12 @@
 import pytest
 
 from npo_core.config import Plateau
-from npo_core.control.breakthrough import plan
-from npo_core.control.decision import AUTO_NPO, Decision, Left, Place
+from npo_core.control.breakthrough import plan_rollback
+from npo_core.control.decision import Budget, Decision
 from npo_core.control.records import Approval, Decisions, Result, Window
 from npo_core.errors import DamagedError
-from npo_core.timeline import Store
+from npo_core.names import AUTO_NPO
+from npo_core.timeline import SnapshotRef, Store
 
 
 def decision(number: int = 1, intervene: bool = True, **changes) -> Decision:
@@ -20,13 +21,13 @@ def decision(number: int = 1, intervene: bool = True, **changes) -> Decision:
         "intervene": intervene,
         "reason": "Because.",
         "delta": 40 if intervene else None,
-        "rollback": Place(step=60, snapshot="s60") if intervene else None,
+        "rollback": SnapshotRef(step=60, snapshot="s60") if intervene else None,
         "signals": {"reading": None, "window": []},
         "thresholds": {},
         "probe": "p",
         "pool_q": 0.25,
         "candidates": [],
-        "left": Left(tokens=1000),
+        "left": Budget(tokens=1000),
         "expected": {"updates": 40.0, "tokens": 0.1 + 0.2},
     }
     return Decision(**{**values, **changes})
@@ -86,7 +87,9 @@ def test_what_waits_is_the_newest_proposal_without_an_answer(decisions):
     decisions.add(decision(1, intervene=False))
     assert decisions.waiting() is None
     decisions.add(decision(2))
-    late = plan(Plateau(rollback_step=0), [], {0: "s0"}, number=3, branch="main", guide=Place(step=4, snapshot="s4"))
+    late = plan_rollback(
+        Plateau(rollback_step=0), [], {0: "s0"}, number=3, branch="main", guide=SnapshotRef(step=4, snapshot="s4")
+    )
     decisions.add(late)
     assert decisions.waiting().number == 2
     decisions.add_approval(2, Approval(answer="other", delta=20))

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from npo_core.config import Plateau, Trigger
-from npo_core.control.breakthrough import branch_name, plan
-from npo_core.control.decision import PLATEAU, Decision, Place
+from npo_core.control.breakthrough import branch_name, plan_rollback
+from npo_core.control.decision import Decision
 from npo_core.control.plateau import PlateauFound, find_plateau
 from npo_core.errors import ConfigError
+from npo_core.names import PLATEAU
+from npo_core.timeline import SnapshotRef
 
 TRIGGER = Trigger(ema=0.0, window=10, min_gain=0.05, min_entropy_drop=0.05, warm_up=20)
 
@@ -65,13 +67,15 @@ def states(*steps: int) -> dict[int, str]:
 
 
 def make(plateau: Plateau, known: list[dict], there: dict[int, str], guide: int = 80):
-    return plan(plateau, known, there, number=2, branch="main", guide=Place(step=guide, snapshot=f"s{guide}"))
+    return plan_rollback(
+        plateau, known, there, number=2, branch="main", guide=SnapshotRef(step=guide, snapshot=f"s{guide}")
+    )
 
 
 def test_a_plan_by_detection():
     made = make(Plateau(trigger=TRIGGER), rows(PLATEAU_AT_40), states(0, 20, 40, 60, 80))
     assert (made.flow, made.intervene, made.delta) == (PLATEAU, True, 60)
-    assert made.rollback == Place(step=20, snapshot="s20") and made.snapshot == "s80"
+    assert made.rollback == SnapshotRef(step=20, snapshot="s20") and made.snapshot == "s80"
     assert made.expected == {"updates": 60.0, "tokens": 600.0}
     assert "nearly reached at update 38" in made.reason and "the snapshot of step 20 is the last before" in made.reason
     assert made.thresholds == Plateau(trigger=TRIGGER).model_dump(mode="json")
@@ -80,7 +84,7 @@ def test_a_plan_by_detection():
 
 def test_a_plan_by_hand_needs_no_plateau():
     made = make(Plateau(trigger=TRIGGER, rollback_step=60), rows(rise(80, 0.8)), states(0, 60, 80))
-    assert made.rollback == Place(step=60, snapshot="s60") and made.reason == "The rollback to step 60 was given."
+    assert made.rollback == SnapshotRef(step=60, snapshot="s60") and made.reason == "The rollback to step 60 was given."
     assert made.expected["tokens"] == 200.0
 
 

@@ -6,14 +6,15 @@ import pytest
 
 from npo_core.config import RunConfig, parse_config
 from npo_core.control.decide import decide
-from npo_core.control.decision import AUTO_NPO, Decision, Left, Place
+from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import compare_branches, replayed_rows
+from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
 from npo_core.control.recompute import look, recompute
 from npo_core.control.records import Decisions
-from npo_core.control.way import way_rows
 from npo_core.errors import ConfigError, DamagedError, DataError
-from npo_core.timeline import Branch, Segment, Store, Timeline
+from npo_core.names import AUTO_NPO
+from npo_core.timeline import Branch, Segment, SnapshotRef, Store, Timeline
 from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
 
 CONFIG = parse_config(
@@ -75,13 +76,13 @@ def store(tmp_path) -> Store:
 def made(store: Store) -> Decision:
     return decide(
         CONFIG.auto,
-        way_rows(Timeline(store), "main", 10),
+        path_rows(Timeline(store), "main", 10),
         ProbeResult.model_validate(PROBE),
-        Left(tokens=10_000, interventions=2),
+        Budget(tokens=10_000, interventions=2),
         number=1,
         flow=AUTO_NPO,
         branch="main",
-        at=Place(step=10, snapshot="main10"),
+        at=SnapshotRef(step=10, snapshot="main10"),
         probe_id="abc",
         guide_samples=CONFIG.guidance.samples,
     )
@@ -175,7 +176,7 @@ def tamper_with_the_probe(store):
 
 
 def tamper_with_the_metrics(store):
-    rows = way_rows(Timeline(store), "main", 10)
+    rows = path_rows(Timeline(store), "main", 10)
     rows[-1]["pass_rate"] = 0.25
     write_part(store, "main-0", Mark(10, "main10", 0.1), rows, [])
     return {"signals.window.2.pass_rate": (0.5, 0.25)}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.triggers_curves import LOOKS, made_family
-from benchmarks.triggers_measure import averaged_changes
 from npo_core.config import Trigger
 from npo_core.control.signals import Signals, readings
+from studies.triggers_curves import LOOKS, made_family
+from studies.triggers_measure import averaged_changes
 
 SMALL = Trigger(ema=0.5, window=2, min_gain=0.02, min_entropy_drop=0.05, warm_up=0)
 
@@ -123,3 +123,11 @@ def test_the_measurement_sees_what_the_signals_see(ema, window):
         np.testing.assert_allclose(
             drop[i], [np.nan if r.gain is None else r.entropy_drop for r in at_looks], atol=1e-12
         )
+
+
+def test_the_policys_own_entropy_is_watched_where_it_is_recorded():
+    own = [row(s, 0.5, 9.0) | {"entropy_on_policy": 0.9**s} for s in range(1, 8)]
+    old = [row(s, 0.5, 0.9**s) for s in range(1, 8)]
+    missing = [r | {"entropy_on_policy": None} for r in old]
+    trigger = Trigger(window=3)
+    assert readings(own, trigger) == readings(old, trigger) == readings(missing, trigger)

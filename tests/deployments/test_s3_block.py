@@ -43,7 +43,7 @@ def test_a_run_on_s3_with_credentials_from_the_block(server, s3):
     worker = finish([*PREFECT, "worker", "start", "--pool", "npo-s3", "--type", "process", "--run-once"], plain)
     state = ask(plain, f"flow_runs/{run}")["state"]
     assert state["type"] == "COMPLETED", state["message"] + worker.stdout + worker.stderr
-    shown = finish([sys.executable, "-m", "npo_core.command", "status", "s3://runs/tiny", "--json"], plain | s3)
+    shown = finish([sys.executable, "-m", "npo_core", "status", "s3://runs/tiny", "--json"], plain | s3)
     assert shown.returncode == 0, shown.stderr
 
     kept = json.dumps([ask(plain, f"{kind}/filter", {}) for kind in ("flow_runs", "deployments", "work_pools", "logs")])

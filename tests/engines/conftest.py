@@ -19,7 +19,7 @@ MODEL = {"layers": 1, "width": 64, "heads": 2, "steps": 30, "batch": 32, "learni
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model folders: `a` and `b` differ in their weights, `narrow` has heads that vLLM cannot run on a CPU."""
-    from npo_core.training.base import train_base
+    from npo_core.models.built_in import train_base
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("models")

@@ -6,11 +6,9 @@ import torch
 from transformers import AutoConfig
 
 from npo_core.config import Control, EngineSettings
-from npo_core.engines.prefill import divide
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.engines.vllm import VLLMEngine
 from npo_core.errors import EngineError
-from npo_core.models.inputs import PromptInputs
 from npo_core.models.load import load_model, load_processor
 from npo_core.models.tiny import make_tiny
 from npo_core.problems.load import load_problems
@@ -70,16 +68,9 @@ def test_samples_share_their_prompts_pictures(seeing, problems, monkeypatch):
     tower = engine.model.model.visual
     tower.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     shared = engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)
-    monkeypatch.setattr("npo_core.engines.transformers.divide", lambda *_: False)
+    monkeypatch.setattr("npo_core.engines.sampling.divide", lambda *_: False)
     assert ids(engine.generate(problems, samples=3, max_tokens=TOKENS, seed=5)) == ids(shared)
     assert len(seen) == 2 and seen[1] == 3 * seen[0] > 0
-
-
-def test_a_prompt_that_ends_in_a_picture_is_read_for_each_sample(seeing):
-    engine = TransformersEngine(seeing / "a")
-    end = PromptInputs([5, 6], {"mm_token_type_ids": torch.tensor([0, 1])}, images=1)
-    middle = PromptInputs([5, 6], {"mm_token_type_ids": torch.tensor([1, 0])}, images=1)
-    assert divide(engine.model, [middle]) and not divide(engine.model, [middle, end])
 
 
 def keep_weights(worker, patch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from npo_core.config import EngineSettings, parse_config
 from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
-from tasks.run import open_run
+from npo_core.recipes.run import open_run
 
 TEXT = {"kind": "data", "held_out_rows": 8, "train": {"path": "rows.jsonl"}}
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from npo_core.engines.prefill import divide, shared_prefill
+from npo_core.engines.noise import gumbel
+from npo_core.engines.prefill import divide
+from npo_core.engines.sampling import Sampling, sample
 from npo_core.engines.transformers import TransformersEngine
 
 TOKENS = 4
@@ -16,26 +18,30 @@ def engine(models):
 
 
 def plain(engine, problems, samples: int, seed: int) -> list[list[int]]:
-    """What `generate` alone draws for every prompt as often as it has samples; with padding after the end."""
+    """What `generate` alone says with the same noise, of a row for every sample; with padding after the end."""
     rows = [problem.prompt for problem in problems for _ in range(samples)]
     inputs = engine.tokenizer(rows, return_tensors="pt", padding=True)
+    start = inputs.input_ids.shape[1]
+
+    def noisy(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return logits + gumbel(seed, torch.arange(len(ids)), ids.shape[1] - start, logits.shape[1])
+
     config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=TOKENS, eos_token_id=engine.eos_ids,
-        pad_token_id=engine.tokenizer.pad_token_id,
-    )  # fmt: skip
-    set_seed(seed)
-    output = engine.model.generate(
-        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+        max_new_tokens=TOKENS, eos_token_id=engine.eos_ids, pad_token_id=engine.tokenizer.pad_token_id
     )
-    return output[:, inputs.input_ids.shape[1] :].tolist()
+    output = engine.model.generate(
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config, do_sample=False,
+        logits_processor=[noisy],
+    )  # fmt: skip
+    return output[:, start:].tolist()
 
 
 @pytest.mark.parametrize("samples", [2, 5])
 def test_the_tokens_are_those_of_generate_alone(engine, problems, samples):
     asked = problems.train[:40]
-    assert len({len(problem.prompt) for problem in asked}) == 1  # padding is looked at below
     answers = engine.generate(asked, samples=samples, max_tokens=TOKENS, seed=3)
     drawn = [c.token_ids for given in answers for c in given]
+    assert len({len(ids) for ids in drawn}) > 2  # rows left the batch
     expected = plain(engine, asked, samples, seed=3)
     assert [row[: len(ids)] for row, ids in zip(expected, drawn, strict=True)] == drawn
 
@@ -48,37 +54,41 @@ def test_a_prompt_goes_through_the_model_once(engine, problems, monkeypatch):
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(engine.model, "forward", watch)
-    engine.generate(problems.train[:6], samples=4, max_tokens=1, seed=0)
+    engine.generate(problems.train[:6], samples=4, max_tokens=2, seed=0)
     tokens = len(engine.tokenizer(problems.train[0].prompt)["input_ids"])
-    assert seen == [(6, tokens - 1), (24, 1)]
+    assert seen == [(6, tokens), (24, 1)]
 
 
-def test_parts_of_a_batch_may_cut_through_a_prompts_samples(models, problems):
-    """A prompt whose samples fall into two parts is in both."""
+def test_the_size_of_a_batch_changes_no_token(models, engine, problems):
+    """Not even where it cuts through a prompt's samples."""
     small = TransformersEngine(models["a"], batch=5)
-    answers = small.generate(problems.train[:4], samples=3, max_tokens=TOKENS, seed=1)
-    assert [len(given) for given in answers] == [3] * 4
+    asked = {"samples": 3, "max_tokens": TOKENS, "seed": 1}
+    assert small.generate(problems.train[:4], **asked) == engine.generate(problems.train[:4], **asked)
 
 
 def test_left_padding_is_shared_too(engine):
     ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
     mask = (ids != 0).long()
     prompts = {"input_ids": ids, "attention_mask": mask}
-    rows = shared_prefill(engine.model, prompts, torch.tensor([2, 0, 0, 1]))
-    once = {"input_ids": ids[[2, 0, 0, 1]], "attention_mask": mask[[2, 0, 0, 1]]}
-    settings = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    shared, alone = (torch.stack(engine.model.generate(**kwargs, **settings).logits) for kwargs in (rows, once))
-    assert "past_key_values" in rows
-    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-5)
+    of = [2, 0, 0, 1]
+    sampling = Sampling(7, 6, engine.eos_ids, 0)
+    shared, alone = (
+        sample(engine.model, prompts, of, sampling),
+        sample(engine.model, {name: value[of] for name, value in prompts.items()}, None, sampling),
+    )
+    for mine, other in zip(shared, alone, strict=True):
+        assert mine.token_ids == other.token_ids
+        assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+        assert mine.entropies == pytest.approx(other.entropies, abs=1e-5)
 
 
 def test_a_cache_with_windows_is_not_divided(engine):
-    assert divide(engine.model, [])
+    assert divide(engine.model)
     config = Qwen2Config(
         vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
-    assert not divide(Qwen2ForCausalLM(config), [])
+    assert not divide(Qwen2ForCausalLM(config))
 
 
 def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):

@@ -88,7 +88,7 @@ def auto(start: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFacto
 
 
 def npo(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "npo_core.command", *map(str, arguments)]
+    return [sys.executable, "-m", "npo_core", *map(str, arguments)]
 
 
 def finish(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -241,7 +241,7 @@ def test_asked_first_it_does_what_it_is_told(start, environment, tmp_path):
         start("auto-npo", workspace, changes)
     assert kept.get(1) == first and kept.result(1).t0 == first.rollback.step
 
-    from flows.show_decisions import approve_data
+    from npo_core.cli.approve import approve_data
 
     second = kept.waiting()
     able = [c for c in second.candidates if c.excluded is None]

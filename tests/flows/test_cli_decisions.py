@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from npo_core.cli.app import app
 from npo_core.control.records import Decisions
 from npo_core.stages.workspace import Workspace
 from tests.flows.conftest import TINY

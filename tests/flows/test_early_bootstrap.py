@@ -221,3 +221,18 @@ def test_other_settings_on_the_same_workspace_are_refused(early, environment, co
         environment,
     )
     assert done.returncode == 64 and "training.learning_rate = 0.0002, not 0.5" in done.stderr
+
+
+def test_begun_without_prefect_it_goes_on_with_it(early, environment, config, tmp_path):
+    """And the other way round: the same workspace, whoever takes the steps."""
+    for name, first, second in (("local-first", ["--local"], []), ("prefect-first", [], ["--local"])):
+        workspace = tmp_path / name
+        command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace)
+        process = subprocess.Popen([*command, *first], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_for(workspace, "branches/replay.json", process)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        assert not list(workspace.glob("evaluations/*/*"))
+        done = finish([*command, *second], environment)
+        assert done.returncode == 0, done.stderr
+        assert outcome(workspace) == outcome(early)

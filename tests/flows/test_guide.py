@@ -54,7 +54,7 @@ def checkout(environment, tmp_path_factory) -> Path:
 def run(command: str, folder: Path, environment: dict[str, str]) -> str:
     """A command of the guide as its reader runs it; what it prints."""
     program, *rest = command.split()
-    start = {"npo": ["-m", "npo_core.command"], "prefect": ["-m", "prefect"]}
+    start = {"npo": ["-m", "npo_core"], "prefect": ["-m", "prefect"]}
     words = [sys.executable, *start[program], *rest] if program in start else [program, *rest]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

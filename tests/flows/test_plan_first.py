@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from flows.show_plan import plan_data
+from npo_core.cli.plan import plan_data
 from npo_core.config import Plateau
 from npo_core.errors import ConfigError
 from npo_core.timeline.segments import read_steps

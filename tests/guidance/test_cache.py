@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from npo_core.errors import ConfigError, DamagedError, DataError, StorageError
 from npo_core.guidance import (
-    Attempt,
     CacheWriter,
     GuidanceCache,
+    PromptCost,
     Trajectory,
     done_shards,
     merge_shards,
@@ -27,8 +27,7 @@ from npo_core.guidance import (
     summary,
     write_shard,
 )
-from npo_core.guidance.reader import RangesFile, join_ranges
-from npo_core.guidance.schema import parquet_writer, rows_to_table
+from npo_core.guidance.parquet import RowGroupWriter
 from npo_core.timeline.store import Store
 
 EOS = 2
@@ -207,26 +206,12 @@ def test_long_rows_make_small_row_groups(store):
     assert list(GuidanceCache.open(store)) == rows
 
 
-def test_values_lie_in_several_blocks(store, monkeypatch):
-    monkeypatch.setattr("npo_core.guidance.rows.BLOCK_VALUES", 100)
-    monkeypatch.setattr("npo_core.guidance.reader.BATCH_TOKENS", 150)
+def test_values_lie_in_several_batches(store, monkeypatch):
+    monkeypatch.setattr("npo_core.guidance.parquet.BATCH_TOKENS", 150)
     rows = rows_of(120)
     write_cache(store, rows)
     assert list(GuidanceCache.open(store)) == rows
     assert list(GuidanceCache.open(store, [row.prompt_id for row in rows[::3]])) == rows[::3]
-
-
-def test_ranges_file_reads_what_was_fetched():
-    file = RangesFile([10, 100], [b"a" * 20, b"b" * 5])
-    file.seek(12)
-    assert (file.read(3), file.tell()) == (b"aaa", 15)
-    file.seek(100)
-    assert file.read() == b"bbbbb" and file.read() == b""
-    for place in (0, 25, 50):
-        file.seek(place)
-        with pytest.raises(OSError, match="not fetched"):
-            file.read(10)
-    assert join_ranges([(0, 10), (12, 20), (40, 50)], max_hole=5) == [(0, 20), (40, 50)]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -317,7 +302,7 @@ def test_leftovers_of_a_killed_writer_go_away(store):
 
 
 def test_a_full_disk_is_a_storage_error(store, monkeypatch):
-    monkeypatch.setattr("npo_core.guidance.part._create", lambda store, name: open("/dev/full", "wb", buffering=0))
+    monkeypatch.setattr("npo_core.guidance.writer._create", lambda store, name: open("/dev/full", "wb", buffering=0))
     with pytest.raises(StorageError, match="full"):
         write_cache(store, rows_of(40))
 
@@ -395,8 +380,9 @@ def test_rows_are_checked_when_read(tmp_path, changes):
     store = Store(str(tmp_path))
     good, bad = rows_of(1), [replace(rows_of(1)[0], **changes)]
     write_cache(store, good)
-    with parquet_writer(store.path("part-00000.parquet")) as parquet:
-        parquet.write_table(rows_to_table(bad))
+    parquet = RowGroupWriter(store.path("part-00000.parquet"))
+    parquet.add(bad[0])
+    parquet.close()
     record = store.read_json("cache.json")
     record["files"][0]["bytes"] = len(store.read_bytes("part-00000.parquet"))
     store.write_json("cache.json", record)
@@ -414,11 +400,11 @@ def test_record_that_is_no_json(store):
 # --- shards -----------------------------------------------------------------------------------------------------------
 
 
-def chunk(index: int, size: int = 50) -> tuple[list[Trajectory], list[Attempt]]:
+def chunk(index: int, size: int = 50) -> tuple[list[Trajectory], list[PromptCost]]:
     """A chunk of prompts of which every third stays unsolved."""
     numbers = range(index * size, (index + 1) * size)
     solved = [make(n, length=1 + n % 30) for n in numbers if n % 3]
-    return solved, [Attempt(prompt_id(n), samples=1 + n % 4, tokens=100) for n in numbers]
+    return solved, [PromptCost(prompt_id(n), samples=1 + n % 4, tokens=100) for n in numbers]
 
 
 def test_a_killed_generation_goes_on_to_the_same_cache(tmp_path):
@@ -456,19 +442,19 @@ def test_merging_again_returns_what_is_there(tmp_path):
 def test_no_prompt_solved(tmp_path):
     shards = Store(str(tmp_path / "stage"))
     assert done_shards(shards) == [] and shard_totals(shards).prompts == 0
-    write_shard(shards, 0, [], [Attempt(prompt_id(1), 8, 400)])
+    write_shard(shards, 0, [], [PromptCost(prompt_id(1), 8, 400)])
     info = merge_shards(shards, Store(str(tmp_path / "guidance")), **FACTS)
     assert (info.rows, info.prompts_asked, info.coverage) == (0, 1, 0.0)
 
 
 def test_shards_are_checked(tmp_path):
     shards = Store(str(tmp_path / "stage"))
-    row, attempt = make(1), Attempt(prompt_id(1), 4, 20)
+    row, attempt = make(1), PromptCost(prompt_id(1), 4, 20)
     with pytest.raises(DataError, match="twice"):
         write_shard(shards, 0, [row, row], [attempt])
     with pytest.raises(DataError, match="twice"):
         write_shard(shards, 0, [row], [attempt, attempt])
-    with pytest.raises(DataError, match="attempts do not name"):
+    with pytest.raises(DataError, match="costs do not name"):
         write_shard(shards, 0, [row], [])
     for index in (0, 1):
         write_shard(shards, index, [row], [attempt])
@@ -499,15 +485,29 @@ def test_on_s3(s3_root):
         GuidanceCache.open(store)
 
 
-def test_s3_reads_in_slabs(s3_root, monkeypatch):
+@pytest.mark.parametrize("hole", [0, 256 * 1024])
+def test_s3_reads_in_slabs(s3_root, monkeypatch, hole):
+    """Only row groups that hold a prompt are requested; with a hole allowed those of a slab are joined."""
     rows = rows_of(300)
-    store = s3_root.child("slabs")
+    store = s3_root.child(f"slabs-{hole}")
     write_cache(store, rows, rows_per_file=200)
-    monkeypatch.setattr("npo_core.guidance.reader.MAX_SLAB", 20_000)
-    monkeypatch.setattr("npo_core.guidance.reader.MAX_HOLE", 0)
+    monkeypatch.setattr("npo_core.guidance.parquet.MAX_SLAB", 20_000)
+    monkeypatch.setattr("npo_core.guidance.parquet.MAX_HOLE", hole)
+    requests, fetch = [], store.fs.cat_ranges
+
+    def fetched(paths, starts, stops, **options):
+        requests.append(list(zip(starts, stops, strict=True)))
+        return fetch(paths, starts, stops, **options)
+
+    monkeypatch.setattr(store.fs, "cat_ranges", fetched)
     assert list(GuidanceCache.open(store)) == rows
+    assert len(requests) > 2 and all(len(ranges) == 1 for ranges in requests)
+    requests.clear()
     asked = [row.prompt_id for row in rows[::40]]
-    assert GuidanceCache.open(store, asked).ids() == asked
+    cache = GuidanceCache.open(store, asked)
+    assert cache.ids() == asked
+    taken = sum(stop - start for ranges in requests for start, stop in ranges)
+    assert taken == cache.read.bytes if hole == 0 else taken > cache.read.bytes
 
 
 def test_cache_record_is_plain_json(store):

@@ -10,9 +10,11 @@ import pytest
 
 from npo_core.engines import Generated
 from npo_core.errors import VerifierError
+from npo_core.guidance.cache import summary
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance, in_turn
-from npo_core.guidance.shards import done_shards, read_shards, shard_totals
+from npo_core.guidance.shards import done_shards, merge_shards, read_shards, shard_totals
 from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
+from npo_core.reporting.tables import guidance_table
 from npo_core.timeline import Store
 
 PROMPTS, CHUNK, SAMPLES = 10, 4, 6  # three chunks
@@ -48,7 +50,7 @@ def judge(completions):
 
 @pytest.fixture
 def generate(tmp_path):
-    def run(judge=judge, engine=None, name="run", rollback=None, **changes):
+    def run(judge=judge, engine=None, name="run", rollback=None, opinion=None, **changes):
         engine = engine or Script()
         settings = {"samples": SAMPLES, "samples_per_round": 2, "keep": "first", "stop_at_first_correct": True}
         sampling = Sampling(chunk_prompts=CHUNK, max_tokens=4, seed=0, **settings | changes)
@@ -63,6 +65,7 @@ def generate(tmp_path):
             rollback=cache(rollback or (lambda: engine)),
             seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
             progress=lambda done, total: told.append((done, total)),
+            opinion=opinion,
         )
         return SimpleNamespace(shards=shards, asked=engine.asked, told=told)
 
@@ -76,6 +79,53 @@ def test_solved_prompts_leave_and_the_others_go_on(generate):
     assert shard_totals(run.shards).samples == sum(samples for _, samples in rows.values()) + SAMPLES
     assert [asked for asked, seed in run.asked if seed[0] == 0] == [["00", "01", "02", "03"], ["02", "03"]]
     assert run.told[-1] == (1000, 1000) and len(run.told) == 3
+
+
+def guesses(completions):
+    """Even samples are right by a guess alone, odd ones as they say."""
+    return [v._replace(fallback=int(c.text) % 2 == 0) for v, c in zip(judge(completions), completions, strict=True)]
+
+
+def test_what_is_right_by_a_guess_guides_only_where_that_is_accepted(generate):
+    run = generate(guesses)
+    assert sorted(row.prompt_id[:2] for row in read_shards(run.shards)) == ["01", "03", "05", "08"]
+    totals = shard_totals(run.shards)
+    assert (totals.guessed, totals.refused) == (5, 0)  # of the prompts whose answers are 0, 2, 4, 0 and 2
+    run = generate(guesses, name="accepts", accept_fallback=True)
+    assert shard_totals(run.shards).rows == 9 and shard_totals(run.shards).guessed == 0
+
+
+def test_a_second_opinion_is_asked_of_what_is_right_and_what_it_refuses_is_counted(generate):
+    asked = []
+
+    def strict(completions):
+        asked.extend(c.text for c in completions)
+        return [
+            Verdict(Outcome.WRONG, 0.0, 0.0) if c.text == "3" else v
+            for c, v in zip(completions, judge(completions), strict=True)
+        ]
+
+    run = generate(opinion=strict)
+    assert sorted(asked) == ["0", "0", "1", "1", "2", "2", "3", "4", "5"]
+    assert sorted(row.prompt_id[:2] for row in read_shards(run.shards)) == [
+        "00",
+        "01",
+        "02",
+        "04",
+        "05",
+        "07",
+        "08",
+        "09",
+    ]
+    totals = shard_totals(run.shards)
+    assert (totals.refused, totals.guessed, totals.rows) == (1, 0, 8)
+    facts = dict(
+        tokenizer="t", model="m", problems="p", reward_names=["accuracy"], eos_token_id=1, sampling={}, seconds=1.0
+    )
+    info = merge_shards(run.shards, run.shards.child("caches"), guides=[{"id": "g", "step": 5}], **facts)
+    assert info.refused == 1
+    table = guidance_table([summary(run.shards.child("caches").child(info.id))])
+    assert ["trajectories refused by the second opinion", "1"] in table.rows
 
 
 def test_answers_are_verified_while_the_next_chunk_generates(generate):

@@ -20,6 +20,7 @@ from npo_core.config import (
 from npo_core.models.tiny import make_tiny
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import execute
+from npo_core.stages.launch import read_result
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
@@ -67,10 +68,10 @@ class Run:
             execute(spec, workspace, scratch)
         else:
             in_processes(spec.processes, lambda: execute(spec, workspace, scratch))
-        return workspace.store.read_json(f"{spec.folder}/result.json")["result"]
+        return read_result(workspace, spec).result
 
     def base(self) -> str:
-        return self(BaseSpec(model=self.model, **self.common))["snapshot"]
+        return self(BaseSpec(model=self.model, **self.common)).snapshot
 
     def train(
         self,
@@ -90,7 +91,7 @@ class Run:
             training=settings, injection=Injection(), seed=1, sampling_seed=2, branch=branch, start=start, until=until,
             cache=cache, control=control, quiet_until=until, **(self.common | {"execution": execution}),
         )  # fmt: skip
-        record = self.workspace.timeline.segment(self(spec)["segment"])
+        record = self.workspace.timeline.segment(self(spec).segment)
         return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())
 
     def guide(self, scout: SimpleNamespace, base: str) -> dict:
@@ -108,13 +109,13 @@ class Run:
             control=Control(), probe=Probe(), max_completion_tokens=4, seed=1, snapshot=snapshot,
             candidates=list(candidates), **self.common,
         )  # fmt: skip
-        return self(spec)["probe"]
+        return self(spec).probe
 
     def evaluate(self, *snapshots: str) -> list[dict]:
         evaluation = Evaluation(samples=2)
         return self(
             EvaluateSpec(evaluation=evaluation, max_completion_tokens=4, snapshots=list(snapshots), **self.common)
-        )["scores"]
+        ).scores
 
 
 @pytest.fixture

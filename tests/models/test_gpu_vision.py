@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, Qwen3VLForConditionalGeneration
 
-from benchmarks.common import Ground
+from benchmarks.common import BenchRun
 from benchmarks.gpu_stages import rows
 from benchmarks.gpu_vision import TEXT, VARIANTS, VISION, configure
 from benchmarks.pictures import draw_problems, vision_config
@@ -29,9 +29,9 @@ def test_the_tiny_model_is_trained_and_writes_guidance(model, tmp_path):
     save_random(vision_config({}, {}), make_tokenizer(), tmp_path / "model")
     problems = draw_problems(tmp_path, 16, IMAGE_SIDES)
     options = argparse.Namespace(device="cpu", tiny=True)
-    ground = Ground(configure(options, problems, model | {"path": str(tmp_path / "model")}), tmp_path / "run")
+    ground = BenchRun(configure(options, problems, model | {"path": str(tmp_path / "model")}), tmp_path / "run")
     scout = ground.train("scout", 2)
     assert [row["step"] for row in rows(ground, scout)] == [1, 2]
-    assert ground.guide(scout, [2])["rows"] > 0
+    assert ground.guide(scout, [2]).rows > 0
     report = json.loads(next((tmp_path / "run/problems").glob("*/problems.json")).read_text())
     assert report["train"]["images"] == report["train"]["problems"] == 8

@@ -11,10 +11,9 @@ from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen3VLModel as VL
-from transformers.generation import GenerationMixin
-from trl import GRPOTrainer
 
 from npo_core.engines.prefill import shared_prefill
+from npo_core.engines.sampling import sample
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.inputs import prompt_inputs
@@ -24,6 +23,7 @@ from npo_core.stages.problems import run_problems
 from npo_core.stages.prove import compare, respecify
 from npo_core.stages.specs import EvaluateSpec
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline.segments import read_outcomes
 from npo_core.training import vision
 from npo_core.training.build import grpo_config
 from npo_core.training.trainer import NPOTrainer
@@ -40,10 +40,9 @@ def hashed(values: torch.Tensor) -> str:
     return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
-def as_rows(inputs: dict, completion: int = 0) -> list[tuple]:
+def as_rows(inputs: dict) -> list[tuple]:
     """Of each row of model inputs: the prompt's token ids without padding, and hashes of its pictures."""
-    prompt = inputs["input_ids"].shape[1] - completion
-    ids, mask = inputs["input_ids"][:, :prompt], inputs["attention_mask"][:, :prompt].bool()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     grids = iter(inputs["image_grid_thw"].tolist() if inputs.get("image_grid_thw") is not None else [])
     start, rows = 0, []
     for row in [i[m].tolist() for i, m in zip(ids, mask, strict=True)]:
@@ -84,47 +83,32 @@ def test_early_bootstrapping(run, kind, fields, tmp_path):
     base = run.base()
     scout = run.train("scout", base)
     guided = run.guide(scout, base)
-    assert guided["asked"] == 8 and guided["rows"] > 0
-    replay = run.train("replay", base, guided["cache"])
+    assert guided.asked == 8 and guided.rows > 0
+    replay = run.train("replay", base, guided.cache)
     assert sum(row["groups_injected"] for row in replay.steps) > 0
     assert [score["problems"] for score in run.evaluate(base, replay.record.end)] == [4, 4]
     copy = Workspace(tmp_path / "proof")
     result = run(respecify(run.workspace, copy, scout.record, 4))
-    proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result["segment"]), 4)
+    proof = compare(run.workspace, scout.record, copy, copy.timeline.segment(result.segment), 4)
     assert len(proof) == 4 and all(row["equal"] for row in proof), proof
 
 
 def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch):
     run = run("qwen3_vl")
     seen: dict[str, set] = {"rollout": set(), "loss": set(), "engine": set()}
-    generate, score, forward = GenerationMixin.generate, GRPOTrainer._get_per_token_logps_and_entropies, VL.forward
-    place, completion = "rollout", None
-
-    def watched_generate(self, *args, **kwargs):
-        if "past_key_values" not in kwargs:  # else what it goes on from was seen below
-            seen[place].update(as_rows(kwargs))
-        return generate(self, *args, **kwargs)
+    forward, place = VL.forward, "rollout"
 
     def watched_prefill(model, inputs, prompt_of):
         seen[place].update(as_rows(inputs))
         return shared_prefill(model, inputs, prompt_of)
 
-    def watched_score(self, model, ids, mask, keep, *args, **kwargs):
-        nonlocal completion
-        completion = keep
-        result = score(self, model, ids, mask, keep, *args, **kwargs)
-        completion = None
-        return result
-
     @functools.wraps(forward)  # whose parameters are looked at
     def watched_forward(self, *args, **kwargs):
-        if completion is not None:
-            seen["loss"].update(as_rows(kwargs, completion))
+        if (layout := kwargs.get("layout")) is not None:
+            seen["loss"].update(as_rows(kwargs | prompts_of(kwargs["input_ids"][0], layout)))
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(GenerationMixin, "generate", watched_generate)
-    monkeypatch.setattr("npo_core.engines.transformers.shared_prefill", watched_prefill)
-    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", watched_score)
+    monkeypatch.setattr("npo_core.engines.sampling.shared_prefill", watched_prefill)
     monkeypatch.setattr(VL, "forward", watched_forward)
     expected, base = meant(run), run.base()
     scout = run.train("scout", base)
@@ -133,7 +117,17 @@ def test_training_and_generation_see_the_same_tokens_and_pixels(run, monkeypatch
     run.evaluate(base)
     assert len(expected) == 12 and sorted(map(len, expected)) == [1, *[2] * 10, 3]
     assert seen["engine"] == expected  # 8 are trained on, 4 held out
-    assert seen["rollout"] == seen["loss"] and len(seen["loss"]) == 8 and seen["loss"] < expected
+    assert len(seen["rollout"]) == 8 and seen["rollout"] < expected
+    assert 4 < len(seen["loss"]) and seen["loss"] <= seen["rollout"]  # of prompts without advantage, none
+
+
+def prompts_of(ids: torch.Tensor, layout) -> dict[str, torch.Tensor]:
+    """The prompts of a packed row, padded."""
+    real = [row.count_nonzero() + (i == 0) for i, row in enumerate(layout.prompts)]  # the first one's place 0 is real
+    rows = [ids[row[:n]] for row, n in zip(layout.prompts, real, strict=True)]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = [torch.ones(len(row)) for row in rows]
+    return {"input_ids": padded, "attention_mask": torch.nn.utils.rnn.pad_sequence(mask, batch_first=True)}
 
 
 def problems_seen(run, base: str):
@@ -148,7 +142,7 @@ def test_the_trainer_scores_a_guide_as_the_engine_does(run, monkeypatch, bf16):
     """At the first update of a replay the policy is the base: its log-probabilities of what the guide wrote."""
     run = run("qwen3_vl")
     base = run.base()
-    cache = run.guide(run.train("scout", base), base)["cache"]
+    cache = run.guide(run.train("scout", base), base).cache
     found: list[tuple] = []
     relate = NPOTrainer._relate_to_guide
 
@@ -199,25 +193,25 @@ def test_gradient_checkpointing_changes_no_bit(run, kind, monkeypatch):
     assert plain.record.snapshots == checked.record.snapshots
 
 
-def pictures_of(batches: list[dict]) -> int:
-    return sum(len(batch.get("image_grid_thw", ())) for batch in batches)
-
-
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
 def test_rollouts_in_parts(run, kind, monkeypatch):
-    """No more rows at once than asked for, each with its pictures; repeated exactly; of one part, the same as none."""
+    """No more rows at once than asked for, each prompt's pictures once in each; the tokens are those of one part."""
     run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
-    base = run.base()
-    rows, generate = [], GenerationMixin.generate
-    monkeypatch.setattr(GenerationMixin, "generate", lambda self, **k: rows.append(k) or generate(self, **k))
+    base, store = run.base(), run.workspace.store
+    asked: list[tuple] = []
+
+    def watched(model, inputs, prompt_of, *rest):
+        asked.append((len(prompt_of), len(inputs["input_ids"]), len(inputs.get("image_grid_thw", ()))))
+        return sample(model, inputs, prompt_of, *rest)
+
+    monkeypatch.setattr("npo_core.training.exact_trainer.sample", watched)
     whole = run.train("whole", base, until=2)
-    assert [len(batch["input_ids"]) for batch in rows] == [16, 16]
-    pictures = pictures_of(rows)
-    rows.clear()
+    assert [rows for rows, *_ in asked] == [16, 16] and [prompts for _, prompts, _ in asked] == [4, 4]
+    assert all(pictures in ((0,) if kind == "qwen3" else range(1, 5)) for *_, pictures in asked)
+    asked.clear()
     parts = run.train("parts", base, until=2, generation_batch=6)
-    assert [len(batch["input_ids"]) for batch in rows] == [6, 6, 4] * 2
-    assert pictures_of(rows) == pictures and bool(pictures) == (kind == "qwen3_vl")
-    assert parts.record.snapshots != whole.record.snapshots and any(row["reward"] for row in parts.steps)
+    assert [rows for rows, *_ in asked] == [6, 6, 4] * 2 and [prompts for _, prompts, _ in asked] == [2, 2, 1] * 2
+    assert read_outcomes(store, parts.record) == read_outcomes(store, whole.record)
     again = run.train("again", base, until=2, generation_batch=6)
     one = run.train("one", base, until=2, generation_batch=16)
     assert again.record.snapshots == parts.record.snapshots and one.record.snapshots == whole.record.snapshots
@@ -227,7 +221,7 @@ def test_a_model_that_sees_trains_on_text(run):
     run = run("qwen3_vl", rows=text_rows)
     base = run.base()
     scout = run.train("scout", base)
-    replay = run.train("replay", base, run.guide(scout, base)["cache"])
+    replay = run.train("replay", base, run.guide(scout, base).cache)
     assert sum(row["groups_injected"] for row in replay.steps) > 0
 
 

@@ -16,4 +16,4 @@ def test_pictures_in_two_processes(tiny, tmp_path, sharding):
     for name in ("loss", "grad_norm"):
         expected = [row[name] for row in one.steps]
         assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert len({row["loss"] for row in one.steps}) == len(one.steps)
+    assert len({row["loss"] for row in one.steps}) > 2  # there was something to get wrong

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig
 
 from npo_core.errors import ConfigError
+from npo_core.models.identity import describe
 from npo_core.models.load import load_model, load_processor, tokenizer_of
 from npo_core.models.tiny import make_tiny
-from npo_core.training.identity import describe
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from npo_core.config import Injection
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError
 from npo_core.models.load import load_processor
-from npo_core.models.seeds import library_seed
 from npo_core.models.tiny import make_tiny
 from npo_core.problems import Problem
+from npo_core.seeds import library_seed
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Branch
 from npo_core.training.build import grpo_config

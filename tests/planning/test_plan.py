@@ -8,17 +8,18 @@ import pytest
 from settings import LARGE, gpu, pretrained, tiny
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.presets import FOLDER
+from npo_core.cli.app import app
 from npo_core.config import load_config, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
 from npo_core.planning.needs import find_needs
 from npo_core.planning.setting import Setting
-from npo_core.planning.work import FLOWS
+from npo_core.recipes import RECIPES
+from npo_core.shipped import presets
 
-PRESETS = sorted(FOLDER.glob("*.yaml"))
+PRESETS = list(presets().values())
+EARLY = {"trigger": {"warm_up": 0, "window": 1}}  # signals that may warn within a short run
 
 
 def plan(config, machine, flow="early-bootstrap", size=LARGE):
@@ -29,7 +30,7 @@ def need(made, what):
     return next(n for n in made.needs if n.what == what)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", RECIPES)
 def test_a_run_that_fits_is_quiet(flow):
     made = plan(tiny(), Machine("cpu", 0, "CPU", 16 * GIB, 16 * GIB, 16 * GIB), flow, size=model_size(tiny()))
     assert not made.refused and not made.changes
@@ -91,8 +92,8 @@ def test_a_batch_that_cannot_be_generated_is_refused_with_one_that_can():
     ("what", "field"), [("guide", "guidance.chunk_prompts"), ("evaluate", "evaluation.batch"), ("probe", "auto.probe.")]
 )
 def test_other_stages_have_their_own_remedy(what, field):
-    config = pretrained(problems__held_out=4096, problems__train=4096, training__micro_batch=1)
-    made = plan(config, gpu(16), "auto-npo")
+    fields = {"problems__held_out": 4096, "problems__train": 4096, "training__micro_batch": 1}
+    made = plan(pretrained(**fields, auto__control=EARLY), gpu(16), "auto-npo")
     assert need(made, what).verdict == "too much"
     assert any(sentence.startswith(f"Stage {what} needs") and f"{field}" in sentence for sentence in made.changes)
 
@@ -114,7 +115,7 @@ def test_what_a_workspace_holds_is_not_needed_again(tmp_path):
 
 def test_replays_that_may_not_happen_refuse_nothing():
     least = need(plan(pretrained(), gpu(1000), "grpo"), "disk").total
-    config = pretrained(auto__max_interventions=3)
+    config = pretrained(auto__max_interventions=3, auto__control=EARLY)
     made = plan(config, gpu(1000, disk=1.1 * least), "auto-npo")
     assert need(made, "disk").verdict == "close" and not made.refused and made.changes
 
@@ -190,10 +191,10 @@ def test_the_plan_of_every_preset_prints(path, monkeypatch):
 
 
 def test_the_plan_reads_well_in_a_terminal(tmp_path):
-    arguments = ["plan", str(FOLDER / "smoke.yaml"), "--workspace", str(tmp_path), "--set", "execution.device=cpu"]
+    arguments = ["plan", "smoke", "--workspace", str(tmp_path), "--set", "execution.device=cpu"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
-    for text in ("memory of train", "KV cache", "train replay, guided", "Time: 50% of", "It fits."):
+    for text in ("memory of train", "KV cache", "train replay 0-12 guided", "Time: 50% of", "It fits."):
         assert text in result.stdout
     assert not list(tmp_path.iterdir())
 

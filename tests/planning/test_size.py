@@ -6,13 +6,13 @@ from settings import pretrained
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 from npo_core.config import BuiltInModel, Lora
+from npo_core.models.built_in import qwen3_config
 from npo_core.models.known import SIZES, VISION_SIZES, known_config
 from npo_core.models.lora import lora_config
 from npo_core.models.meta import describe, meta_model, read_config
 from npo_core.planning import model_size
 from npo_core.planning.size import BUILT_IN_VOCABULARY, built_in
 from npo_core.problems.tokenizer import make_tokenizer
-from npo_core.training.base import qwen3_config
 
 GROUPED = {
     "vocab_size": 211,

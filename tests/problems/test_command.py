@@ -7,7 +7,7 @@ import yaml
 from small_data import make_tokenizer
 from typer.testing import CliRunner
 
-from flows.cli import app
+from npo_core.cli.app import app
 
 runner = CliRunner()
 WIDE = {"COLUMNS": "200"}

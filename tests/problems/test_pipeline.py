@@ -12,7 +12,7 @@ from npo_core.config import Evaluation, Execution, Guidance, Injection, Pretrain
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.execute import execute
-from npo_core.stages.launch import run_stage
+from npo_core.stages.launch import read_result, run_stage
 from npo_core.stages.problems import run_problems
 from npo_core.stages.prove import respecify
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, TrainSpec
@@ -71,7 +71,7 @@ class Run:
         scratch.mkdir(parents=True)
         self.workspace.store.write_json(f"{spec.folder}/spec.json", spec.model_dump(mode="json"))
         execute(spec, self.workspace, scratch)
-        return self.workspace.store.read_json(f"{spec.folder}/result.json")["result"]
+        return read_result(self.workspace, spec).result
 
     def base(self) -> dict:
         return self(BaseSpec(model=self.model, **self.common))
@@ -98,7 +98,7 @@ def run(tmp_path, model):
 def guide_spec(run: Run, scout: dict, base: str) -> GuideSpec:
     return GuideSpec(
         training=TRAINING, guidance=Guidance(samples=32, samples_per_round=16, skip_passed=False), tau_gate=0.6, seed=1,
-        guides=[scout["end"]], rollback=base, segments=[scout["segment"]], **run.common,
+        guides=[scout.end], rollback=base, segments=[scout.segment], **run.common,
     )  # fmt: skip
 
 
@@ -121,17 +121,17 @@ def test_early_bootstrapping_on_data(run, monkeypatch):
     monkeypatch.setattr(NPOTrainer, "_generate", by_trainer)
     monkeypatch.setattr(TransformersEngine, "_sample", by_engine)
     first = run.base()
-    assert first["problems"]["train"]["problems"] == 8 and first["problems"]["held_out"]["problems"] == 4
+    assert first.problems["train"]["problems"] == 8 and first.problems["held_out"]["problems"] == 4
     Path(run.source).unlink()  # what the first stage kept is what the run goes on with
-    base = first["snapshot"]
+    base = first.snapshot
     scout = run(run.train("scout", base))
     guided = run(guide_spec(run, scout, base))
-    assert guided["asked"] == 8 and guided["rows"] > 0
-    replay = run(run.train("replay", base, guided["cache"]))
+    assert guided.asked == 8 and guided.rows > 0
+    replay = run(run.train("replay", base, guided.cache))
     injected = sum(row["groups_injected"] for row in steps(run, replay))
     assert injected > 0
     spec = EvaluateSpec(evaluation=Evaluation(samples=2), max_completion_tokens=2, snapshots=[base], **run.common)
-    assert run(spec)["scores"][0]["problems"] == 4
+    assert run(spec).scores[0].problems == 4
     tokenizer = make_tokenizer()
     meant = {
         tuple(
@@ -148,12 +148,12 @@ def test_early_bootstrapping_on_data(run, monkeypatch):
 def steps(run: Run, result: dict) -> list[dict]:
     from npo_core.timeline.segments import read_steps
 
-    return read_steps(run.workspace.store, run.workspace.timeline.segment(result["segment"])).to_pylist()
+    return read_steps(run.workspace.store, run.workspace.timeline.segment(result.segment)).to_pylist()
 
 
 def test_a_cache_for_other_prompts_is_refused(run, tmp_path, model):
-    base = run.base()["snapshot"]
-    cache = run(guide_spec(run, run(run.train("scout", base)), base))["cache"]
+    base = run.base().snapshot
+    cache = run(guide_spec(run, run(run.train("scout", base)), base)).cache
     for number, other in enumerate([{"system_prompt": "Count."}, {"chat": "never"}]):
         changed = Run(tmp_path, model, **other)
         with pytest.raises(DataError, match="problems"):
@@ -161,7 +161,7 @@ def test_a_cache_for_other_prompts_is_refused(run, tmp_path, model):
 
 
 def test_problems_are_kept_and_damage_is_named(run):
-    base = run.base()["snapshot"]
+    base = run.base().snapshot
     before = run.seen(base)
     (folder,) = Path(run.workspace.uri, "problems").iterdir()
     assert json.loads((folder / "problems.json").read_text()) == before.report
@@ -175,8 +175,8 @@ def test_problems_are_kept_and_damage_is_named(run):
 
 
 def test_a_proof_has_the_problems_of_the_run(run, tmp_path):
-    base = run.base()["snapshot"]
-    segment = run.workspace.timeline.segment(run(run.train("main", base))["segment"])
+    base = run.base().snapshot
+    segment = run.workspace.timeline.segment(run(run.train("main", base)).segment)
     copy = Run(tmp_path / "copy", Path(run.model.path)).workspace
     respecify(run.workspace, copy, segment, 4)
     kept = [sorted(p.name for p in Path(w.uri, "problems").rglob("*")) for w in (run.workspace, copy)]
@@ -184,7 +184,7 @@ def test_a_proof_has_the_problems_of_the_run(run, tmp_path):
 
 
 def test_too_few_problems_for_a_batch(run):
-    base = run.base()["snapshot"]
+    base = run.base().snapshot
     spec = run.train("main", base)
     many = TRAINING.model_copy(update={"prompts_per_step": 9})
     with pytest.raises(DataError, match="There are 8 training problems, less than training.prompts_per_step = 9"):
@@ -210,21 +210,21 @@ def test_relative_paths_start_where_the_command_was_started(run, tmp_path, model
     run.common["execution"] = Execution(device="cpu", start="spawn")
     run.common["problems"] = data(train={"path": "rows.jsonl"}, held_out_rows=4, **ANY_END)
     result = run_stage(BaseSpec(model=run.model, **run.common))
-    assert result.result["problems"]["train"]["problems"] == 8
+    assert result.result.problems["train"]["problems"] == 8
 
 
 def test_benchmarks_are_kept_and_scored(tmp_path, model):
     further = write_jsonl(tmp_path / "further.jsonl", [{"question": f"{n}!", "answer": "#"} for n in range(3)])
     run = Run(tmp_path, model, benchmarks={"further": {"path": further, "verifier": "any"}}, verifiers=ANY_END_TOO)
-    base = run.base()["snapshot"]
+    base = run.base().snapshot
     Path(further).unlink()
     kept = run.seen(base).benchmarks["further"]
     assert len(kept) == 3 and {p.verifier for p in kept} == {"any"} and kept[0].prompt.count("0!") == 1
-    snapshots = [base, run(run.train("main", base))["end"]]
+    snapshots = [base, run(run.train("main", base)).end]
     for asked, at in (("last", [False, True]), ("all", [True, True])):
         evaluation = Evaluation(samples=2, benchmarks=asked)
         result = run(EvaluateSpec(evaluation=evaluation, max_completion_tokens=8, snapshots=snapshots, **run.common))
-        assert ["benchmarks" in score for score in result["scores"]] == at
-        parts = [part for s in result["scores"] for part in [s, *s.get("benchmarks", {}).values()]]
+        assert [bool(score.benchmarks) for score in result.scores] == at
+        parts = [part for s in result.scores for part in [s, *s.benchmarks.values()]]
         assert {part["problems"] for part in parts} == {3, 4}
-        assert result["cost"]["tokens_generated"] == sum(part["tokens"] for part in parts)
+        assert result.cost.tokens_generated == sum(part.tokens for part in parts)

@@ -48,7 +48,7 @@ def test_a_chat_model_without_a_template_is_refused_unless_plain_text_is_asked_f
 
 
 def test_special_tokens_in_text_are_counted_and_said(tmp_path, tokenizer):
-    from npo_core.reporting.problems import problems_table
+    from npo_core.reporting.tables import problems_table
 
     rows = [*gsm8k()[:3], {"question": "What does <|end|> do? <s>x</s>", "answer": "#### 1"}]
     source = {"path": write_jsonl(tmp_path / "rows.jsonl", rows)}

@@ -124,7 +124,11 @@ FAULTS = {
     "an empty prompt": ([GOOD, GOOD | {"question": ""}], "the prompt (column question) is empty: row 2"),
     "a wrong type": ([GOOD, GOOD | {"question": ["a"]}], "the prompt (column question) is a list, not text: row 2"),
     "a truth value": ([GOOD, GOOD | {"answer": True}], "the answer (column answer) is a bool, not text: row 2"),
-    "no final answer": ([GOOD, GOOD | {"answer": "12"}], "finds no final answer (column answer): row 2"),
+    "no final answer": (
+        [GOOD, GOOD | {"answer": "12"}],
+        "no final answer can be read from the answer (column answer); problems.answer_pattern is "
+        r"'####\\s*(.+)$': row 2",
+    ),
     "the same twice": ([*gsm8k()[:2], GOOD], "the same problem as an earlier row: row 3 as 1"),
     "many": ([GOOD, *[GOOD | {"answer": ""}] * 7], "is empty: rows 2, 3, 4, 5, 6, ... (7 in all)"),
 }

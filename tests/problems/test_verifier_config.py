@@ -86,10 +86,12 @@ def test_a_reference_that_cannot_be_compared_is_named_by_row(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows if name == "train" else rows[:1]))
     files = {name: Source(path=str(tmp_path / f"{name}.jsonl")) for name in ("train", "held_out")}
     settings = config({"kind": "numeric"}).problems.model_copy(update=files)
-    with pytest.raises(DataError, match="(?s)train.jsonl.*finds no number .column answer.: row 2"):
+    with pytest.raises(
+        DataError, match="(?s)train.jsonl.*no number can be read from the answer .column answer.*: row 2"
+    ):
         load_problems(settings)
 
 
 def test_forms_offer_the_kinds_as_tabs():
     field = RunConfig.model_json_schema()["$defs"]["DataProblems"]["properties"]["verifier"]
-    assert len(field["anyOf"]) == 7 and "oneOf" not in field
+    assert len(field["anyOf"]) == 8 and "oneOf" not in field

@@ -123,7 +123,7 @@ def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = R
     strange = ("PREFECT_", "NPO_", "PYTHON")  # a PYTHONPATH would bring modules of another checkout
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = inherited | {"NPO_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "flows.serve", "--port", str(port), "--runs", str(runs)]
+    command = [sys.executable, "-m", "npo_core", "serve", "--port", str(port), "--runs", str(runs)]
     out = home / "serve.log"
     with open(out, "w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)

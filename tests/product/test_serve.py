@@ -193,7 +193,7 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, served):
 
 
 def test_a_port_in_use_is_named(served):
-    command = [sys.executable, "-m", "flows.serve", "--port", str(served.port)]
+    command = [sys.executable, "-m", "npo_core", "serve", "--port", str(served.port)]
     other = served.environment | {"NPO_HOME": str(served.home / "other")}
     done = subprocess.run(command, cwd=ROOT, env=other, capture_output=True, text=True, timeout=60)
     assert done.returncode == 64 and f"Port {served.port} cannot be used" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import BASE, add_stage, make_auto, make_bootstrap, make_grpo, make_plateau, new_workspace
 
+from npo_core.recipes.run import Run
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 
@@ -52,8 +53,9 @@ def begun(tmp_path: Path) -> Callable[..., Workspace]:
     def make(error: str | None = None) -> Workspace:
         workspace = new_workspace(tmp_path / "begun")
         workspace.timeline.add_branch(Branch(name="main", parent=BASE, parent_step=0, reason="GRPO"))
-        add_stage(workspace, "train", "half", {"branch": "main", "start": BASE, "until": 8, "cache": None}, None)
-        scratch = workspace.scratch / "stages" / "train-half"
+        spec = Run(workspace.config(), workspace).train(branch="main", start=BASE, until=8)
+        add_stage(workspace, "train", spec.fingerprint, spec.model_dump(mode="json"), None)
+        scratch = workspace.scratch / spec.folder
         scratch.mkdir(parents=True)
         event = {"time": 1.0, "done": 3, "total": 8, "step": 3, "pass_rate": 0.3, "entropy": 0.5}
         (scratch / "events.jsonl").write_text(json.dumps(event) + "\n" + '{"cut off')

@@ -16,6 +16,7 @@ import numpy as np
 
 from npo_core.config import Plateau, parse_config
 from npo_core.guidance import CacheWriter, Trajectory
+from npo_core.recipes.run import Run
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch, Segment
 from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
@@ -78,6 +79,7 @@ def step_row(step: int, guided: bool) -> dict:
         "tokens_generated": 100.0,
         "pass_rate": step / 10,
         "entropy": 1 / step,
+        "entropy_on_policy": None,  # as a run of before 0.3 has it
         "groups_all_wrong": 2.0,
         "groups_injected": 3.0 if guided else 0.0,
         "groups_rescued": 1.0 if guided else 0.0,
@@ -183,9 +185,10 @@ def add_decision(workspace: Workspace, number: int, branch: str, step: int, delt
 
 
 def new_workspace(folder: Path, config: dict = CONFIG) -> Workspace:
-    workspace = Workspace(folder)
-    workspace.bind(parse_config(config))
-    add_stage(workspace, "base", "b0", {}, {"snapshot": BASE, "made": True})
+    workspace, parsed = Workspace(folder), parse_config(config)
+    workspace.bind(parsed)
+    made = {"snapshot": BASE, "made": True, "bytes": 1}
+    add_stage(workspace, "base", Run(parsed, workspace).base().fingerprint, {}, made)
     return workspace
 
 

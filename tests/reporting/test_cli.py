@@ -8,11 +8,10 @@ import sys
 import types
 
 import pytest
-from small_runs import LATE
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.options import parse_overrides
+from npo_core.cli.app import app
+from npo_core.cli.options import parse_overrides
 from npo_core.errors import ConfigError, OutOfMemoryError, StageError
 from npo_core.reporting.report import figures
 from npo_core.reporting.run_data import load
@@ -32,16 +31,9 @@ def states(data):
     return [(stage["label"], stage["state"]) for stage in data["stages"]]
 
 
-def test_status_of_a_finished_run(bootstrap):
-    data = ask("status", bootstrap.uri)
-    assert data["finished"] and data["kind"] == "early-bootstrap" and not data["report"]
-    assert ("guide from step 4", "done") in states(data)
-    assert "Finished." in runner.invoke(app, ["status", bootstrap.uri]).stdout
-
-
 def test_status_of_a_running_stage_shows_its_progress(begun):
     data = ask("status", begun().uri)
-    assert states(data) == [("base model", "done"), ("train main 0-8", "running"), ("evaluate", "left")]
+    assert states(data) == [("base model", "done"), ("train main 0-8", "running"), ("evaluate 5 snapshots", "left")]
     assert data["stages"][1]["progress"] == [3, 8] and data["stages"][1]["figures"]["entropy"] == 0.5
 
 
@@ -58,24 +50,6 @@ def test_status_of_an_interrupted_stage(begun):
     child.wait()
     workspace.store.write_json(".lock.json", {"pid": child.pid, "host": socket.gethostname()})
     assert states(ask("status", workspace.uri))[1] == ("train main 0-8", "interrupted")
-
-
-def test_status_of_an_auto_npo_run_that_ended_a_segment_early(auto):
-    assert ask("status", auto.uri)["finished"]
-    for name in auto.store.list("stages"):
-        if name.startswith("evaluate") or name == "train-replay2from10":
-            auto.store.remove(f"stages/{name}")
-    data = ask("status", auto.uri)
-    assert data["kind"] == "auto-npo" and not data["finished"]
-    assert ("probe at step 10", "done") in states(data)
-    assert states(data)[-2:] == [("train replay-2 to step 12", "left"), ("evaluate", "left")]
-
-
-def test_status_of_a_plateau_run_that_only_its_first_flow_finished(plateau):
-    plateau.store.remove(f"stages/evaluate-e{LATE.replace('-', '')}")
-    data = ask("status", plateau.uri)
-    assert data["kind"] == "plateau-breakthrough" and not data["finished"]
-    assert states(data)[-1] == ("evaluate", "left") and ("evaluate 5 snapshots", "done") in states(data)
 
 
 def test_status_writes_nothing_where_no_run_is(tmp_path):
@@ -259,11 +233,11 @@ def test_help_teaches():
 
 
 def test_help_imports_nothing_heavy():
-    assert not loaded_by("flows.cli, flows.show") & {"torch", "matplotlib", "pyarrow", "prefect"}
+    assert not loaded_by("npo_core.cli.app") & {"torch", "matplotlib", "pyarrow", "prefect"}
 
 
 def test_reporting_imports_no_torch():
-    assert "torch" not in loaded_by("npo_core.reporting.report, npo_core.reporting.status, npo_core.reporting.segment")
+    assert "torch" not in loaded_by("npo_core.reporting.report, npo_core.recipes.status, npo_core.reporting.segment")
 
 
 def loaded_by(modules):

@@ -13,20 +13,21 @@ from small_runs import (
 )
 
 from npo_core.errors import DamagedError, DataError
-from npo_core.reporting.compare import Crossing, compare, first_crossing, value_at
-from npo_core.reporting.costs import StageCost
-from npo_core.reporting.metrics import Metrics
-from npo_core.reporting.run_data import CurvePoint, Spent, load
-from npo_core.reporting.tables import (
-    costs_table,
-    divided,
-    groups_table,
-    in_words,
+from npo_core.reporting.compare import (
+    Crossing,
+    compare,
+    crossed,
+    crossed_at,
+    first_crossing,
     levels_table,
-    markdown,
-    reached,
     scores_table,
+    value_at,
 )
+from npo_core.reporting.costs import StageCost
+from npo_core.reporting.records import Metrics
+from npo_core.reporting.run_data import CurvePoint, Spent, load
+from npo_core.reporting.segment import divided, groups_table
+from npo_core.reporting.tables import costs_table, markdown
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import Mark, write_part
 
@@ -48,7 +49,7 @@ def test_bootstrap_counts_scout_and_guidance_from_the_start(bootstrap):
     assert run.spent == Spent(updates=4, tokens_abandoned=400, tokens_guidance=70)
     assert totals(run.points) == [(0, 4, 470), (2, 6, 670), (4, 8, 870), (6, 10, 1070), (8, 12, 1270)]
     assert [p.pass_rate for p in run.points] == [0.2, 0.6, 0.7, 0.85, 0.95]
-    assert run.courses == [
+    assert run.segments == [
         ("scout", 0, 4, False, False),
         ("replay", 0, 4, True, True),
         ("replay", 4, 8, False, True),
@@ -74,7 +75,7 @@ def test_branches_of_any_name_have_their_place_by_when_they_were_opened(tmp_path
     again = add_segment(workspace, "again", 4, 6) if snapshot("again", 4) == segment.snapshots[4] else None
     run = load(workspace)
     assert (run.kind, run.branch, again) == ("early-bootstrap", "again", None)
-    assert run.courses == [("ahead", 0, 4, False, True), ("ahead", 4, 8, False, False)]  # on the way, then left
+    assert run.segments == [("ahead", 0, 4, False, True), ("ahead", 4, 8, False, False)]  # on the way, then left
     assert run.spent == Spent(updates=4, tokens_abandoned=400)
 
 
@@ -110,9 +111,9 @@ def test_first_crossing_interpolates_on_every_axis_alike(bootstrap, grpo):
     ours, theirs = load(bootstrap).points, load(grpo).points
     crossing = first_crossing(ours, 0.775)  # half way from step 4 to step 6
     assert (crossing.step, crossing.updates_total, crossing.tokens_total) == pytest.approx((5, 9, 970))
-    assert (in_words(crossing), reached(crossing, "updates_total")) == ("between steps 4 and 6 (about 5)", "≈ 9")
+    assert (crossed_at(crossing), crossed(crossing, "updates_total")) == ("between steps 4 and 6 (about 5)", "≈ 9")
     assert first_crossing(theirs, 0.8) == Crossing(8, 8, 800, 6, 8)
-    assert in_words(first_crossing(theirs, 0.8)) == "at step 8"
+    assert crossed_at(first_crossing(theirs, 0.8)) == "at step 8"
     assert first_crossing(theirs, 0.81) is None
     assert first_crossing(ours, 0.1) == Crossing(0, 4, 470, 0, 0)  # at once, yet not for nothing
     assert first_crossing([], 0.5) is None

@@ -14,11 +14,11 @@ from small_runs import (
 )
 
 from npo_core.reporting.compare import compare, first_crossing
-from npo_core.reporting.course import name_of, reproduce, what_ran
+from npo_core.reporting.costs import Ledger, Totals
 from npo_core.reporting.evaluation import evaluations_table
+from npo_core.reporting.narrative import name_of, reproduce, what_ran
 from npo_core.reporting.report import text
 from npo_core.reporting.run_data import Rollback, Spent, load
-from npo_core.reporting.spending import Ledger, Totals
 from npo_core.reporting.tables import decisions_table, guidance_table
 from npo_core.timeline import Branch
 
@@ -198,7 +198,7 @@ def test_two_branches_that_made_the_same_snapshot(tmp_path):
     workspace.timeline.add_branch(Branch(name="replay-1", parent="main2", parent_step=2, reason="rollback"))
     add_segment(workspace, "replay-1", 2, 6, start="main2")
     run = load(workspace)
-    assert [(c.branch, c.t0, c.t1, c.kept) for c in run.courses] == [
+    assert [(c.branch, c.t0, c.t1, c.kept) for c in run.segments] == [
         ("main", 0, 2, True),
         ("main", 2, 4, False),
         ("replay-1", 2, 6, True),

@@ -20,9 +20,10 @@ import pytest
 import torch
 
 from npo_core.config import RunConfig, parse_config
+from npo_core.names import LOG_FILE, SPEC_FILE
 from npo_core.stages import forked, launch
-from npo_core.stages.context import LOG_FILE
-from npo_core.stages.execute import SPEC_FILE, main
+from npo_core.stages.execute import main
+from npo_core.stages.results import Result
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
@@ -58,7 +59,7 @@ SETTINGS = {
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of its own, no network, one thread; set before the first process starts."""
-    import npo_core.training.base
+    import npo_core.models.built_in
     import npo_core.training.build
     import npo_core.training.recorder  # noqa: F401
 
@@ -129,12 +130,13 @@ class Run:
     def spec(self, stage: str) -> Spec:
         return {"train": self.guided, "guide": self.guide, "evaluate": self.evaluate}[stage]()
 
-    def outcome(self, spec: Spec, result: dict) -> dict[str, Any]:
+    def outcome(self, spec: Spec, result: Result) -> dict[str, Any]:
         """Everything that a stage left and that no interruption may change."""
-        kept = {**result, "cost": {key: value for key, value in result["cost"].items() if "seconds" not in key}}
+        costs = {name: value for name, value in result.cost.as_dict().items() if "seconds" not in name}
+        kept = {**result.as_json(), "cost": costs}
         store = self.workspace.store
         if isinstance(spec, TrainSpec):
-            record = self.workspace.timeline.segment(result["segment"])
+            record = self.workspace.timeline.segment(result.segment)
             folders = [self.workspace.timeline.snapshots.folder(id_, self.folder) for id_ in record.snapshots.values()]
             assert all((folder / "trainer_state.json").exists() for folder in folders)
             kept |= {
@@ -143,7 +145,7 @@ class Run:
                 "steps": read_steps(store, record).drop_columns(list(TIMINGS)).to_pylist(),
             }
         if isinstance(spec, GuideSpec):
-            kept["rows"] = [row.digest() for row in self.workspace.open_cache(result["cache"], self.prompts(), {})]
+            kept["rows"] = [row.digest() for row in self.workspace.open_cache(result.cache, self.prompts(), {})]
         if isinstance(spec, EvaluateSpec):
             folder = f"evaluations/{spec.protocol}"
             kept["records"] = {name: store.read_bytes(f"{folder}/{name}") for name in store.list(folder)}
@@ -162,18 +164,18 @@ def reference(home: Path, config: RunConfig, tmp_path_factory: pytest.TempPathFa
     found: dict[str, Any] = {}
     run, before, left, results = Run(folder / "run", config, found), {}, {}, {}
     forked.fork_server(config.execution)
-    found["base"] = launch.run_stage(run.base()).result["snapshot"]
+    found["base"] = launch.run_stage(run.base()).result.snapshot
     for branch in ("scout", "guided"):
         run.workspace.timeline.add_branch(Branch(name=branch, parent=found["base"], parent_step=0, reason="test"))
     scout = launch.run_stage(run.train("scout")).result
-    snapshots = {int(step): id_ for step, id_ in scout["snapshots"].items()}
-    found |= {"scout": scout["segment"], "guides": [snapshots[STEPS // 2], snapshots[STEPS]], "snapshots": snapshots}
+    snapshots = scout.snapshots
+    found |= {"scout": scout.segment, "guides": [snapshots[STEPS // 2], snapshots[STEPS]], "snapshots": snapshots}
     found["evaluated"] = [found["base"], *snapshots.values()]
     for stage in ("guide", "train", "evaluate"):
         before[stage] = shutil.copytree(folder / "run", folder / f"before-{stage}")
         spec = run.spec(stage)
         results[stage] = launch.run_stage(spec).result
-        found |= {"cache": results[stage]["cache"]} if stage == "guide" else {}
+        found |= {"cache": results[stage].cache} if stage == "guide" else {}
         left[stage] = run.outcome(spec, results[stage])
     return SimpleNamespace(run=run, found=found, before=before, left=left, results=results)
 

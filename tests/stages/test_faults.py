@@ -24,9 +24,9 @@ import pytest
 import torch
 
 from npo_core.errors import DeviceError, DivergedError, NPOError, StageError
+from npo_core.names import EVENTS_FILE, LOG_FILE, RESULT_FILE
 from npo_core.stages import evaluate, forked, launch
-from npo_core.stages.context import EVENTS_FILE, LOG_FILE, StageContext, scratch_folder
-from npo_core.stages.execute import RESULT_FILE
+from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.launch import run_stage
 from npo_core.timeline.segments import read_marks
 
@@ -198,7 +198,7 @@ def test_no_snapshot_is_evaluated_twice(reference, fresh, own_forks):
     result = run_stage(run.evaluate()).result
     assert {name: (records / name).stat().st_mtime_ns for name in there} == there
     assert run.outcome(run.evaluate(), result) == reference.left["evaluate"]
-    assert run_stage(run.evaluate(snapshots=[])).result["scores"] == []
+    assert run_stage(run.evaluate(snapshots=[])).result.scores == []
 
 
 # --- parents and clients -------------------------------------------------------------------------------------------

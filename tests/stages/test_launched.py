@@ -54,7 +54,7 @@ def test_killed(reference, fresh, running, victim):
     assert gone(started)
     alone = run.guided()
     result = run_stage(alone).result
-    assert {mark.processes for mark in read_marks(run.workspace.store, result["segment"])} <= {1, 2}
+    assert {mark.processes for mark in read_marks(run.workspace.store, result.segment)} <= {1, 2}
     assert_same_tokens(run, alone, result, reference)
 
 
@@ -73,7 +73,7 @@ def test_stopped_and_gone_on(reference, fresh, running):
     assert gone(started)
     stop.unlink()
     result = run_stage(in_two(run)).result
-    assert {mark.processes for mark in read_marks(run.workspace.store, result["segment"])} == {2}
+    assert {mark.processes for mark in read_marks(run.workspace.store, result.segment)} == {2}
     assert_same_tokens(run, in_two(run), result, reference)
 
 

@@ -15,7 +15,7 @@ from npo_core.errors import ConfigError, StageError
 from npo_core.models.load import load_model, merged_folder
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import execute
-from npo_core.stages.launch import run_stage
+from npo_core.stages.launch import read_result, run_stage
 from npo_core.stages.prove import prove_replay
 from npo_core.stages.specs import BaseSpec, Spec
 from npo_core.timeline import Branch
@@ -31,7 +31,7 @@ IDS = torch.arange(2, 14).view(2, 6)
 def full(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full model: the tiny one of the built-in task."""
     run = Run(tmp_path_factory.mktemp("full"), config, {})
-    return run.workspace.snapshot_folder(run_stage(run.base()).result["snapshot"])
+    return run.workspace.snapshot_folder(run_stage(run.base()).result.snapshot)
 
 
 def adapted(
@@ -41,7 +41,7 @@ def adapted(
     model = {"kind": "pretrained", "path": str(full), "dtype": dtype, "lora": {**LORA, **lora}}
     config = parse_config(SETTINGS | {"model": model, "training": {**TRAINING, **(training or {})}})
     run = Run(folder, config, {})
-    run.found["base"] = run_stage(run.base()).result["snapshot"]
+    run.found["base"] = run_stage(run.base()).result.snapshot
     for name in ("scout", "guided"):
         branch(run, name, run.found["base"], 0)
     return run
@@ -56,7 +56,7 @@ def here(run: Run, spec: Spec) -> dict:
     scratch = scratch_folder(run.workspace, spec)
     scratch.mkdir(parents=True)
     execute(spec, run.workspace, scratch)
-    return run.workspace.store.read_json(f"{spec.folder}/result.json")["result"]
+    return read_result(run.workspace, spec).result
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +64,21 @@ def whole(full: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespa
     """Early bootstrapping from start to end."""
     run = adapted(tmp_path_factory.mktemp("whole") / "run", full)
     scout = run_stage(run.train("scout")).result
-    snapshots = {int(step): id_ for step, id_ in scout["snapshots"].items()}
-    run.found |= {"scout": scout["segment"], "guides": [snapshots[STEPS // 2], snapshots[STEPS]]}
+    snapshots = scout.snapshots
+    run.found |= {"scout": scout.segment, "guides": [snapshots[STEPS // 2], snapshots[STEPS]]}
     guided = run_stage(run.guide()).result
-    run.found |= {"cache": guided["cache"], "evaluated": [run.found["base"], snapshots[STEPS]]}
+    run.found |= {"cache": guided.cache, "evaluated": [run.found["base"], snapshots[STEPS]]}
     replay = run_stage(run.guided()).result
-    scores = run_stage(run.evaluate()).result["scores"]
+    scores = run_stage(run.evaluate()).result.scores
     folder = run.workspace.snapshot_folder(snapshots[STEPS])
     return SimpleNamespace(run=run, snapshots=snapshots, guided=guided, replay=replay, scores=scores, folder=folder)
 
 
 def test_early_bootstrapping(whole):
     run = whole.run
-    steps = read_steps(run.workspace.store, run.workspace.timeline.segment(whole.replay["segment"])).to_pylist()
-    assert whole.guided["rows"] > 0 and sum(row["groups_injected"] for row in steps) > 0
-    assert [score["step"] for score in whole.scores] == [0, STEPS]
+    steps = read_steps(run.workspace.store, run.workspace.timeline.segment(whole.replay.segment)).to_pylist()
+    assert whole.guided.rows > 0 and sum(row["groups_injected"] for row in steps) > 0
+    assert [score.step for score in whole.scores] == [0, STEPS]
     assert prove_replay(run.workspace.uri)["equal"]
 
 
@@ -127,8 +127,8 @@ def test_rollback_to_any_snapshot_repeats(whole):
     run = whole.run
     branch(run, "again", whole.snapshots[8], 8)
     again = run_stage(run.train("again", start=whole.snapshots[8], until=16)).result
-    assert again["end"] == whole.snapshots[16]
-    assert prove_replay(run.workspace.uri, again["segment"])["equal"]
+    assert again.end == whole.snapshots[16]
+    assert prove_replay(run.workspace.uri, again.segment)["equal"]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_reference_is_the_base(full, tmp_path, monkeypatch):
 
     run = adapted(tmp_path / "run", full, {"kl_coef": 0.1})
     first = here(run, run.train("scout", until=8))
-    branch(run, "later", first["end"], 8)
+    branch(run, "later", first.end, 8)
     seen, compute = [], NPOTrainer._compute_loss
 
     def watched(self, model, inputs):
@@ -182,7 +182,7 @@ def test_reference_is_the_base(full, tmp_path, monkeypatch):
         return compute(self, model, inputs)
 
     monkeypatch.setattr(NPOTrainer, "_compute_loss", watched)
-    last = here(run, run.train("later", start=first["end"], until=12))["end"]
+    last = here(run, run.train("later", start=first.end, until=12)).end
     base = load_model(run.workspace.snapshot_folder(run.found["base"]))
     for _, inputs in seen:
         mask = inputs["completion_mask"].bool()
@@ -204,18 +204,18 @@ def logps(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
 
 
 def test_a_snapshot_is_evaluated_like_any_checkpoint(whole):
-    from flows.show_evaluate import evaluate_data
+    from npo_core.cli.evaluate import evaluate_data
 
     model = PretrainedModel(kind="pretrained", path=str(whole.folder))
     found, score = evaluate_data(whole.run.config.model_copy(update={"model": model})), whole.scores[1]
-    assert (found["pass_rate"], found["tokens"]) == (score["pass_rate"], score["tokens"])
+    assert (found["pass_rate"], found["tokens"]) == (score.pass_rate, score.tokens)
 
 
 def test_a_run_may_start_from_adapters(whole, tmp_path):
     """They are merged into the base model, once."""
     run = Run(tmp_path / "run", whole.run.config, {})
     model = PretrainedModel(kind="pretrained", path=str(whole.folder), dtype="float32")
-    made = run_stage(BaseSpec(model=model, **run.common)).result["snapshot"]
+    made = run_stage(BaseSpec(model=model, **run.common)).result.snapshot
     folder = run.workspace.snapshot_folder(made)
     assert not list(folder.glob("adapter*"))
     torch.testing.assert_close(load_model(folder)(IDS).logits, load_model(whole.folder)(IDS).logits, rtol=0, atol=1e-4)

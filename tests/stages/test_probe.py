@@ -10,17 +10,17 @@ import pytest
 
 from npo_core.config import Control, Guidance, Pool, Probe
 from npo_core.control.controller import read_pool
-from npo_core.control.probe import ProbeResult, choose_mistakes
+from npo_core.control.probe import choose_mistakes
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import StageError
 from npo_core.problems.chain import verify
 from npo_core.problems.load import load_problems
+from npo_core.seeds import derive_seed
 from npo_core.stages.launch import run_stage
 from npo_core.stages.specs import BaseSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_outcomes
-from npo_core.training.exact import derive_seed
 
 CONTROL = Control(pool=Pool(max_pass_rate=0.0))
 END = 8
@@ -31,7 +31,7 @@ def run(home, config, tmp_path_factory) -> SimpleNamespace:
     """A watched run of 8 updates of 4 prompts, and an unwatched one; snapshots every 4."""
     workspace = Workspace(tmp_path_factory.mktemp("watched"))
     common = {"workspace": workspace.uri, "execution": config.execution, "problems": config.problems}
-    base = run_stage(BaseSpec(model=config.model, **common)).result["snapshot"]
+    base = run_stage(BaseSpec(model=config.model, **common)).result.snapshot
     found = SimpleNamespace(workspace=workspace, config=config, common=common, base=base)
     for branch, control in (("main", CONTROL), ("plain", None)):
         workspace.timeline.add_branch(Branch(name=branch, parent=base, parent_step=0, reason="test"))
@@ -58,8 +58,8 @@ def probe_spec(run, snapshot: str | None = None, candidates: list[str] | None = 
         probe=settings,
         max_completion_tokens=run.config.training.max_completion_tokens,
         seed=1,
-        snapshot=snapshot or run.main["end"],
-        candidates=[run.base, run.main["snapshots"]["4"]] if candidates is None else candidates,
+        snapshot=snapshot or run.main.end,
+        candidates=[run.base, run.main.snapshots[4]] if candidates is None else candidates,
         **run.common,
     )
 
@@ -73,10 +73,10 @@ def engine(run, snapshot: str) -> TransformersEngine:
 
 
 def test_the_pool_holds_what_the_run_failed(run):
-    segment = run.workspace.timeline.segment(run.main["segment"])
+    segment = run.workspace.timeline.segment(run.main.segment)
     rows = read_outcomes(run.workspace.store, segment).to_pylist()
     failed = {row["prompt_id"]: row["step"] for row in rows if row["pass_rate"] == 0.0}
-    pool = read_pool(folder(run, run.main["end"]))
+    pool = read_pool(folder(run, run.main.end))
     assert {m.prompt_id: m.step for m in pool.since(0)} == failed and len(failed) > 6
     assert pool.since(4) and len(pool.since(4)) < len(pool.since(0))
 
@@ -84,7 +84,7 @@ def test_the_pool_holds_what_the_run_failed(run):
 def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
     spec = probe_spec(run)
     result = run_stage(spec).result
-    found = ProbeResult.model_validate(result["probe"])
+    found = result.probe
     problems = load_problems(run.config.problems)
     by_id = {problem.id: problem for problem in problems.train}
     pool = read_pool(folder(run, spec.snapshot)).since(0)
@@ -101,7 +101,7 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
     assert (found.pool, found.prompts, found.samples) == (len(pool), 6, 3)
     assert found.q == pytest.approx(right.mean())
     assert found.tokens == sum(len(a.token_ids) for given in answers for a in given)
-    assert result["cost"]["tokens_generated"] == found.tokens
+    assert result.cost.tokens_generated == found.tokens
     assert [(c.step, c.delta, c.snapshot) for c in found.candidates] == [(0, 8, run.base), (4, 4, spec.candidates[1])]
     for candidate in found.candidates:
         later = [i for i, mistake in enumerate(asked) if mistake.step > candidate.step]
@@ -118,19 +118,19 @@ def test_estimates_are_those_of_one_rollout_scored_by_every_candidate(run):
 
 def test_a_probe_made_again_is_the_same(run):
     spec = probe_spec(run, prompts=5)
-    first = run_stage(spec).result["probe"]
+    first = run_stage(spec).result.probe
     shutil.rmtree(run.workspace.store.local(spec.folder))
-    assert run_stage(spec).result["probe"] == first
+    assert run_stage(spec).result.probe == first
 
 
 def test_without_candidates_or_failures_nothing_is_generated(run):
-    found = ProbeResult.model_validate(run_stage(probe_spec(run, candidates=[])).result["probe"])
+    found = run_stage(probe_spec(run, candidates=[])).result.probe
     assert (found.pool, found.prompts, found.q, found.tokens, found.candidates) == (0, 0, None, 0, [])
 
 
 def test_a_snapshot_that_was_not_watched_is_refused(run):
     with pytest.raises(StageError, match="has no mistake pool") as caught:
-        run_stage(probe_spec(run, snapshot=run.plain["end"]))
+        run_stage(probe_spec(run, snapshot=run.plain.end))
     assert caught.value.exit_code == 65 and not caught.value.retryable
 
 
@@ -141,21 +141,21 @@ def guide(run, rollback: str, pool_only: bool) -> tuple[int, set[str]]:
         guidance=Guidance(samples=16, skip_passed=False, chunk_prompts=64),
         tau_gate=0.6,
         seed=1,
-        guides=[run.main["end"]],
+        guides=[run.main.end],
         rollback=rollback,
-        segments=[run.main["segment"]],
+        segments=[run.main.segment],
         pool_only=pool_only,
         **run.common,
     )
     result = run_stage(spec).result
-    rows = run.workspace.open_cache(result["cache"], None, {})
-    return result["asked"], {row.prompt_id for row in rows}
+    rows = run.workspace.open_cache(result.cache, None, {})
+    return result.asked, {row.prompt_id for row in rows}
 
 
 @pytest.mark.parametrize("since", [0, 4])
 def test_guidance_of_the_pool_is_its_slice_and_nothing_else(run, since):
-    rollback = run.main["snapshots"]["4"] if since else run.base
-    failed = {m.prompt_id for m in read_pool(folder(run, run.main["end"])).since(since)}
+    rollback = run.main.snapshots[4] if since else run.base
+    failed = {m.prompt_id for m in read_pool(folder(run, run.main.end)).since(since)}
     asked, solved = guide(run, rollback, pool_only=True)
     assert asked == len(failed) and solved and solved <= failed
     assert guide(run, rollback, pool_only=False)[0] == 4 * (END - since) > asked

@@ -52,7 +52,7 @@ def ground(home, config, tmp_path_factory) -> SimpleNamespace:
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     workspace = Workspace(folder / "made")
     spec = BaseSpec(workspace=workspace.uri, execution=config.execution, problems=config.problems, model=config.model)
-    made = run_stage(spec).result["snapshot"]
+    made = run_stage(spec).result.snapshot
     model = PretrainedModel(kind="pretrained", path=str(workspace.timeline.snapshots.folder(made, folder)))
     return SimpleNamespace(files=files, model=model)
 
@@ -69,7 +69,7 @@ class Stages:
         self.common = {"workspace": self.workspace.uri, "execution": execution, "problems": problems}
 
     def base(self) -> str:
-        return run_stage(BaseSpec(model=self.model, **self.common)).result["snapshot"]
+        return run_stage(BaseSpec(model=self.model, **self.common)).result.snapshot
 
     def train(self, branch: str, base: str, until: int = 8, cache: str | None = None) -> dict:
         self.workspace.timeline.add_branch(Branch(name=branch, parent=base, parent_step=0, reason="test"))
@@ -94,15 +94,15 @@ class Stages:
             guidance=Guidance(skip_passed=False, samples=8),
             tau_gate=0.6,
             seed=1,
-            guides=[scout["end"]],
+            guides=[scout.end],
             rollback=base,
-            segments=[scout["segment"]],
+            segments=[scout.segment],
             **self.common,
         )
         return run_stage(spec).result
 
     def steps(self, result: dict) -> list[dict]:
-        segment = self.workspace.timeline.segment(result["segment"])
+        segment = self.workspace.timeline.segment(result.segment)
         return read_steps(self.workspace.store, segment).drop_columns(list(TIMINGS)).to_pylist()
 
     def whole(self) -> SimpleNamespace:
@@ -110,21 +110,19 @@ class Stages:
         base = self.base()
         scout = self.train("scout", base)
         guided = self.guide(base, scout)
-        replay = self.train("replay", base, cache=guided["cache"])
+        replay = self.train("replay", base, cache=guided.cache)
         common = {**self.common, "max_completion_tokens": 3}
         scores = run_stage(
-            EvaluateSpec(evaluation=self.config.evaluation, snapshots=[base, replay["end"]], **common)
-        ).result["scores"]
+            EvaluateSpec(evaluation=self.config.evaluation, snapshots=[base, replay.end], **common)
+        ).result.scores
         probe = run_stage(
-            ProbeSpec(
-                control=CONTROL, probe=Probe(samples=2), seed=1, snapshot=scout["end"], candidates=[base], **common
-            )
-        ).result["probe"]
+            ProbeSpec(control=CONTROL, probe=Probe(samples=2), seed=1, snapshot=scout.end, candidates=[base], **common)
+        ).result.probe
         return SimpleNamespace(
-            cache=guided["cache"],
+            cache=guided.cache,
             scout=self.steps(scout),
             replay=self.steps(replay),
-            ends=(scout["end"], replay["end"]),
+            ends=(scout.end, replay.end),
             scores=scores,
             probe=probe,
         )
@@ -146,8 +144,8 @@ def test_a_sum_with_a_function_goes_through_every_stage(summed):
     assert sum(row["groups_injected"] for row in found.replay) > 0
     for row in found.scout:  # three tokens always, two of them digits unless it is cut off
         assert row["reward"] < row["pass_rate"] and row["verified_timeout"] == row["verified_crash"] == 0
-    assert found.probe["q"] is not None and found.probe["prompts"] > 0
-    assert [score["unverified"] for score in found.scores] == [0, 0]
+    assert found.probe.q is not None and found.probe.prompts > 0
+    assert [score.unverified for score in found.scores] == [0, 0]
 
 
 def test_the_number_of_workers_changes_nothing(summed, config, ground, tmp_path):
@@ -160,7 +158,7 @@ def test_workers_and_this_process_train_the_same(summed, config, ground, tmp_pat
     parts = [Part(name="accuracy", weight=0.9, verifier=ExactVerifier()), *SUM.parts[1:]]
     stages = Stages(tmp_path / "run", config, ground, WeightedVerifier(parts=parts))
     scout = stages.train("scout", stages.base())
-    assert scout["end"] == summed[1].ends[0]
+    assert scout.end == summed[1].ends[0]
     for row, other in zip(stages.steps(scout), summed[1].scout, strict=True):
         assert {**row, "verified_unparsable": 0} == {**other, "verified_unparsable": 0}
 

@@ -15,6 +15,7 @@ from npo_core.config import BuiltInModel, ChainProblems, Execution, Injection, T
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import execute
+from npo_core.stages.launch import read_result
 from npo_core.stages.specs import BaseSpec, GuideSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
@@ -44,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def base_folder(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model of the built-in task with its tokenizer; passes about one problem in ten."""
-    from npo_core.training.base import train_base
+    from npo_core.models.built_in import train_base
 
     folder = tmp_path_factory.mktemp("base") / "model"
     train_base(MODEL, chain(), folder, lambda done, total: None)
@@ -74,7 +75,7 @@ class Bench:
         self.workspace = Workspace(folder)
         self.problems, self.training = problems, settings
         self.common = {"workspace": self.workspace.uri, "execution": EXECUTION, "problems": problems}
-        self.base = self.run(BaseSpec(model=MODEL, **self.common))["snapshot"]
+        self.base = self.run(BaseSpec(model=MODEL, **self.common)).snapshot
 
     def run(self, spec: Spec) -> dict:
         scratch = scratch_folder(self.workspace, spec)
@@ -84,7 +85,7 @@ class Bench:
             execute(spec, self.workspace, scratch)
         else:
             in_processes(spec.processes, lambda: execute(spec, self.workspace, scratch))
-        return self.workspace.store.read_json(f"{spec.folder}/result.json")["result"]
+        return read_result(self.workspace, spec).result
 
     def spec(self, branch: str, start: str, until: int, **changes) -> TrainSpec:
         values = {"training": self.training, "injection": Injection(), "seed": 3, "sampling_seed": 5}
@@ -99,7 +100,7 @@ class Bench:
 
     def segment(self, result: dict) -> SimpleNamespace:
         """What a segment left: ids of its snapshots by step, its rows without timings, its outcomes."""
-        store, record = self.workspace.store, self.workspace.timeline.segment(result["segment"])
+        store, record = self.workspace.store, self.workspace.timeline.segment(result.segment)
         return SimpleNamespace(
             id=record.id,
             end=record.end,

@@ -76,6 +76,7 @@ def test_rows_name_every_column_and_leave_out_nothing(bench):
         "reward_std",
         "pass_rate",
         "entropy",
+        "entropy_on_policy",
         "groups_all_wrong",
         "groups_all_right",
         "groups_injected",
@@ -89,6 +90,7 @@ def test_rows_name_every_column_and_leave_out_nothing(bench):
         assert {name for name in always if row[name] is None} == set()
         assert row["guide_kl"] is row["guide_log_ratio"] is None
         assert row["learning_rate"] == 1e-3
+        assert row["entropy_on_policy"] == row["entropy"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
 
 

@@ -62,7 +62,7 @@ def test_guidance_is_injected_wherever_a_group_lies(bench, scheme):
     """Of three groups of four, two processes share the second, and its last slot is the other process's."""
     ground = bench({"train": 12}, prompts_per_step=3)
     scout = ground.train("scout", STEPS)
-    cache = ground.guide([scout.end], scout.id, samples=8)["cache"]
+    cache = ground.guide([scout.end], scout.id, samples=8).cache
     settings = {"cache": cache, "injection": Injection(tau_gate=1.0, importance_sampling=scheme)}
     one = ground.train("one", STEPS, **settings)
     assert len({row["groups_injected"] for row in one.steps} - {0}) > 1

@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from npo_core.training import exact, trainer
 from npo_core.training.build import Rewards, grpo_config, training_data
-from npo_core.training.exact_trainer import ExactTrainer
+from npo_core.training.exact_trainer import NO_MORE, TAKEN, ExactTrainer
+from npo_core.training.sharing_trainer import SharingTrainer
 from npo_core.training.trainer import NPOTrainer
 from npo_core.training.vision import IMAGES, ImageTrainer
 
@@ -32,6 +33,7 @@ OVERRIDDEN = {
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_prepare_inputs": ["self", "generation_batch"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_generate": ["self", "prompts"],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
@@ -59,7 +61,7 @@ def test_the_pinned_version_is_the_one_installed(file):
 
 
 def test_what_is_overridden_is_what_is_checked_here():
-    written = {**vars(NPOTrainer), **vars(ExactTrainer), **vars(ImageTrainer)}
+    written = {**vars(NPOTrainer), **vars(ExactTrainer), **vars(SharingTrainer), **vars(ImageTrainer)}
     ours = {name for name in written if callable(getattr(NPOTrainer, name)) and hasattr(GRPOTrainer, name)}
     inherited = {name for name in vars(object) if name != "__init__"}
     assert ours - inherited == {*OVERRIDDEN, "_get_per_token_logps_and_entropies"}
@@ -94,6 +96,41 @@ def test_where_images_go_beside_a_prompt():
     assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in generate
     returned = generate[generate.rindex("return ") :].split(", ")
     assert returned[IMAGES] == "images"
+
+
+def test_what_a_packed_row_is_given_to():
+    """The head that TRL puts on a model: labels of its own for what is left of the row, and arguments passed on."""
+    head = inspect.getsource(add_fused_lm_head)
+    assert "shift_labels=None" in head and "labels = shift_labels" in head
+    assert "getattr(self, backbone_attr)(*args, **kwargs)" in head and "backbone_outputs.last_hidden_state" in head
+    init = inspect.getsource(GRPOTrainer.__init__)
+    assert init.count('outputs=("log_probs", "entropy")') == 1
+
+
+def test_what_rows_that_are_left_out_hang_on():
+    """What may add to the gradient of a row of advantage 0; each is looked at in `SharingTrainer._live`."""
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert loss.count("loss = loss - apply_coef * entropy_loss") == 1
+    assert loss.count("loss = loss + self.router_aux_loss_coef * aux_loss / normalizer") == 1
+    assert loss.count("per_token_loss = per_token_loss + self.beta * per_token_kl") == 1
+    assert len(re.findall(r"loss = (?:per_token_)?loss [+-] ", loss)) == 3
+
+
+def test_where_a_batch_is_shuffled_and_cut():
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "generation_batch = shuffle_sequence_dict(generation_batch)" in source
+    assert "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
+
+
+def test_what_sampling_by_key_reads(plain):
+    grpo = plain()
+    assert set(grpo.generation_kwargs) <= {*NO_MORE, *TAKEN}
+    assert {name: grpo.generation_kwargs.get(name) or default for name, default in NO_MORE.items()} == NO_MORE
+    assert grpo.max_completion_length == grpo.generation_kwargs["max_new_tokens"]
+    assert grpo.eos_token_ids == grpo.generation_kwargs["eos_token_id"]
+    assert (grpo.temperature, grpo.use_vllm, grpo.use_transformers_continuous_batching) == (1.0, False, False)
+    generate = inspect.getsource(GRPOTrainer._generate)
+    assert "completion_ids, logprobs = self._generate_single_turn(" in generate
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""Random numbers by key: what a token is drawn with follows from (seed, row, position) and from nothing else.
+
+Neither the size of a batch, nor the rows that have left it, nor the number of processes or the device changes a draw.
+"""
+
+import torch
+
+# A hash of 32 bits with few biases, "lowbias32": https://nullprogram.com/blog/2018/07/31/ (public domain).
+SHIFTS, FACTORS = (16, 15, 16), (0x7FEB352D, 0x846CA68B - 2**32)
+MOST = 2**22  # values drawn at once, so that they stay in a CPU's cache
+
+
+def mixed(values: torch.Tensor) -> torch.Tensor:
+    """The hash of each value, int32 as unsigned, in place."""
+    for number, shift in enumerate(SHIFTS):
+        values ^= (values >> shift) & (2 ** (32 - shift) - 1)
+        if number < len(FACTORS):
+            values *= FACTORS[number]
+    return values
+
+
+def word(number: int) -> int:
+    """A number's low 32 bits as int32."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
+    """Standard Gumbel noise [rows, size] for the token at a position of each row, float32.
+
+    Args:
+        seed: any integer of up to 64 bits. rows: [B] numbers of rows, int64, on the device that the noise is wanted on.
+    """
+    parts = rows.split(max(1, MOST // size))
+    return torch.cat([_gumbel(seed, part, position, size) for part in parts])
+
+
+def _gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
+    keys = []
+    for half in (seed, seed >> 32):  # two keys of 32 bits a row
+        start = mixed(torch.tensor([word(half + 0x9E3779B9 * (1 + len(keys)))], dtype=torch.int32, device=rows.device))
+        keys.append(mixed(mixed(start ^ rows.to(torch.int32)) ^ position))
+    numbers = torch.arange(size, dtype=torch.int32, device=rows.device)
+    bits = mixed(mixed(numbers ^ keys[0][:, None]) ^ keys[1][:, None])
+    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)  # in (0, 1]; fine where it is small
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def draw(logits: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens [B] of logits [B, V] float32, their log-probabilities and the entropies of what they were drawn from.
+
+    The noise is used up: a vocabulary of a large batch is not held more often than it must be.
+    """
+    logps = logits.log_softmax(-1)
+    tokens = noise.add_(logps).argmax(-1)
+    taken = logps.gather(1, tokens[:, None])[:, 0]
+    probabilities = logps.exp_()
+    entropies = torch.special.entr(probabilities, out=probabilities).sum(-1)  # 0 where a token cannot come
+    return tokens, taken, entropies

@@ -1,0 +1,10 @@
+"""Names that several parts of a run share: its recipes, and the files of its workspace."""
+
+GRPO, EARLY_BOOTSTRAP, PLATEAU, AUTO_NPO = "grpo", "early-bootstrap", "plateau-breakthrough", "auto-npo"
+RECIPE_NAMES = (GRPO, EARLY_BOOTSTRAP, PLATEAU, AUTO_NPO)
+
+CONFIG_FILE = "config.json"  # of the workspace
+STARTED_FILE = "started.json"  # which recipe was started last, and its own settings
+STOP_FILE = "stop"  # its presence ends stages, and none is started
+SPEC_FILE, RESULT_FILE = "spec.json", "result.json"  # of a stage
+EVENTS_FILE, LOG_FILE, ERROR_FILE = "events.jsonl", "log.txt", "error.json"

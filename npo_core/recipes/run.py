@@ -1,0 +1,129 @@
+"""The run that a recipe works on: configuration, workspace and lock, and the specifications of its stages."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from npo_core.config import Plateau, RunConfig
+from npo_core.engines.open import require_engine
+from npo_core.names import STARTED_FILE
+from npo_core.stages.launch import accelerated
+from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline import workspace_lock
+
+FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration bound to a workspace; makes the specification of each stage."""
+
+    config: RunConfig
+    workspace: Workspace
+
+    @property
+    def common(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "workspace": self.workspace.uri,
+            "execution": config.execution,
+            "engine": config.engine,
+            "problems": config.problems,
+        }
+
+    def base(self) -> BaseSpec:
+        return BaseSpec(model=self.config.model, **self.common)
+
+    def train(
+        self,
+        *,
+        branch: str,
+        start: str,
+        until: int,
+        cache: str | None = None,
+        fresh: int = 0,
+        quiet_until: int | None = None,
+        token_limit: int | None = None,
+    ) -> TrainSpec:
+        """A segment.
+
+        Args:
+            fresh: which random numbers to sample with, 0 those of the run; the order of the data stays.
+            quiet_until: the run is watched, and a warning after this update ends the segment; None: not watched.
+            token_limit: generated tokens after which the segment ends.
+        """
+        config = self.config
+        return TrainSpec(
+            training=config.training,
+            injection=config.injection,
+            seed=config.seed,
+            sampling_seed=config.seed + FRESH * fresh,
+            branch=branch,
+            start=start,
+            until=until,
+            cache=cache,
+            control=None if quiet_until is None else config.auto.control,
+            quiet_until=quiet_until or 0,
+            token_limit=token_limit,
+            **self.common,
+        )
+
+    def guide(self, *, guides: list[str], rollback: str, segments: list[str], pool_only: bool = False) -> GuideSpec:
+        """Guidance for the prompts that `segments` met between the two; `pool_only`: for the mistakes among them."""
+        config = self.config
+        return GuideSpec(
+            training=config.training,
+            guidance=config.guidance,
+            tau_gate=config.injection.tau_gate,
+            seed=config.seed,
+            guides=guides,
+            rollback=rollback,
+            segments=segments,
+            pool_only=pool_only,
+            **self.common,
+        )
+
+    def probe(self, *, snapshot: str, candidates: list[str]) -> ProbeSpec:
+        config = self.config
+        return ProbeSpec(
+            control=config.auto.control,
+            probe=config.auto.probe,
+            max_completion_tokens=config.training.max_completion_tokens,
+            bf16=config.training.bf16,
+            seed=config.seed,
+            snapshot=snapshot,
+            candidates=candidates,
+            **self.common,
+        )
+
+    def evaluate(self, snapshots: list[str]) -> EvaluateSpec:
+        return EvaluateSpec(
+            evaluation=self.config.evaluation,
+            snapshots=snapshots,
+            max_completion_tokens=self.config.training.max_completion_tokens,
+            bf16=self.config.training.bf16,
+            **self.common,
+        )
+
+
+@contextmanager
+def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None = None) -> Iterator[Run]:
+    """Take the workspace for this process, bind the configuration to it, and note what is started.
+
+    Raises:
+        WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings, or there
+            is no such engine here as the configuration asks for.
+    """
+    require_engine(config.engine, gpu=accelerated(config.execution))
+    workspace = Workspace(uri)
+    with workspace_lock(workspace.store, owner=f"npo {config.name}"):
+        workspace.store.clean_leftovers()
+        workspace.bind(config)
+        settings = None if plateau is None else plateau.model_dump(mode="json")
+        workspace.store.write_json(STARTED_FILE, {"recipe": recipe, "plateau": settings})
+        yield Run(config, workspace)
+    if not workspace.store.is_local:  # a finished run needs its downloads no more
+        shutil.rmtree(workspace.scratch, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""What a stage does at most, by its specification: updates, completions, tokens, snapshots."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from npo_core.config import ChainProblems, Problems, RunConfig
+from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage. Completions are None where only reading the data would tell how many; `scored` are passed once more."""
+
+    stage: str
+    label: str
+    folder: str  # of the stage, in the workspace
+    updates: int = 0
+    completions: int | None = 0
+    at_once: int = 1  # completions of one generation batch
+    scored: int = 0
+    snapshots: int = 0
+    sure: bool = True  # it is done whatever the run decides
+
+    def tokens(self, length: float) -> int | None:
+        """Generated tokens where a completion has `length`."""
+        return None if self.completions is None else round(self.completions * length)
+
+
+def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int) -> dict[str, int | None]:
+    """The figures of `Work` that follow from a specification.
+
+    Args:
+        steps: snapshot -> its step. until: where a training stage ends.
+    """
+    if isinstance(spec, TrainSpec):
+        return train(config, until - steps[spec.start])
+    if isinstance(spec, GuideSpec):
+        return guide(spec, config, steps)
+    if isinstance(spec, ProbeSpec):
+        asked = spec.probe.prompts * spec.probe.samples
+        return {"completions": asked, "at_once": asked, "scored": 2 * asked}
+    return evaluate(spec) if isinstance(spec, EvaluateSpec) else {}
+
+
+def train(config: RunConfig, updates: int) -> dict[str, int | None]:
+    training = config.training
+    return {
+        "updates": updates,
+        "completions": ceil(updates / training.updates_per_batch) * training.batch,
+        "at_once": training.batch,
+        "snapshots": ceil(updates / training.snapshot_every),
+    }
+
+
+def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[str, int | None]:
+    """Every prompt asked as often as allowed: what is passed, or solved early, takes less."""
+    prompts = prompts_met(config, steps[spec.guides[-1]] - steps[spec.rollback])
+    if spec.pool_only:
+        prompts = min(prompts, config.auto.control.pool.size)
+    guidance = spec.guidance
+    return {
+        "completions": len(spec.guides) * prompts * guidance.samples,
+        "at_once": max(min(guidance.chunk_prompts, prompts) * guidance.samples_per_round, 1),
+        "scored": prompts,
+    }
+
+
+def evaluate(spec: EvaluateSpec) -> dict[str, int | None]:
+    evaluation, number = spec.evaluation, len(spec.snapshots)
+    asked, further = held_out(spec.problems), benchmarks(spec.problems)
+    times = number if evaluation.benchmarks == "all" else 1
+    known = asked is not None and further is not None
+    rows = evaluation.samples * (number * asked + times * further) if known else None
+    return {"completions": rows, "at_once": evaluation.batch}
+
+
+def prompts_met(config: RunConfig, updates: int) -> int:
+    """Prompts that training meets in so many updates, at most."""
+    training, problems = config.training, config.problems
+    prompts = ceil(updates / training.updates_per_batch) * training.prompts_per_step
+    return min(prompts, problems.train) if isinstance(problems, ChainProblems) else prompts
+
+
+def held_out(problems: Problems) -> int | None:
+    """Held-out problems, at most; None where only reading the data would tell."""
+    if isinstance(problems, ChainProblems):
+        return problems.held_out
+    return problems.held_out_rows if problems.held_out is None else problems.held_out.limit
+
+
+def benchmarks(problems: Problems) -> int | None:
+    """Problems of further data sets, at most; None as above."""
+    limits = [source.limit for source in getattr(problems, "benchmarks", {}).values()]
+    return None if None in limits else sum(limits)

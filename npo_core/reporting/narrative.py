@@ -1,0 +1,154 @@
+"""What a run is, what it did, and how to do it again, in words."""
+
+from npo_core.config import Plateau
+from npo_core.reporting.compare import Comparison, crossed_at, first_crossing, flatten, rate
+from npo_core.reporting.intervals import shown
+from npo_core.reporting.roles import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU, REPLAY, SCOUT
+from npo_core.reporting.run_data import Rollback, RunData
+from npo_core.reporting.tables import Table, number
+
+KEY_SETTINGS = """
+    seed problems.kind problems.train.path problems.held_out.path problems.held_out_rows problems.difficulties
+    model.kind model.path training.steps training.prompts_per_step training.group_size training.updates_per_batch
+    training.learning_rate training.loss training.max_completion_tokens evaluation.samples
+""".split()
+BOOTSTRAP_SETTINGS = """
+    bootstrap.scout_steps bootstrap.ladder bootstrap.guided bootstrap.fresh_randomness
+""".split()
+GUIDED_SETTINGS = """
+    injection.tau_gate injection.importance_sampling injection.baseline guidance.samples guidance.keep
+    guidance.skip_passed
+""".split()
+
+
+def name_of(run: RunData) -> str:
+    """What a run is, in a few words."""
+    parts = []
+    if beginning(run) == AUTO_NPO:
+        parts.append("AutoNPO")
+    elif run.bootstrapped:
+        parts.append("NPO early" if run.config.bootstrap.guided else "replay without guidance")
+    if run.kind == PLATEAU:
+        parts.append("late" if parts else "NPO late")
+    control = bool(run.later) and not any(rollback.guided for rollback in run.later)
+    return (" + ".join(parts) or "GRPO") + (" without guide" if control else "")
+
+
+def what_ran(run: RunData) -> str:
+    """What happened, in words."""
+    end = run.steps_done if run.complete else run.config.training.steps
+    seed = f"Seed {run.config.seed}."
+    if run.kind == GRPO:
+        return f"Plain GRPO from the base model to step {end}. {seed}"
+    told = [bootstrap(run) if run.bootstrapped else "The run began as plain GRPO from the base model."]
+    if run.kind == AUTO_NPO:
+        told.append(watched(run))
+    told += [in_words(rollback) for rollback in run.later]
+    if any(rollback.guided for rollback in run.later):
+        told.append(f"In a guided replay {injection(run)}.")
+    return " ".join([*told, f"Otherwise it is plain GRPO, up to step {end}.", seed])
+
+
+def bootstrap(run: RunData) -> str:
+    plan = run.config.bootstrap
+    ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
+    if not plan.guided:
+        return f"{ran}; then the run started again from the base, without guidance: a control."
+    snapshots = "snapshot of step " if len(plan.guide_steps) == 1 else "snapshots of steps "
+    return (
+        f"{ran}. Its {snapshots}{', '.join(map(str, plan.guide_steps))} answered the prompts of that segment offline, "
+        f"and verified answers were cached. The run then started again from the base: up to step {plan.scout_steps} "
+        f"{injection(run)}."
+    )
+
+
+def injection(run: RunData) -> str:
+    return f"a group whose pass rate was below {run.config.injection.tau_gate:g} got the cached answer in its last slot"
+
+
+def watched(run: RunData) -> str:
+    """How often AutoNPO looked closer, and how often it acted."""
+    acted, asked = len(run.later), len(run.decisions)
+    return (
+        f"AutoNPO watched pass rate and entropy: {asked} decision{'' if asked == 1 else 's'}, "
+        f"{acted} intervention{'' if acted == 1 else 's'}."
+    )
+
+
+def in_words(rollback: Rollback) -> str:
+    """One intervention."""
+    back = f"went back from step {rollback.source} to step {rollback.step} (branch {rollback.branch})"
+    if not rollback.guided:
+        return f"It {back} and trained on without guidance: a control."
+    return f"It {back}, guided by verified answers of the policy of step {rollback.source}."
+
+
+def headline(run: RunData) -> str:
+    """The result in one sentence."""
+    done = f"{run.steps_done} of {run.config.training.steps} steps are done."
+    if not run.points:
+        return f"Nothing is evaluated yet; {done}"
+    last, target = run.points[-1], run.config.evaluation.target
+    crossing = first_crossing(run.points, target)
+    reached = f"it first reaches {target:g} {crossed_at(crossing)}" if crossing else f"it never reaches {target:g}"
+    sentence = (
+        f"Held-out pass rate **{shown(last.pass_rate, last.interval)}** (95 % interval) after step {last.step} "
+        f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
+        f"{reached}."
+    )
+    return sentence if run.complete else f"{sentence} The run is unfinished: {done}"
+
+
+def against(comparison: Comparison) -> list[str]:
+    """The comparison in one sentence."""
+    if not comparison.scores:
+        return ["The baseline, or this run, has no evaluated curve to compare yet."]
+    told = [f"{rate(row.difference, '+')} at {row.at}" for row in comparison.scores]
+    return [f"Against the baseline, with 95 % intervals: {'; '.join(told)}."]
+
+
+def settings_table(run: RunData) -> Table:
+    """The settings that say what was run, and all others that are not at their default."""
+    values = flatten(run.config.model_dump(mode="json"))
+    defaults = flatten(type(run.config)().model_dump(mode="json"))
+    wanted = KEY_SETTINGS + (BOOTSTRAP_SETTINGS if run.bootstrapped else [])
+    wanted += GUIDED_SETTINGS if run.kind != GRPO else []
+    wanted += [name for name in values if run.kind == AUTO_NPO and name.startswith("auto.")]
+    changed = [name for name in values if values[name] != defaults.get(name) and name not in wanted and name != "name"]
+    rows = [[f"`{name}`", show(values[name])] for name in [*wanted, *changed] if name in values]
+    return Table("Settings", ["setting", "value"], rows, "All settings are in config.json, explained by `npo config`.")
+
+
+def show(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
+    """The commands that make this report anew."""
+    words = ["WORKSPACE is the folder or URI that holds this report's folder."]
+    code = commands(run, "WORKSPACE", "NEW_WORKSPACE")
+    if baseline is not None:
+        words.append("BASELINE is the baseline's workspace.")
+        code += commands(baseline, "BASELINE", "NEW_BASELINE")
+        code.append("npo report NEW_WORKSPACE --baseline NEW_BASELINE")
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
+    made = f"\n\nMade with {versions}." if versions else ""
+    return ["## To reproduce", " ".join(words), "\n".join(["```", *code, "```"]) + made]
+
+
+def commands(run: RunData, old: str, new: str) -> list[str]:
+    """What was run: the flow that began it, and every plateau breakthrough on it."""
+    begin, config = f"--config {old}/config.json --workspace {new}", flatten(Plateau().model_dump(mode="json"))
+    plans = [d["thresholds"] for d in run.decisions if d["flow"] == PLATEAU and d["intervene"]]
+    given = [{name: flatten(plan)[name] for name in config if flatten(plan)[name] != config[name]} for plan in plans]
+    late = [" ".join(f"--set plateau.{name}={value}" for name, value in plan.items()) for plan in given]
+    tails = [f"npo run {PLATEAU} --workspace {new} {words}".rstrip() for words in late]
+    return [f"npo run {beginning(run)} {begin}", *tails]
+
+
+def beginning(run: RunData) -> str:
+    """The flow that trained before any plateau breakthrough."""
+    branches = {segment.branch for segment in run.segments}
+    if run.kind == AUTO_NPO or any(map(REPLAY.match, branches)):
+        return AUTO_NPO
+    return EARLY_BOOTSTRAP if SCOUT in branches else GRPO

@@ -1,0 +1,1 @@
+"""What gives evidence: runs, figures and pages behind docs/results.md, docs/signal.md and docs/triggers.md."""

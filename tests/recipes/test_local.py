@@ -1,0 +1,80 @@
+"""Recipes without Prefect: the same stages as with it, killed and started again, asked and answered."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from npo_core.control.records import Approval, Decisions
+from npo_core.errors import ApprovalNeeded, DamagedError
+from npo_core.names import RESULT_FILE
+from npo_core.recipes.local import run_local
+from npo_core.stages.launch import read_result
+from npo_core.stages.specs import BaseSpec
+from npo_core.stages.workspace import Workspace
+from tests.flows.conftest import ROOT, TINY, outcome, wait_for
+from tests.recipes.conftest import tiny
+
+NO_PREFECT = "import sys; sys.modules['prefect'] = None; from npo_core.cli.app import main; main()"
+
+
+def npo(*arguments: object) -> list[str]:
+    """The command where Prefect cannot be imported."""
+    return [sys.executable, "-c", NO_PREFECT, *map(str, arguments)]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    return file
+
+
+def test_killed_and_started_again_without_prefect_it_is_the_same_run(runs, home, config, tmp_path):
+    workspace = tmp_path / "killed"
+    command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace, "--local")
+    environment = {**os.environ, "NPO_HOME": str(home)}
+    for pattern in ("segments/*/mark-000004.json", "branches/replay.json"):
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_for(workspace, pattern, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    done = subprocess.run([*command, "--json"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "early-bootstrap" and "train replay to 24" in done.stderr
+    assert outcome(workspace) == outcome(runs["early-bootstrap"].uri)
+
+
+def test_without_prefect_a_run_says_how_to_do_without(config, tmp_path):
+    command = npo("run", "grpo", "--config", config, "--workspace", tmp_path / "run")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 64 and "add --local" in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_an_intervention_waits_for_its_answer(home, tmp_path):
+    config = tiny(auto__approval="ask", auto__max_interventions=1, auto__cooldown=24)
+    with pytest.raises(ApprovalNeeded, match="npo approve .* --accept"):
+        run_local("auto-npo", config, str(tmp_path / "run"))
+    workspace = Workspace(tmp_path / "run")
+    Decisions(workspace.store).add_approval(1, Approval(answer="decline"))
+    run_local("auto-npo", config, str(tmp_path / "run"))
+    assert [branch.name for branch in workspace.timeline.branches()] == ["main"]
+
+
+def test_a_result_of_another_shape_is_refused_by_name(runs, home):
+    workspace, config = runs["early-bootstrap"], runs["early-bootstrap"].config()
+    common = {"workspace": workspace.uri, "execution": config.execution, "problems": config.problems}
+    spec = BaseSpec(model=config.model, **common)
+    assert read_result(workspace, spec).result.snapshot
+    kept = workspace.store.read_json(f"{spec.folder}/{RESULT_FILE}")
+    try:
+        workspace.store.write_json(f"{spec.folder}/{RESULT_FILE}", kept | {"result": {"made": True}})
+        with pytest.raises(DamagedError, match=r"result\.json is no result of a stage base .*delete the folder"):
+            read_result(workspace, spec)
+    finally:
+        workspace.store.write_json(f"{spec.folder}/{RESULT_FILE}", kept)
