@@ -6,6 +6,7 @@ from typing import Literal
 from prefect import task
 
 from npo_core.evaluation.score import SnapshotScore
+from npo_core.reporting.intervals import of_score
 from npo_core.stages.launch import StageResult
 from npo_core.stages.results import EvaluateResult
 from npo_core.stages.specs import EvaluateSpec
@@ -37,9 +38,10 @@ def lines(scores: Sequence[SnapshotScore], parts: Literal["by_difficulty", "benc
     """Pass rates by step, and by difficulty or further data set."""
     names = list(getattr(scores[0], parts))
     head = [f"difficulty {name}" if parts == "by_difficulty" else name for name in names]
-    table = [["step", "pass rate", "± 1.96 s.e.", *head], ["---"] * (3 + len(names))]
+    table = [["step", "pass rate", "95 %", *head], ["---"] * (3 + len(names))]
     for score in scores:
         found = [getattr(part := getattr(score, parts)[name], "pass_rate", part) for name in names]
-        table.append([str(score.step), f"{score.pass_rate:.3f}", f"{1.96 * score.standard_error:.3f}"])
+        low, high = of_score(score.model_dump())
+        table.append([str(score.step), f"{score.pass_rate:.3f}", f"{low:.3f} to {high:.3f}"])
         table[-1] += [f"{rate:.3f}" for rate in found]
     return "\n".join("| " + " | ".join(row) + " |" for row in table)

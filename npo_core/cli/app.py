@@ -48,7 +48,10 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except NPOError as error:
-            Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            from npo_core.problems.values import visible  # a message may hold a piece of the data
+
+            sentence = f"Error: {visible(str(error))}"
+            Console(stderr=True).print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(command_code(error)) from None
         except Exception as error:
             if isinstance(error, typer.Exit | typer.Abort | BrokenPipeError) or hasattr(error, "show"):  # of the parser

@@ -58,7 +58,8 @@ def evaluate_data(config: "RunConfig") -> Data:
     with quiet_stdout():
         scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
     seconds = time.perf_counter() - started
-    return {"model": path, "name": config.name, "seconds": seconds, **scores.model_dump(mode="json")}
+    told = {"model": path, "name": config.name, "seconds": seconds, "max_completion_tokens": limit}
+    return told | scores.model_dump(mode="json")
 
 
 def usable_device(config: "RunConfig") -> str:

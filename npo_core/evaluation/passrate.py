@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from npo_core.engines import Engine
 from npo_core.errors import VerifierError
 from npo_core.evaluation.score import HeldOutScore, Score
-from npo_core.problems import Completion, Judge, Problem, ProblemSet
+from npo_core.problems import Completion, Judge, Outcome, Problem, ProblemSet
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -59,12 +59,14 @@ def score(
         standard_error=standard_error(rates),
         by_difficulty={level: mean(values) for level, values in sorted(graded.items())},
         by_difficulty_error={level: standard_error(values) for level, values in sorted(graded.items())},
+        by_difficulty_problems={level: len(values) for level, values in sorted(graded.items())},
         pass_at_k={k: mean(values) for k, values in at_k.items()},
         pass_at_k_error={k: standard_error(values) for k, values in at_k.items()},
         problems=len(rates),
         samples=samples,
         tokens=sum(len(c.token_ids) for completions in answers for c in completions),
         unfinished=sum(not c.finished for completions in answers for c in completions),
+        unparsable=sum(v.outcome is Outcome.UNPARSABLE for v in verdicts),
         unverified=sum(v.correct is None for v in verdicts),
     )
 

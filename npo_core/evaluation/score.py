@@ -12,12 +12,14 @@ class Score(Record):
     standard_error: float = Field(description="of that mean, over problems")
     by_difficulty: dict[int | str, float]
     by_difficulty_error: dict[int | str, float] = Field({}, description="standard error of each, over problems")
+    by_difficulty_problems: dict[int | str, int] = Field({}, description="how many of each")
     pass_at_k: dict[int, float] = Field(description="unbiased estimate for k = 1 .. samples")
     pass_at_k_error: dict[int, float] = Field({}, description="standard error of each, over problems")
     problems: int
     samples: int
     tokens: int = Field(description="generated")
     unfinished: int = Field(0, description="completions that did not end by themselves")
+    unparsable: int | None = Field(None, description="completions without an answer that the verifier can read")
     unverified: int = Field(0, description="completions whose verification failed; they count nowhere")
 
 

@@ -14,6 +14,7 @@ from npo_core.errors import ConfigError
 from npo_core.models.load import tokenizer_of
 from npo_core.problems import Problem
 from npo_core.problems.images import open_image
+from npo_core.problems.tokens import refuse_beyond
 
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")  # what a processor gives for every token
 
@@ -53,9 +54,11 @@ def read_prompts(processor: Any, problems: Sequence[Problem]) -> list[PromptInpu
 
     Raises:
         DataError: an image is gone, or has changed.
+        ConfigError: the tokenizer does not belong to the model.
     """
     if not any(problem.images for problem in problems):
         tokenized = tokenizer_of(processor)([problem.prompt for problem in problems])
+        refuse_beyond(tokenizer_of(processor), tokenized["input_ids"])
         return [PromptInputs(ids) for ids in tokenized["input_ids"]]
     distinct = {problem.id: problem for problem in problems}
     read = {id_: prompt_inputs(processor, p.prompt, list(map(open_image, p.images))) for id_, p in distinct.items()}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npo_core.errors import ConfigError
+from npo_core.problems.tokens import ROWS, refuse_beyond
 
 if TYPE_CHECKING:  # who only looks at problems need not wait for torch
     import torch
@@ -88,7 +89,8 @@ def fit_tokenizer(tokenizer: Any, rows: int, folder: Path | str) -> None:
     """Give a tokenizer without a pad token its end token for one.
 
     Raises:
-        ConfigError: it has neither, or a token beyond the `rows` of the model's embedding.
+        ConfigError: it has neither, or one of these beyond the `rows` of the model's embedding. Of a prompt's tokens
+            it is found out when prompts are read: a tokenizer may have more than its model, of which nothing is used.
     """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -97,13 +99,9 @@ def fit_tokenizer(tokenizer: Any, rows: int, folder: Path | str) -> None:
             f"The tokenizer of {folder} has neither a pad nor an end token, so no completion would end: set eos_token "
             "in its tokenizer_config.json."
         )
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if largest >= rows:
-        raise ConfigError(
-            f"The tokenizer of {folder} has the token {token!r} with id {largest}, and the model's embedding has "
-            f"{rows} rows: take the tokenizer that belongs to the model, or resize the embedding "
-            "(resize_token_embeddings) and save both."
-        )
+    setattr(tokenizer, ROWS, rows)
+    special = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    refuse_beyond(tokenizer, [[id_ for id_ in special if id_ is not None]])
 
 
 def tokenizer_of(processor: Any) -> Any:

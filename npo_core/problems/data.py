@@ -1,8 +1,7 @@
 """Problems from data: rows are read, split, rendered, measured, and checked before anything is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -15,6 +14,7 @@ from npo_core.problems.references import check_references
 from npo_core.problems.render import Renderer
 from npo_core.problems.rows import Row, read_rows, split_off
 from npo_core.problems.sources import open_source
+from npo_core.problems.tokens import token_lengths
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,6 @@ def image_tokens(images: Sequence[ImageRef], processor: Any) -> int:
     except ValueError as error:
         raise Unusable(f"the model's processor refuses an image ({error})") from None
     return sum(counted.num_image_tokens) - len(images)
-
-
-def token_lengths(prompts: Sequence[str], tokenizer: Any, batch: int = 1000) -> Iterator[int]:
-    """Tokens of each text, special ones included."""
-    rest = iter(prompts)
-    while texts := list(islice(rest, batch)):
-        yield from map(len, tokenizer(texts)["input_ids"])
 
 
 def without_template(settings: DataProblems) -> DataProblems:

@@ -45,7 +45,8 @@ class Renderer:
                 "problems.chat = never for prompts as plain text."
             )
         self.prefix = added_prefix(tokenizer) if tokenizer else []
-        self.special = special_pattern(tokenizer) if tokenizer else None
+        self.special = special_tokens(tokenizer) if tokenizer else []
+        self.starts = {token[:2] for token in self.special}  # few, and told apart from text faster than all of them
         self.checked = False
 
     def __call__(self, messages: list[Message], images: int = 0) -> str:
@@ -57,8 +58,10 @@ class Renderer:
 
     def special_tokens(self, messages: list[Message]) -> set[str]:
         """The special tokens that the text of a chat writes out: the model reads them as such, not as text."""
-        texts = [text for message in messages for text in texts_of(message["content"])] if self.special else []
-        return {token for text in texts for token in self.special.findall(text)}
+        text = "\n".join(text for message in messages for text in texts_of(message["content"]))
+        if not any(start in text for start in self.starts):
+            return set()
+        return {token for token in self.special if token in text}
 
     def text(self, messages: list[Message]) -> str:
         if self.settings.system_prompt:
@@ -105,10 +108,9 @@ def chat_model(tokenizer: Any, settings: DataProblems) -> str | None:
     return f"the problems are chats (columns.messages = {columns[0]})" if columns else None
 
 
-def special_pattern(tokenizer: Any) -> re.Pattern:
-    """Finds the tokenizer's special tokens in a text; of images they are counted elsewhere."""
-    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The tokenizer's special tokens as text writes them."""
+    return sorted(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def added_prefix(tokenizer: Any) -> list[int]:

@@ -147,7 +147,7 @@ def read_row(table: SourceRows, source: Source, index: int, values: dict | None,
 def further(values: dict, columns: Sequence[str]) -> dict[str, Any]:
     """The further columns as they can be kept in a file: what JSON does not know becomes text."""
     there = {name: None if missing(values.get(name)) else values[name] for name in columns}
-    return json.loads(json.dumps(there, default=str))
+    return json.loads(json.dumps(there, default=str)) if there else {}
 
 
 def question(source: Source, values: dict) -> str:

@@ -1,18 +1,16 @@
 """Open a source: JSON Lines, Parquet, a folder of `save_to_disk`, or a data set of a hub."""
 
 import errno
-import json
-import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from npo_core.config import Source
 from npo_core.errors import ConfigError, DataError, StorageError
+from npo_core.problems.json_rows import read_json
+from npo_core.problems.parquet_types import common_types
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BATCH = 256  # rows in memory at once while a data set is read
@@ -84,58 +82,9 @@ def open_source(source: Source) -> SourceRows:
 
 
 def jsonl(source: Source) -> SourceRows:
-    """JSON Lines, or one JSON array of objects, with or without a byte-order mark."""
-    try:
-        with open(source.path, encoding="utf-8-sig") as file:
-            rows = as_array(file)
-            rows = list(map(as_object, lines(file, source.limit))) if rows is None else rows[: source.limit]
-    except OSError as error:
-        raise DataError(f"{source.path} cannot be read ({error.strerror}): check the path.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source.path} is not UTF-8 text ({error}): convert it.") from None
-    if rows and not any(rows) and isinstance(one := whole(source.path), dict):
-        raise DataError(
-            f"{source.path} is one JSON object ({', '.join(map(repr, one))}): write an array of objects, or one a line."
-        )
+    rows = read_json(source.path, source.limit)
     columns = dict.fromkeys(name for row in rows if row for name in row)
     return SourceRows(source.path, Path(source.path).absolute().parent, list(columns), rows)
-
-
-def lines(file: TextIO, limit: int | None) -> Iterator[str]:
-    """The lines of a file, the first `limit`, but for empty ones at its end."""
-    empty = 0
-    for line in islice(file, limit):
-        if line.strip():
-            yield from [""] * empty
-            yield line
-        empty = 0 if line.strip() else empty + 1
-
-
-def whole(path: str) -> Any:
-    """What a file is as one JSON value; None where it is none."""
-    with suppress(ValueError):
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    return None
-
-
-def as_array(file: TextIO) -> list[dict | None] | None:
-    """The objects of a file that is one array; None, from its start again, where it is none."""
-    start = file.tell()
-    begins = next((line for line in file if line.strip()), "").lstrip().startswith("[")
-    file.seek(start)
-    if begins:
-        with suppress(ValueError):
-            return [row if isinstance(row, dict) else None for row in json.load(file)]
-        file.seek(start)
-    return None
-
-
-def as_object(line: str) -> dict | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def parquet(source: Source) -> SourceRows:
@@ -154,42 +103,6 @@ def parquet(source: Source) -> SourceRows:
     except Exception as error:  # datasets wraps what pyarrow and the file system raise in kinds of its own
         raise unreadable(error, f"{source.path} cannot be read as Parquet ({reason(error)}): check the path.") from None
     return of_dataset(source, source.path, folder, rows)
-
-
-def common_types(files: list[str], source: Source) -> dict[str, Any]:
-    """What `from_parquet` is told where files have other columns or types than the first, as one null in it.
-
-    Raises:
-        DataError: a declared column has types that go together in no way; one that is not declared is left out.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import Features
-
-    schemas = {os.path.relpath(file, source.path): pq.read_schema(file) for file in files}
-    if all(schema.equals(next(iter(schemas.values()))) for schema in schemas.values()):
-        return {}
-    names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
-    fields = {name: common_field(name, schemas) for name in names}
-    if odd := [name for name, field in fields.items() if field is None]:  # then one that a file lacks cannot be read
-        fields = {n: f for n, f in fields.items() if f is not None and all(n in s.names for s in schemas.values())}
-    for name in source.columns.declared:
-        if name in names and name not in fields:
-            each = ", ".join(f"{s.field(name).type if name in s.names else 'not'} in {f}" for f, s in schemas.items())
-            raise DataError(f"{source.path}: column {name!r} is {each}: write it as one type in every file.")
-    features = Features.from_arrow_schema(pa.schema([*fields.values()]))
-    return {"features": features, "columns": [*fields] if odd else None}
-
-
-def common_field(name: str, schemas: dict[str, Any]) -> Any:
-    """A column's field in a type that all files' values have; None where there is none."""
-    import pyarrow as pa
-
-    found = [pa.schema([schema.field(name)]) for schema in schemas.values() if name in schema.names]
-    try:
-        return pa.unify_schemas(found, promote_options="permissive").field(name)
-    except pa.ArrowException:
-        return None
 
 
 def saved(source: Source) -> SourceRows:

@@ -27,6 +27,7 @@ class Progress:
 def describe(event: dict[str, Any]) -> str:
     """The figures of an event in few words."""
     names = {"reward": "reward", "pass_rate": "pass rate", "entropy": "entropy", "groups_injected": "injected"}
+    names |= {"cut_off": "cut off"} if event.get("cut_off") else {}
     return "  ".join(f"{word} {event[name]:.2f}" for name, word in names.items() if event.get(name) is not None)
 
 

@@ -1,14 +1,16 @@
 """One run against another: when each first reaches a pass rate, and what each reaches at equal cost."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from npo_core.errors import DataError
+from npo_core.reporting.intervals import LABEL, Interval, difference, shown
 from npo_core.reporting.roles import AUTO_NPO, GRPO
 from npo_core.reporting.run_data import CurvePoint, RunData
-from npo_core.reporting.tables import Table, number, plus_minus
+from npo_core.reporting.tables import Table, number
 
+INTERPOLATED = "≈ "  # before a figure that lies between two evaluated snapshots
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 AXES = ("step", "updates_total", "tokens_total")
 METHOD_SETTINGS = {"injection", "guidance", "bootstrap", "auto"}
@@ -22,6 +24,21 @@ class Crossing:
     step: float
     updates_total: float
     tokens_total: float
+    after: int  # step of the evaluated snapshot before it, which is below the level; `before` where there is none
+    before: int  # step of the evaluated snapshot that has reached it
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is an evaluated snapshot itself, and nothing is interpolated."""
+        return self.step == self.before
+
+
+class Value(NamedTuple):
+    """A pass rate on a curve, with its 95 % interval."""
+
+    pass_rate: float
+    interval: Interval
+    measured: bool  # at an evaluated snapshot; else interpolated
 
 
 @dataclass(frozen=True)
@@ -36,21 +53,16 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Both pass rates at one value of an axis, and their difference with the standard error of independent samples."""
+    """Both pass rates at one value of an axis, and their difference as of independent samples."""
 
     at: str
-    run: float
-    run_error: float
-    baseline: float
-    baseline_error: float
+    run: Value
+    baseline: Value
 
     @property
-    def difference(self) -> float:
-        return self.run - self.baseline
-
-    @property
-    def difference_error(self) -> float:
-        return math.hypot(self.run_error, self.baseline_error)
+    def difference(self) -> Value:
+        (a, of_a, here), (b, of_b, there) = self.run, self.baseline
+        return Value(a - b, difference(a, of_a, b, of_b), here and there)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,8 @@ def first_crossing(points: Sequence[CurvePoint], target: float) -> Crossing | No
     for point in points:
         if point.pass_rate >= target:
             share = 1.0 if before is None else (target - before.pass_rate) / (point.pass_rate - before.pass_rate)
-            return Crossing(*(between(before or point, point, share, axis) for axis in AXES))
+            found = (between(before or point, point, share, axis) for axis in AXES)
+            return Crossing(*found, (before or point).step, point.step)
         before = point
     return None
 
@@ -76,13 +89,15 @@ def between(a: CurvePoint, b: CurvePoint, share: float, name: str) -> float:
     return getattr(a, name) + share * (getattr(b, name) - getattr(a, name))
 
 
-def value_at(points: Sequence[CurvePoint], axis: str, at: float) -> tuple[float, float] | None:
-    """Pass rate and standard error at a value of an axis, interpolated; None outside the curve."""
+def value_at(points: Sequence[CurvePoint], axis: str, at: float) -> Value | None:
+    """The pass rate at a value of an axis, interpolated between snapshots; None outside the curve."""
     for a, b in zip(points, points[1:], strict=False):
         low, high = getattr(a, axis), getattr(b, axis)
         if low <= at <= high and high > low:
             share = (at - low) / (high - low)
-            return between(a, b, share, "pass_rate"), between(a, b, share, "standard_error")
+            ends = zip(a.interval, b.interval, strict=True)
+            interval = Interval(*(x + share * (y - x) for x, y in ends))
+            return Value(between(a, b, share, "pass_rate"), interval, share in (0.0, 1.0))
     return None
 
 
@@ -142,7 +157,7 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
         at = min(getattr(run.points[-1], axis), getattr(baseline.points[-1], axis))
         ours, theirs = value_at(run.points, axis, at), value_at(baseline.points, axis, at)
         if ours and theirs:
-            rows.append(ScoreRow(words.format(at), *ours, *theirs))
+            rows.append(ScoreRow(words.format(at), ours, theirs))
     return rows
 
 
@@ -181,8 +196,9 @@ def levels_table(comparison: Comparison) -> Table:
     """What it took both to reach pass rates."""
     header = ["pass rate", "steps", "baseline", "all updates", "baseline", "ratio", "all tokens", "baseline", "ratio"]
     note = (
-        "First crossing, interpolated between evaluated snapshots. All updates and generated tokens count abandoned "
-        "branches, probes and guidance; a ratio above 1 means that the baseline needed more."
+        f"First crossing; {INTERPOLATED} marks what is interpolated between evaluated snapshots. All updates and "
+        "generated tokens count abandoned branches, probes and guidance; a ratio above 1 means that the baseline "
+        "needed more."
     )
     return Table("To reach a pass rate", header, [level_cells(row) for row in comparison.levels], note)
 
@@ -192,26 +208,38 @@ def level_cells(row: LevelRow) -> list[str]:
     for axis in AXES:
         cells += [crossed(row.run, axis), crossed(row.baseline, axis)]
         if axis != "step":
-            cells.append(number(row.ratios[axis], 2))
+            measured = all(crossing is None or crossing.measured for crossing in (row.run, row.baseline))
+            mark = "" if measured or row.ratios[axis] is None else INTERPOLATED
+            cells.append(mark + number(row.ratios[axis], 2))
     return cells
 
 
 def crossed(crossing: Crossing | None, axis: str) -> str:
-    return "not reached" if crossing is None else number(getattr(crossing, axis))
+    """Where a level is first reached."""
+    if crossing is None:
+        return "not reached"
+    return ("" if crossing.measured else INTERPOLATED) + number(getattr(crossing, axis))
+
+
+def crossed_at(crossing: Crossing | None) -> str:
+    """At which step a level is first reached, as far as snapshots were evaluated."""
+    if crossing is None:
+        return "not reached"
+    if crossing.measured:
+        return f"at step {crossing.before}"
+    return f"between steps {crossing.after} and {crossing.before} (about {crossing.step:.0f})"
+
+
+def rate(value: Value, sign: str = "") -> str:
+    """A pass rate, or a difference of two, with its interval; marked where it is interpolated."""
+    return shown(value.pass_rate, value.interval, sign, "" if value.measured else INTERPOLATED)
 
 
 def scores_table(comparison: Comparison) -> Table:
     """Pass rates of both at the same step, updates and tokens."""
-    rows = [
-        [
-            row.at,
-            plus_minus(row.run, row.run_error),
-            plus_minus(row.baseline, row.baseline_error),
-            plus_minus(row.difference, row.difference_error, "+"),
-        ]
-        for row in comparison.scores
-    ]
+    rows = [[row.at, rate(row.run), rate(row.baseline), rate(row.difference, "+")] for row in comparison.scores]
     note = (
-        "± is one standard error over the held-out problems, not over seeds: one pair of runs shows no more than that."
+        f"{LABEL}, not over seeds: one pair of runs shows no more than that. {INTERPOLATED} marks what is interpolated "
+        "between evaluated snapshots."
     )
     return Table("Held-out pass rate at equal cost", ["at", "this run", "baseline", "difference"], rows, note)

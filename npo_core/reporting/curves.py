@@ -85,9 +85,7 @@ def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name
     if not points:
         return
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
-    margin = [1.96 * point.standard_error for point in points]
-    low = [max(0.0, a - b) for a, b in zip(y, margin, strict=True)]  # a share has no values beyond
-    high = [min(1.0, a + b) for a, b in zip(y, margin, strict=True)]
+    low, high = zip(*(point.interval for point in points), strict=True)
     ax.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
     ax.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=2, label=name, gid=CURVE, zorder=height(colour))
 

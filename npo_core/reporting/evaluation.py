@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from npo_core.reporting.completions import hints, share
+from npo_core.reporting.intervals import LABEL, of_score, shown, wilson
 from npo_core.reporting.run_data import RunData
-from npo_core.reporting.tables import NONE, Table, number, plus_minus
+from npo_core.reporting.tables import NONE, Table, number
 
-Record = Mapping[str, Any]  # what `npo_core.evaluation.passrate.evaluate` gives; older ones lack some errors
-WIDTH = 1.96  # standard errors on either side of an interval of 95 %
+Record = Mapping[str, Any]  # what `npo_core.evaluation.passrate.evaluate` gives; older ones lack some figures
 
 
 def evaluations_table(run: RunData) -> Table:
@@ -21,6 +22,8 @@ def evaluations_table(run: RunData) -> Table:
         "pass rate",
         f"pass@{k}",
         *(f"difficulty {level}" for level in levels),
+        "cut off",
+        "no answer",
     ]
     steps = [point.step for point in run.points]
     rows = [
@@ -28,18 +31,36 @@ def evaluations_table(run: RunData) -> Table:
             number(point.step) + (", after the rollback" if point.step == before else ""),
             number(point.updates_total),
             number(point.tokens_total),
-            plus_minus(point.pass_rate, point.standard_error),
+            shown(point.pass_rate, point.interval),
             value(score, "pass_at_k", str(k)),
             *(value(score, "by_difficulty", level) for level in levels),
+            share(cut_off(score)),
+            share(no_answer(score)),
         ]
         for before, point, score in zip([None, *steps], run.points, run.evaluations, strict=False)
     ]
-    note = "± is one standard error over problems." + (
-        " Totals include abandoned branches, probes and guidance, as far as they were paid before."
-        if run.spent.tokens
-        else ""
-    )
-    return Table("Evaluation", header, rows, note)
+    notes = [f"{LABEL}. Answers that were cut off are wrong."]
+    if run.spent.tokens:
+        notes.append("Totals include abandoned branches, probes and guidance, as far as they were paid before.")
+    if run.evaluations:
+        newest = run.evaluations[-1]
+        notes += hints(cut_off(newest), no_answer(newest), run.config.training.max_completion_tokens)
+    return Table("Evaluation", header, rows, " ".join(notes))
+
+
+def cut_off(score: Record) -> float | None:
+    """Share of answers that did not end by themselves; None where nobody kept it."""
+    return part_of(score, "unfinished")
+
+
+def no_answer(score: Record) -> float | None:
+    """Share of answers without a final answer that the verifier can read; None where nobody kept it."""
+    return part_of(score, "unparsable")
+
+
+def part_of(score: Record, name: str) -> float | None:
+    asked = score.get("problems", 0) * score.get("samples", 0)
+    return score[name] / asked if score.get(name) is not None and asked else None
 
 
 def benchmarks_table(run: RunData) -> Table | None:
@@ -52,33 +73,31 @@ def benchmarks_table(run: RunData) -> Table | None:
         for score in run.evaluations
         if score.get("benchmarks")
     ]
-    note = "± is one standard error over problems. The mean counts every data set alike."
-    return Table("Benchmarks", ["step", *names, "mean"], rows, note)
+    return Table("Benchmarks", ["step", *names, "mean"], rows, f"{LABEL}. The mean counts every data set alike.")
 
 
 def benchmark_cells(scores: Mapping[str, Record], names: list[str]) -> list[str]:
     rates = [scores[name]["pass_rate"] for name in names]
-    cells = [plus_minus(scores[name]["pass_rate"], scores[name]["standard_error"]) for name in names]
+    cells = [pass_rate(scores[name]) for name in names]
     return [*cells, number(sum(rates) / len(rates), 3)]
 
 
-def score_table(name: str, score: Record) -> Table:
-    """One model's score on the held-out problems `name`, with intervals, and what it took."""
+def score_table(name: str, score: Record, limit: int | None = None) -> Table:
+    """One model's score on the held-out problems `name`, with intervals, and what it took; `limit`: tokens allowed."""
     k = most_samples(score)
-    number_of = score["problems"]
-    rows = [[f"pass@1 (avg@{k})", interval(score["pass_rate"], score["standard_error"], number_of)]]
-    for text, rate in score["pass_at_k"].items():
-        if text != "1":
-            rows.append([f"pass@{text}", interval(rate, score["pass_at_k_error"][text], number_of)])
+    rows = [[f"pass@1 (avg@{k})", pass_rate(score)]]
+    rows += [[f"pass@{text}", value(score, "pass_at_k", text)] for text in score["pass_at_k"] if text != "1"]
     rows += [[f"pass@1, {level}", rate] for level, rate in graded(score)]
     counts = [("problems", "problems"), ("samples a problem", "samples"), ("generated tokens", "tokens")]
-    counts += [("answers cut off", "unfinished"), ("answers without a verdict", "unverified"), ("seconds", "seconds")]
+    counts += [("answers without a verdict", "unverified"), ("seconds", "seconds")]
     rows += [[words, number(score[count])] for words, count in counts if count in score]
-    note = (
-        f"± is {WIDTH} standard errors over problems. pass@1 is the mean over all samples; pass@k is the unbiased "
-        "estimate from them. Sampled at temperature 1."
-    )
-    return Table(name, ["", "value"], rows, note)
+    rows += [["answers cut off", share(cut_off(score))], ["answers without a final answer", share(no_answer(score))]]
+    notes = [
+        f"{LABEL}. pass@1 is the mean over all samples; pass@k is the unbiased estimate from them. Sampled at "
+        "temperature 1; answers that were cut off are wrong.",
+        *hints(cut_off(score), no_answer(score), limit),
+    ]
+    return Table(name, ["", "value"], rows, " ".join(notes))
 
 
 def data_sets_table(score: Record) -> Table | None:
@@ -92,13 +111,9 @@ def data_sets_table(score: Record) -> Table | None:
         [
             name,
             number(part["problems"]),
-            interval(part["pass_rate"], part["standard_error"], part["problems"]),
-            *(
-                [interval(part["pass_at_k"][str(k)], part["pass_at_k_error"][str(k)], part["problems"])]
-                if k > 1
-                else []
-            ),
-            number(part["unfinished"]),
+            pass_rate(part),
+            *([value(part, "pass_at_k", str(k))] if k > 1 else []),
+            share(cut_off(part)),
         ]
         for name, part in found.items()
     ]
@@ -109,7 +124,7 @@ def data_sets_table(score: Record) -> Table | None:
     ]
     mean = sum(part["pass_rate"] for part in found.values()) / len(found)
     rows.append(["mean of data sets", NONE, number(mean, 3), *[NONE] * (len(header) - 3)])
-    return Table("Benchmarks", header, rows)
+    return Table("Benchmarks", header, rows, f"{LABEL}.")
 
 
 def most_samples(score: Record) -> int:
@@ -117,24 +132,25 @@ def most_samples(score: Record) -> int:
     return max((int(k) for k in score.get("pass_at_k", {})), default=1)
 
 
+def pass_rate(score: Record) -> str:
+    return shown(score["pass_rate"], of_score(score))
+
+
 def value(score: Record, name: str, key: str) -> str:
-    """A figure of a score under a key, with its standard error where that was kept."""
+    """A figure of a score under a key, with its interval where what that needs was kept."""
     rate, error = (score.get(kind, {}).get(key) for kind in (name, f"{name}_error"))
-    return number(rate, 3) if error is None else plus_minus(rate, error)
+    if error is None:
+        return number(rate, 3)
+    samples = score.get("samples", 1)
+    if name == "pass_at_k":  # k samples are one try
+        return shown(rate, wilson(rate, error, score.get("problems", 0), max(1, samples // int(key))))
+    return shown(rate, wilson(rate, error, score.get("by_difficulty_problems", {}).get(key, 0), samples))
 
 
 def graded(score: Record) -> list[tuple[str, str]]:
     """pass@1 of each difficulty, where there are several."""
-    rates, errors = score["by_difficulty"], score["by_difficulty_error"]
-    return [(f"difficulty {at}", interval(r, errors[at])) for at, r in rates.items()] if len(rates) > 1 else []
-
-
-def interval(rate: float, error: float, problems: int = 0) -> str:
-    """A rate with 95 %; where all of `problems` were alike, the bound of Clopper and Pearson, which needs no spread."""
-    if error > 0 or problems < 1 or rate not in (0.0, 1.0):
-        return plus_minus(rate, WIDTH * error)
-    bound = 1 - 0.025 ** (1 / problems)
-    return f"{rate:.3f} (at most {bound:.3f})" if rate == 0 else f"{rate:.3f} (at least {1 - bound:.3f})"
+    levels = score["by_difficulty"]
+    return [(f"difficulty {at}", value(score, "by_difficulty", at)) for at in levels] if len(levels) > 1 else []
 
 
 def natural(text: str) -> tuple[int, str]:

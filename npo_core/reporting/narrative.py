@@ -1,10 +1,11 @@
 """What a run is, what it did, and how to do it again, in words."""
 
 from npo_core.config import Plateau
-from npo_core.reporting.compare import Comparison, first_crossing, flatten
+from npo_core.reporting.compare import Comparison, crossed_at, first_crossing, flatten, rate
+from npo_core.reporting.intervals import shown
 from npo_core.reporting.roles import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU, REPLAY, SCOUT
 from npo_core.reporting.run_data import Rollback, RunData
-from npo_core.reporting.tables import Table, number, plus_minus
+from npo_core.reporting.tables import Table, number
 
 KEY_SETTINGS = """
     seed problems.kind problems.train.path problems.held_out.path problems.held_out_rows problems.difficulties
@@ -89,9 +90,9 @@ def headline(run: RunData) -> str:
         return f"Nothing is evaluated yet; {done}"
     last, target = run.points[-1], run.config.evaluation.target
     crossing = first_crossing(run.points, target)
-    reached = f"it first reaches {target:g} at step {crossing.step:.0f}" if crossing else f"it never reaches {target:g}"
+    reached = f"it first reaches {target:g} {crossed_at(crossing)}" if crossing else f"it never reaches {target:g}"
     sentence = (
-        f"Held-out pass rate **{plus_minus(last.pass_rate, last.standard_error)}** after step {last.step} "
+        f"Held-out pass rate **{shown(last.pass_rate, last.interval)}** (95 % interval) after step {last.step} "
         f"({number(last.updates_total)} updates and {number(last.tokens_total)} generated tokens in all); "
         f"{reached}."
     )
@@ -102,8 +103,8 @@ def against(comparison: Comparison) -> list[str]:
     """The comparison in one sentence."""
     if not comparison.scores:
         return ["The baseline, or this run, has no evaluated curve to compare yet."]
-    told = [f"{plus_minus(row.difference, row.difference_error, '+')} at {row.at}" for row in comparison.scores]
-    return [f"Against the baseline: {'; '.join(told)}."]
+    told = [f"{rate(row.difference, '+')} at {row.at}" for row in comparison.scores]
+    return [f"Against the baseline, with 95 % intervals: {'; '.join(told)}."]
 
 
 def settings_table(run: RunData) -> Table:

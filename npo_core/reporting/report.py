@@ -8,15 +8,18 @@ from npo_core.reporting.compare import (
     Crossing,
     LevelRow,
     ScoreRow,
+    Value,
     compare,
-    crossed,
+    crossed_at,
     first_crossing,
     levels_table,
     scores_table,
 )
+from npo_core.reporting.completions import completions_table
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.curves import curves
 from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
+from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
 from npo_core.reporting.narrative import against, headline, name_of, reproduce, settings_table, what_ran
 from npo_core.reporting.plots import training
 from npo_core.reporting.records import Workspace
@@ -30,7 +33,6 @@ from npo_core.reporting.tables import (
     guidance_table,
     markdown,
     number,
-    plus_minus,
     problems_table,
 )
 from npo_core.timeline import json_bytes
@@ -98,7 +100,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
 
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
     scores = [
-        {**asdict(row), "difference": row.difference, "difference_error": row.difference_error}
+        {"at": row.at} | {name: getattr(row, name)._asdict() for name in ("run", "baseline", "difference")}
         for row in comparison.scores
     ]
     return {
@@ -123,6 +125,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *([TRAINING_NOTE] if run.rollbacks else []),
         *(section(groups_table(run)) if run.segments else ["No step has been committed yet."]),
+        *(section(told) if (told := completions_table(run)) else []),
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
@@ -149,7 +152,7 @@ def beside(comparison: Comparison) -> list[str]:
 
 
 CURVES_NOTE = (
-    "Bands are ±1.96 standard errors over the held-out problems. All updates and tokens count everything spent up to a "
+    "Bands are 95 % intervals over the held-out problems. All updates and tokens count everything spent up to a "
     "snapshot: training, that of abandoned branches too, probes, and the generation of guidance; evaluations are left "
     "out. Where the run was rolled back, its curve stands still while the abandoned training is paid."
 )
@@ -168,8 +171,8 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
             LevelRow(row["target"], crossing(row["run"]), crossing(row["baseline"]), row["ratios"])
             for row in figures["comparison"]["levels"]
         ]
-        names = ("at", "run", "run_error", "baseline", "baseline_error")
-        scores = [ScoreRow(*(row[name] for name in names)) for row in figures["comparison"]["scores"]]
+        rows = figures["comparison"]["scores"]
+        scores = [ScoreRow(row["at"], value(row["run"]), value(row["baseline"])) for row in rows]
         comparison = Comparison(levels, scores, figures["comparison"]["differing_settings"])
         tables += [scores_table(comparison), levels_table(comparison)]
     if figures["decisions"]:
@@ -181,17 +184,20 @@ def crossing(values: dict[str, float] | None) -> Crossing | None:
     return None if values is None else Crossing(**values)
 
 
+def value(values: dict[str, Any]) -> Value:
+    return Value(values["pass_rate"], Interval(*values["interval"]), values["measured"])
+
+
 def result_table(figures: dict[str, Any]) -> Table:
     """The run in a few figures."""
     final, target = figures["final"], figures["target"]
-    score = plus_minus(final["pass_rate"], final["standard_error"]) if final else "not evaluated yet"
-    reached = crossing(target["reached"])
+    score = shown(final["pass_rate"], of_score(final)) if final else "not evaluated yet"
     rows = [
         ["held-out pass rate", score],
         ["after step", number(final["step"]) if final else NONE],
         ["steps done", number(figures["steps_done"])],
-        [f"step that first reaches {target['pass_rate']:g}", crossed(reached, "step")],
+        [f"first reaches {target['pass_rate']:g}", crossed_at(crossing(target["reached"]))],
         ["updates in all", number(figures["updates_total"])],
         ["generated tokens in all", number(figures["tokens_total"])],
     ]
-    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows)
+    return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows, f"{LABEL}.")

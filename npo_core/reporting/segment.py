@@ -25,6 +25,7 @@ ROWS = {
     "guide_kl": "KL(guide || policy), nats a token",
     "grad_norm": "gradient norm",
     "completion_length": "completion length, tokens",
+    "cut_off": "share of completions cut off",
 }
 UNVERIFIED = {"verified_unparsable": "unparsable", "verified_timeout": "timed out", "verified_crash": "crashed"}
 

@@ -37,10 +37,6 @@ def number(value: float | None, digits: int = 0) -> str:
     return NONE if value is None else f"{value:z,.{digits}f}"
 
 
-def plus_minus(value: float, error: float, sign: str = "") -> str:
-    return f"{value:{sign}.3f} ± {error:.3f}"
-
-
 def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -> Table:
     """Seconds, tokens and updates of every stage, with the sum of what comparisons count."""
     rows = [[cost.label, *cost_cells([cost]), "yes" if cost.counted else "no"] for cost in costs]

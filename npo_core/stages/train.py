@@ -115,7 +115,7 @@ def make_recorder(
     from npo_core.training.recorder import SegmentRecorder
 
     def show(row: dict[str, Any]) -> None:
-        figures = {name: row[name] for name in ("step", "reward", "pass_rate", "entropy", "groups_injected")}
+        figures = {name: row[name] for name in ("step", "reward", "pass_rate", "entropy", "groups_injected", "cut_off")}
         context.progress(row["step"] - start.step, spec.until - start.step, **figures)
 
     tokens = math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks)

@@ -40,6 +40,7 @@ STEP_SCHEMA = pa.schema(
         ("clip_high", pa.float64()),
         ("tokens_generated", pa.float64()),  # by the policy, completions only
         ("completion_length", pa.float64()),  # mean, tokens
+        ("cut_off", pa.float64()),  # share of the policy's completions that did not end by themselves
         ("seconds_generate", pa.float64()),
         ("seconds_verify", pa.float64()),
         ("seconds_update", pa.float64()),  # forward, backward and bookkeeping

@@ -23,6 +23,7 @@ LOGGED_AS = {
     "clip_low": "clip_ratio/low_mean",
     "clip_high": "clip_ratio/high_mean",
     "completion_length": "completions/mean_length",
+    "cut_off": "completions/clipped_ratio",
     "seconds_generate": "seconds/generate",
     "seconds_verify": "seconds/verify",
     **{f"verified_{outcome}": f"verified/{outcome}" for outcome in ("unparsable", "timeout", "crash")},

@@ -17,7 +17,7 @@ def test_a_snapshot_gets_the_scores_that_its_run_gave_it(auto, config, environme
     assert f"{recorded['problems']} problems, {recorded['samples']} times each" in done.stderr
 
     shown = finish(npo("evaluate", snapshot, "--data", config, "--set", "evaluation.samples=3"), environment).stdout
-    assert "pass@3" in shown and "±" in shown and "Held-out problems of" in shown
+    assert "pass@3" in shown and "95 % intervals" in shown and "Held-out problems of" in shown
 
 
 def test_what_is_no_model_is_refused(config, environment, tmp_path):

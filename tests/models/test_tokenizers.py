@@ -26,6 +26,16 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+def asking(question: str):
+    """Makes rows that ask a question with a number in it."""
+
+    def rows(folder):
+        folder.mkdir(exist_ok=True)
+        return [{"question": question.format(n), "answer": "x"} for n in range(12)]
+
+    return rows
+
+
 def change(folder, **fields):
     """Other fields in the tokenizer's configuration; None takes one away."""
     file = folder / "tokenizer_config.json"
@@ -54,7 +64,7 @@ def test_without_a_pad_token_the_end_token_pads(folder):
 
 def test_a_run_without_a_pad_token(folder, tmp_path):
     change(folder, pad_token=None)
-    run = Run(tmp_path, folder, rows=lambda _: [{"question": f"{n}?", "answer": "x"} for n in range(12)])
+    run = Run(tmp_path, folder, rows=asking("{}?"))
     base = run.base()
     scout = run.train("scout", base)
     assert run.guide(scout, base)["rows"] > 0
@@ -68,15 +78,23 @@ def test_neither_pad_nor_end_token(folder):
 
 
 def test_a_tokenizer_that_is_larger_than_the_embedding(folder, tmp_path):
+    """Only what is used need be there: Gemma 3's tokenizer has a token of images more than its text model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = len(tokenizer)
     tokenizer.add_tokens(["<extra>"])
     tokenizer.save_pretrained(folder)
-    words = f"'<extra>' with id {rows}, and the model's embedding has {rows} rows: take the tokenizer"
-    run = Run(tmp_path, folder, rows=lambda _: [{"question": f"{n}?", "answer": "x"} for n in range(12)])
-    for attempt in (lambda: load_processor(folder), lambda: TransformersEngine(folder), run.base):
+    words = f"writes '<extra>' as id {rows}, and the model's embedding has {rows} rows: take the tokenizer"
+    Run(tmp_path / "fine", folder, rows=asking("{}?")).base()
+    with pytest.raises(ConfigError, match=words):
+        Run(tmp_path / "run", folder, rows=asking("<extra> {}?")).base()
+    engine = TransformersEngine(folder)
+    asked = [Problem("0" * 16, "What is <extra>?", "2", 0)]
+    for ask in (lambda: engine.generate(asked, samples=1, max_tokens=2, seed=1), lambda: engine.score(asked, [[1]])):
         with pytest.raises(ConfigError, match=words):
-            attempt()
+            ask()
+    change(folder, pad_token="<extra>")
+    with pytest.raises(ConfigError, match=words):
+        load_processor(folder)
 
 
 def test_seeds_of_any_size(folder, tmp_path):
@@ -101,6 +119,6 @@ def trained(run, seed: int):
 
 
 def test_a_run_with_a_large_seed(folder, tmp_path):
-    run = Run(tmp_path, folder, rows=lambda _: [{"question": f"{n}?", "answer": "x"} for n in range(12)])
+    run = Run(tmp_path, folder, rows=asking("{}?"))
     first, second = (trained(run, seed) for seed in (2**32, 2**32 + 1))
     assert first[2] != second[2]

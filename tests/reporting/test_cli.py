@@ -214,6 +214,17 @@ def test_errors_that_nobody_foresaw_have_a_code_of_their_own(monkeypatch, error,
     )
 
 
+def test_an_error_sends_no_control_characters_to_the_terminal(monkeypatch):
+    """A message may hold a piece of somebody's data."""
+
+    def prove_replay(*args, **kwargs):
+        raise ConfigError("row 1 (\x1b[2Jq\u202e1):\n  is empty")
+
+    monkeypatch.setitem(sys.modules, "npo_core.stages.prove", types.SimpleNamespace(prove_replay=prove_replay))
+    result = runner.invoke(app, ["prove-replay", "/w"])
+    assert result.exit_code == 64 and result.stderr.strip() == "Error: row 1 (\\x1b[2Jq\\u202e1):\n  is empty"
+
+
 def test_help_teaches():
     text = runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
     assert text.index("Run") < text.index("Look") < text.index("Prove") < text.index("Exit codes")

@@ -13,7 +13,16 @@ from small_runs import (
 )
 
 from npo_core.errors import DamagedError, DataError
-from npo_core.reporting.compare import Crossing, compare, first_crossing, levels_table, value_at
+from npo_core.reporting.compare import (
+    Crossing,
+    compare,
+    crossed,
+    crossed_at,
+    first_crossing,
+    levels_table,
+    scores_table,
+    value_at,
+)
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.records import Metrics
 from npo_core.reporting.run_data import CurvePoint, Spent, load
@@ -102,9 +111,11 @@ def test_first_crossing_interpolates_on_every_axis_alike(bootstrap, grpo):
     ours, theirs = load(bootstrap).points, load(grpo).points
     crossing = first_crossing(ours, 0.775)  # half way from step 4 to step 6
     assert (crossing.step, crossing.updates_total, crossing.tokens_total) == pytest.approx((5, 9, 970))
-    assert first_crossing(theirs, 0.8) == Crossing(8, 8, 800)
+    assert (crossed_at(crossing), crossed(crossing, "updates_total")) == ("between steps 4 and 6 (about 5)", "≈ 9")
+    assert first_crossing(theirs, 0.8) == Crossing(8, 8, 800, 6, 8)
+    assert crossed_at(first_crossing(theirs, 0.8)) == "at step 8"
     assert first_crossing(theirs, 0.81) is None
-    assert first_crossing(ours, 0.1) == Crossing(0, 4, 470)  # at once, yet not for nothing
+    assert first_crossing(ours, 0.1) == Crossing(0, 4, 470, 0, 0)  # at once, yet not for nothing
     assert first_crossing([], 0.5) is None
 
 
@@ -115,7 +126,10 @@ def test_first_crossing_is_the_first_of_a_curve_that_falls_back():
 
 def test_value_at_interpolates_inside_the_curve_only(grpo):
     points = load(grpo).points
-    assert value_at(points, "tokens_total", 500) == pytest.approx((0.675, 0.03))
+    half_way, at_end = value_at(points, "tokens_total", 500), value_at(points, "tokens_total", 800)
+    assert (half_way.pass_rate, half_way.measured) == (pytest.approx(0.675), False)
+    assert half_way.interval.low < 0.675 < half_way.interval.high
+    assert (at_end.pass_rate, at_end.measured, at_end.interval) == (pytest.approx(0.8), True, points[-1].interval)
     assert value_at(points, "step", 9) is None
 
 
@@ -128,10 +142,12 @@ def test_compare_by_hand(bootstrap, grpo):
     assert never.baseline is None and never.ratios == {"step": None, "updates_total": None, "tokens_total": None}
     assert [row.at for row in comparison.scores] == ["step 8", "8 updates in all", "800 generated tokens in all"]
     same_step, same_updates, same_tokens = comparison.scores
-    assert same_step.difference == pytest.approx(0.15)
-    assert same_step.difference_error == pytest.approx(0.03 * 2**0.5)
-    assert same_updates.difference == pytest.approx(0.7 - 0.8)
-    assert same_tokens.run == pytest.approx(0.6 + 0.1 * (800 - 670) / 200)
+    assert same_step.difference.pass_rate == pytest.approx(0.15) and same_step.difference.measured
+    low, high = same_step.difference.interval
+    assert 0 < low < 0.15 - 0.03 and 0.15 + 0.03 < high < 0.3
+    assert same_updates.difference.pass_rate == pytest.approx(0.7 - 0.8)
+    assert same_tokens.run.pass_rate == pytest.approx(0.6 + 0.1 * (800 - 670) / 200)
+    assert [row[1].startswith("≈ ") for row in scores_table(comparison).rows] == [False, False, True]
     assert comparison.differing_settings == []
     assert "not reached" in markdown(levels_table(comparison))
 

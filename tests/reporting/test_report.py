@@ -38,8 +38,9 @@ def test_the_text_stands_alone(bootstrap, grpo):
     text = bootstrap.store.read_bytes("report/report.md").decode()
     for said in (
         "# tiny: NPO early",
-        "**0.950 ± 0.030** after step 8 (12 updates and 1,270 generated tokens in all)",
-        "Against the baseline: +0.150 ± 0.042 at step 8",
+        "**0.950 (0.855 to 0.984)** (95 % interval) after step 8 (12 updates and 1,270 generated tokens in all)",
+        "it first reaches 0.8 between steps 4 and 6 (about 5)",
+        "Against the baseline, with 95 % intervals: +0.150 (+0.042 to +0.223) at step 8",
         "![",
         "](curves.png)",
         "](training.png)",
@@ -183,3 +184,20 @@ def test_problems_from_data_are_counted(bootstrap):
     assert "Dropped from training: the prompt is too long: rows 3, 9, 12, 40, 41, ... (7 in all)." in text
     (section,) = [part for part in describe_problems(record["result"]["problems"]) if "|" in part]
     assert section in text
+
+
+def test_completions_that_are_cut_off_are_shown_with_what_to_do(tmp_path):
+    """Half of the last quarter's are cut off; the batch has 4 groups of 8."""
+    workspace = new_workspace(tmp_path)
+    workspace.timeline.add_branch(Branch(name="main", parent="base", parent_step=0, reason="GRPO"))
+    add_segment(workspace, "main", 0, 8)
+    counted = {"cut_off": 0.5, "verified_unparsable": 4.0, "completion_length": 60.0}
+    rows = [step_row(step, guided=False) | counted for step in (7, 8)]
+    write_part(workspace.store, "mainfrom0", Mark(8, snapshot("main", 8), 0.5), rows, [])
+    write_report(workspace)
+    text = workspace.store.read_bytes("report/report.md").decode()
+    assert "| main 0-2 | 0.0 | 0.0 % | 0.0 % |" in text and "| main 6-8 | 60.0 | 50.0 % | 12.5 % |" in text
+    limit = load(workspace).config.training.max_completion_tokens
+    assert f"50.0 % of the answers were cut off at training.max_completion_tokens = {limit}" in text
+    assert "have no final answer" not in text
+    assert segment_rows(load(workspace).steps)["share of completions cut off"] == "0.125, 0.000 → 0.500"
