@@ -103,7 +103,7 @@ def test_evaluation(ground):
     default = ground.stage(spec.model_copy(update={"engine": EngineSettings()})).scores
     assert [score.step for score in vllm] == [0, STEPS]
     for mine, theirs in zip(vllm, default, strict=True):
-        noise = (mine.standard_error ** 2 + theirs.standard_error ** 2) ** 0.5
+        noise = (mine.standard_error**2 + theirs.standard_error**2) ** 0.5
         assert abs(mine.pass_rate - theirs.pass_rate) < 4 * noise + 0.01
     assert [s.tokens for s in vllm] != [s.tokens for s in default]  # two engines, two samples
 

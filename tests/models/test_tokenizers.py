@@ -67,8 +67,8 @@ def test_a_run_without_a_pad_token(folder, tmp_path):
     run = Run(tmp_path, folder, rows=asking("{}?"))
     base = run.base()
     scout = run.train("scout", base)
-    assert run.guide(scout, base)["rows"] > 0
-    assert run.evaluate(base)[0]["problems"] == 4
+    assert run.guide(scout, base).rows > 0
+    assert run.evaluate(base)[0].problems == 4
 
 
 def test_neither_pad_nor_end_token(folder):

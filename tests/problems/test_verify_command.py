@@ -4,8 +4,9 @@ import json
 
 import pytest
 import yaml
-from npo_core.cli.app import app
 from typer.testing import CliRunner
+
+from npo_core.cli.app import app
 
 runner = CliRunner()
 WIDE = {"COLUMNS": "200"}
