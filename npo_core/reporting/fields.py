@@ -48,6 +48,8 @@ def walk(
 
 def bounds(field: Schema) -> str:
     """What a value may be."""
+    if kinds := field.get("discriminator", {}).get("mapping"):
+        return f"group of kind {' | '.join(kinds)}"
     if "anyOf" in field:
         return ", or ".join(bounds(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     if "enum" in field or "const" in field:

@@ -35,7 +35,7 @@ AFTER = regex.compile(
     rf"{CLOSED}(?:\^(?!\s*\{{?\s*\\circ)|[_/+×÷·±'\d]|\*(?=\s?[\d\\a-zA-Z(])|-\s?(?:[\d\\]|[a-z]\b)|!(?=\S)|\.\d"
     r"|[<>≤≥≠](?!/?\w+>)|\\(?:times|cdot|div|pm|mp|pi|sqrt|d?frac|infty|p?mod|bmod|cup|cap|le|ge|leq|geq|neq|ne|to)"
     r"(?![a-zA-Z])|,\s*\$?\s*-?\d|(?:and|or|to|plus|minus|times|by)\s+[\s$\\(]*(?:-?\d|\\|[a-z]\b)"
-    r"|\\text\s*\{\s*(?:and|or)\b|[b-hj-zB-HJ-Z](?![\w'])|[a-zA-Z]{1,2}\()|[A-Za-z0-9({]"
+    r"|\\text\s*\{\s*(?:and|or)\b|[b-hj-zB-HJ-Z](?![\w'])|d[a-z]\b|[a-zA-Z]{1,2}\()|[A-Za-z0-9({]"
 )
 WORD = regex.compile(rf"{CLOSED}(?:\\(?:text|mathrm)\s*\{{\s*)?(?:(?:and|or|to) (?:an? )?)?([a-zA-Z]{{2,}})(?![\w])")
 

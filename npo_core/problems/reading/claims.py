@@ -42,9 +42,10 @@ def pattern_of(text: str) -> regex.Pattern:
 
 
 def answer_part(text: str) -> str:
-    """What follows the thoughts, which are no answer."""
+    """What follows the thoughts, which are no answer, up to one that stays open."""
     at = text.rfind(THOUGHT)
-    return text if at < 0 else text[at + len(THOUGHT) :]
+    text = text if at < 0 else text[at + len(THOUGHT) :]
+    return text if (opened := text.find("<think>")) < 0 else text[:opened]
 
 
 def last_match(text: str, pattern: regex.Pattern) -> regex.Match | None:
@@ -82,7 +83,8 @@ def of_pattern(text: str, match: regex.Match) -> Claim:
 CUT_AFTER = regex.compile(r"\d|[.,/:]\d|\s?[/^*×]\s?\d|\\(?:frac|times|cdot|pi|sqrt)")
 CUT_BEFORE = regex.compile(r"\d[.,/]?$|[-−–./^]$|\\frac$")
 TAKEN_BACK = regex.compile(
-    r"\b(?:wait|wrong|incorrect|mistake[ns]?|oops|scratch that|correction|never ?mind|hold on|re-?check|untrue|false|"
+    r"\b(?:wait|wrong|incorrect|mistake[ns]?|oops|sorry|i meant?|"
+    r"scratch that|correction|never ?mind|hold on|re-?check|untrue|false|"
     r"fails?|doubt\w*|nope|actually|instead|contradict\w*|maybe|perhaps|"
     r"not (?:quite |the )?(?:right|correct|answer|it\b|true|sure)|"
     r"(?:isn't|can't|cannot|couldn't|won't|can not|not) be|isn't|(?:should|must) (?:be|have been) [-\d$\\])"
@@ -116,7 +118,7 @@ def said(text: str) -> Claim | None:
         return None
     start = found.end() + len(text[found.end() :]) - len(text[found.end() :].lstrip())
     sentence = SENTENCE.match(text, start)
-    content = sentence[0].strip().rstrip("!")
+    content = regex.sub(r"(?<=[a-zA-Z*])!+$", "", sentence[0].strip())  # after a digit it would be a factorial
     if content.endswith("?"):
         return Claim("", SAID, sentence.end())
     if content.count("**") % 2:  # it was opened before "answer"

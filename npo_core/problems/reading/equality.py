@@ -73,7 +73,7 @@ def same_relation(given: Value, reference: Value) -> bool:
     return proportional(sides[0] - sides[1], sides[2] - sides[3], positive=given.operator != "=")
 
 
-NAMED = regex.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\w+)?'*(?:\(.*\))?")
+NAMED = regex.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\w+)?'*(?:\^\{?-1\}?)?(?:\(.*\))?")
 
 
 def bare(text: str) -> str:

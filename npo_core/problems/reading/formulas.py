@@ -26,9 +26,10 @@ def given_math(text: str, pattern: regex.Pattern, *, last: bool) -> Given:
         value = read_math(claim.text, math=claim.is_math) if claim.text else None
         return Given(None if value is not None and opposed(value, text[claim.end :]) else value, claim)
     bare = text.strip()
-    if len(text) < BARE and (value := read_math(bare, math=False)) is not None:
-        return Given(value, Claim(bare, WHOLE, len(text)))
     claim = said(text)
+    value = read_math(bare, math=False) if len(text) < BARE else None
+    if value is not None and not (claim and isinstance(value, Words)):
+        return Given(value, Claim(bare, WHOLE, len(text)))
     if claim is not None and (not claim.text or regex.search(r"[\d\\$]", claim.text) or len(claim.text.split()) < 4):
         value = read_math(claim.text, math=False) if claim.text else None
         rest = text[claim.end :]
@@ -55,7 +56,11 @@ def last_formula(text: str) -> Given:
     if found is not None:
         claim = Claim(next(group for group in found.groups() if group), LAST, len(text))
         line = text[text.rfind("\n", 0, found.start()) + 1 :]
-        ends = not regex.search(r"[\d\\]|\b(?:or|and)\b", text[found.end() :]) and not DENIED.search(line)
+        ends = (
+            not text[found.end() :].lstrip().startswith("?")
+            and not regex.search(r"[\d\\]|\b(?:or|and)\b", text[found.end() :])
+            and not DENIED.search(line)
+        )
         return Given(read_math(claim.text) if ends else None, claim)
     line = next((line for line in reversed(text.splitlines()) if line.strip()), "").strip()
     found = last_of(TAIL.finditer(line))

@@ -42,6 +42,7 @@ NAME = regex.compile(
     r"\s*(?:(?:m\s*)?\\(?!(?:d?frac|sqrt|log|lg|ln|sin|cos|tan|exp|pm|mp|neg|not|pi)(?![a-z]))[a-zA-Z]{2,8}+\s*)?"
     r"(?:\{?(?:[A-Za-z]|[A-Z]{2,4})\}?)?(?:_(?:\w|\{[\w,\s]*\}))?\s*(?:\(\s*[\w\s,.+-]*\s*\))?\s*"
 )
+INVERSE = regex.compile(r"\s*[a-zA-Z]\s*\^\s*\{?\s*-1\s*\}?\s*\(\s*[a-zA-Z]\s*\)\s*")
 SUM = regex.compile(r"\s*([a-zA-Z])(?:\s*\+\s*([a-zA-Z]))+\s*")
 ARITHMETIC = regex.compile(
     r"(?:[\d\s+*/().,^!%$€£{}\ue002-]|\\(?:times|cdot|div|frac|sqrt|binom|pi|log|ln|lfloor|rfloor)(?![a-zA-Z])|(?<=\d\s?)x(?=\s?\d))*\d"
@@ -57,6 +58,7 @@ def is_left_side(text: str) -> bool:
         return True
     return (
         NAME.fullmatch(text) is not None
+        or INVERSE.fullmatch(text) is not None
         or is_words(text.strip(" :"), NOT_A_NAME)
         or ARITHMETIC.fullmatch(text) is not None
     )

@@ -39,7 +39,13 @@ def read(text: str, math: bool = True) -> Value | None:
     bare = regex.sub(rf"[{TEXT_OPEN}{TEXT_CLOSE}]", " ", text)
     if WORDS.fullmatch(bare.strip(" ()")) and len(regex.sub(r"[^\p{L}]", "", bare)) > 1:
         return Words(" ".join(bare.strip(" ()").casefold().split()))
-    return structured(connected(text))
+    if RATIO.fullmatch(text):
+        return gathered(":", text.split(":"))
+    return Words(text) if DRAWN.fullmatch(text) else structured(connected(text))
+
+
+RATIO = regex.compile(r"\s*\d+(?:\s*:\s*\d+)+\s*")
+DRAWN = regex.compile(r"\\(?:overline|angle|triangle|vec|overrightarrow|widehat)\s*\{?\s*[A-Za-z]{1,4}\s*\}?")
 
 
 def connected(text: str) -> str:
@@ -58,7 +64,11 @@ def structured(text: str) -> Value | None:
     if len(parts) > 1:
         if any(" and " in f" {between} " for between in separators(text)) and RELATED.search(text):
             return None  # an intersection
-        return None if HEDGED.search(text) else gathered("", parts)
+        if HEDGED.search(text) or (found := gathered("", parts)) is None:
+            return None
+        names = {item.left for item in found.items if isinstance(item, Relation)}
+        either = len(names) > 1 and any("or" in between for between in separators(text))
+        return None if either else found  # x = 1 or y = 2
     if RELATED.search(text):
         return related(text)
     if len(parts := split(text, UNITED)) > 1:
@@ -68,7 +78,7 @@ def structured(text: str) -> Value | None:
     return bracketed(text) or matrix(text) or measured(text)
 
 
-LISTED = regex.compile(r"\s*(?:[,;]\s*(?:and|or)?(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
+LISTED = regex.compile(r"\s*(?:[,;]\s*(?:(?:and|or)(?![a-zA-Z]))?|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
 HEDGED = regex.compile(rf"\b(?:{'|'.join(word for word in HEDGES if len(word) > 2)})\b", regex.IGNORECASE)
 UNITED = regex.compile(r"\s*\\cup(?![a-zA-Z])\s*")
 RELATED = regex.compile(r"\\(?:le|ge|neq|in|approx|to|mapsto|equiv|sim)(?![a-zA-Z])|[<>=]")

@@ -21,7 +21,8 @@ class Expression(NamedTuple):
 
 @dataclass(frozen=True)
 class Items:
-    """Several values: `()` in order, `{}` in any, `` a bare list, `[)`, `][` and the like intervals, `U` a union.
+    """Several values: `()` in order, `{}` in any, `` a bare list, `[)`, `][` and the like intervals, `U` a union,
+    `:` a ratio or a time.
 
     `of` is the variable of an interval that was written as an inequality; None elsewhere.
     """

@@ -25,32 +25,39 @@ MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillio
 HEDGES = "about approximately approx around roughly exactly precisely only just circa a an the total of".split()
 
 NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand thousands "
-    "million millions billion billions trillion trillions dozen dozens score gross half halves third thirds fourth "
-    "fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths "
-    "hundredth hundredths thousandth thousandths millionth millionths double triple twice thrice quadruple pair pairs "
-    "couple lakh lakhs crore crores k bn mn ones tens twos threes fours fives sixes sevens eights nines zeros zeroes "
-    "followed"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand "
+    "thousands million millions billion billions trillion trillions dozen dozens score gross half halves third "
+    "thirds fourth fourths quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth "
+    "ninths tenth tenths hundredth hundredths thousandth thousandths millionth millionths double triple twice "
+    "thrice quadruple pair pairs couple lakh lakhs crore crores k bn mn ones tens twos threes fours fives sixes "
+    "sevens eights nines zeros zeroes followed halved doubled tripled quadrupled reversed negated inverted mln "
+    "thsd permille hexadecimal hex octal binary"
 )
 OPERATIONS = (
-    "plus minus negative positive times multiplied divided over squared cubed power powers factorial modulo mod choose "
-    "raised log ln sin cos tan cot sec csc exp pi sqrt root roots infinity inf alpha beta gamma theta lambda mu phi "
-    "sigma omega e i x y z n k bmod lcm gcd max base reciprocal inverse sum difference product quotient exponent"
+    "plus minus negative positive times multiplied divided over squared cubed power powers factorial modulo mod "
+    "choose raised log ln sin cos tan cot sec csc exp pi sqrt root roots infinity inf alpha beta gamma theta "
+    "lambda mu phi sigma omega e i x y z n k bmod lcm gcd max base fact radical delta tau kappa epsilon zeta eta "
+    "xi rho chi psi nu reciprocal inverse sum difference product quotient exponent"
 )
 DENIALS = (
     "and or nor but not no none neither either both if unless else then than except excluding without versus vs "
-    "instead rather though although while whereas wrong incorrect false invalid impossible undefined unknown mistake "
-    "maybe perhaps possibly probably actually correction wait oops sorry never cannot isn't aren't wasn't don't "
-    "doesn't can't won't is are was were be been being am has have had do does did will would could should might may "
-    "must equals equal remainder between until till through to up under below above beyond least most minimum maximum "
-    "almost nearly plus short nope nothing nah wan ppm bps und oder nicht kein et ou pas non ni y o sino ma ale"
+    "instead rather though although while whereas wrong incorrect false invalid impossible undefined unknown "
+    "mistake maybe perhaps possibly probably actually correction wait oops sorry never cannot isn't aren't wasn't "
+    "don't doesn't can't won't is are was were be been being am has have had do does did will would could should "
+    "might may must equals equal remainder between until till through to up under below above beyond least most "
+    "minimum maximum almost nearly plus short nope nothing nah wan ppm bps less lesser greater rem overdrawn und "
+    "oder nicht kein et ou pas non ni y o sino ma ale"
 )
 TALK = (
     "say says said claim claims claimed think thinks thought believe doubt suppose supposed assume assumed guess "
     "wonder hope untrue deny"
 )
-COUNTS = frozenset(f"{NUMBERS} squared cubed factorial pi".split()) - {"k", "followed"}
+COUNTS = frozenset(f"{NUMBERS} squared cubed factorial pi".split()) - {
+    "k",
+    "followed halved doubled tripled quadrupled reversed negated inverted mln thsd permille hexadecimal hex octal "
+    "binary",
+}
 CHANGING = frozenset(f"{NUMBERS} {OPERATIONS} {DENIALS}".split())
 ALLOWED = (
     "sum difference product quotient remainder maximum minimum x y z n k i e max least most root roots both has have "
