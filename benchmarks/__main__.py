@@ -26,7 +26,7 @@ DOCS = ROOT / "docs/benchmarks.md"
 START, END = "<!-- latest run: start -->", "<!-- latest run: end -->"
 TITLES = {
     "cache": "A guidance cache of a million rows",
-    "steps": "A replay step with injection",
+    "steps": "An update against TRL's",
     "flow": "The whole flow",
     "fixed": "Fixed costs",
     "snapshots": "A snapshot",
