@@ -31,7 +31,7 @@ RUN, LOOK, PROVE = "Run", "Look", "Prove"
 EPILOG = (
     "Exit codes: 0 done; 1 a proof found a difference; 2 wrong use of a command; 64 wrong setting; 65 data that "
     "does not fit; 66 something stored is damaged; 67 training diverged; 68 vLLM has other weights; "
-    "69 too many answers could not be verified; 70 a stage failed, or an error in the program; 71 out of memory; "
+    "69 too many answers could not be verified, or a hub does not answer; 70 a stage failed, or an error in the program; 71 out of memory; "
     "73 storage refused; 74 the accelerator failed, or a signal killed a stage; 75 the workspace is in use; "
     "76 an intervention waits for `npo approve`; 143 stopped. After 69, 73 and 74 the same command may succeed "
     "when started again."

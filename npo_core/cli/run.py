@@ -169,9 +169,11 @@ def run_recipe(
     local: bool,
     plateau: "Plateau | None" = None,
 ) -> None:
-    """Run a recipe to its end and show its report."""
+    """Run a recipe to its end and show its report; what is refused is refused before anything heavy is imported."""
+    from npo_core.recipes.run import look_first
     from npo_core.stages.workspace import absolute
 
+    look_first(config, absolute(workspace))
     settings = {} if plateau is None else {"plateau": plateau}
     baseline = absolute(baseline) if baseline else None
     run = run_here if local else pipeline("flows.run").run_flow

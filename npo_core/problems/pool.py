@@ -25,18 +25,15 @@ FEWEST = 20  # answers that a bound is a share of, at least: one bad answer in a
 class Worker:
     """One process; `job` is the index of the completion it has, or that it is to be given first."""
 
-    def __init__(self, hello: tuple, job: int | None = None):
+    def __init__(self, hello: tuple, job: int | None = None, environment: dict[str, str] | None = None):
         self.connection, theirs = Pipe()
         # No accelerator for it, and no descriptor of this process but its own end.
-        environment = os.environ | {
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
+        there = environment or os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "npo_core.problems.worker", str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env=environment,
+            env={**there, "CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,
         )
         theirs.close()
@@ -70,6 +67,9 @@ class Pool:
     share) of a batch remain without a verdict, the batch is given up. Processes start with the first batch and end with
     this object, and with this process, however that ends.
 
+    Args:
+        environment: of the processes, which by default have this one's with its paths of modules.
+
     Raises, when called:
         ConfigError: the verifier cannot be made, or gave what no verifier may give.
         VerifierError: too many outages.
@@ -84,7 +84,9 @@ class Pool:
         max_outages: float,
         accuracy: bool = True,
         example: Problem | None = None,
+        environment: dict[str, str] | None = None,
     ):
+        self.environment = environment
         self.verifier, self.size, self.max_outages = verifier, workers, max_outages
         self.hello = (verifier, answer_pattern, accuracy, example)
         self.workers: list[Worker] = []
@@ -107,11 +109,11 @@ class Pool:
 
     def start(self, count: int) -> None:
         while len(self.workers) < count:
-            self.workers.append(Worker(self.hello))
+            self.workers.append(Worker(self.hello, None, self.environment))
 
     def replace(self, worker: Worker, job: int | None) -> None:
         worker.end()
-        self.workers[self.workers.index(worker)] = Worker(self.hello, job)
+        self.workers[self.workers.index(worker)] = Worker(self.hello, job, self.environment)
 
 
 class Batch:

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any, TextIO
 
 from npo_core.config import Source
 from npo_core.errors import ConfigError, DataError, StorageError
+from npo_core.hub import is_path, require_reachable
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BATCH = 256  # rows in memory at once while a data set is read
 
 
@@ -58,7 +57,7 @@ def kind_of(source: Source) -> str:
         return "jsonl"
     elif path.suffix == ".parquet":
         return "parquet"
-    elif not path.exists() and HUB_ID.fullmatch(source.path):
+    elif not path.exists() and not is_path(source.path):
         return "hub"
     raise DataError(
         f"{source.path} is no JSON Lines or Parquet file, no folder with Parquet files, no folder of save_to_disk "
@@ -206,6 +205,7 @@ def saved(source: Source) -> SourceRows:
 
 
 def hub(source: Source) -> SourceRows:
+    require_reachable("dataset", source.path)
     from datasets import load_dataset
 
     try:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npo_core.config import Lora, Training
+from npo_core.config import Lora
 from npo_core.control.controller import Controller
-from npo_core.errors import DamagedError, DataError, StageError
+from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
+from npo_core.stages.preflight import check_number
 from npo_core.stages.problems import run_problems
 from npo_core.stages.processes import in_turn
 from npo_core.stages.results import Cost, TrainResult
@@ -99,7 +100,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         reference = workspace.snapshot_folder(base_snapshot(context)) if spec.training.kl_coef else None
         if context.first:
             shutil.rmtree(output, ignore_errors=True)
-    check_number(problems, spec.training)
+    check_number(len(problems.train), spec.training)
     recorder = make_recorder(spec, context, start, folder, marks)
     trainer = make_trainer(spec, context, start, problems, folder, reference, output, recorder)
     recorder.trainer = trainer
@@ -183,15 +184,6 @@ def images_of(problems: ProblemSet) -> Callable[[str], list] | None:
     """Opens the images of a training prompt by its id; None where no prompt has some."""
     refs = {problem.id: problem.images for problem in problems.train}
     return (lambda id_: list(map(open_image, refs[id_]))) if any(refs.values()) else None
-
-
-def check_number(problems: ProblemSet, training: Training) -> None:
-    """Raises DataError if an epoch has no batch."""
-    if len(problems.train) < training.prompts_per_step:
-        raise DataError(
-            f"There are {len(problems.train)} training problems, less than training.prompts_per_step = "
-            f"{training.prompts_per_step}: an epoch would have no batch. Lower it, or give more problems."
-        )
 
 
 def watching(spec: TrainSpec, folder: Path) -> Controller | None:
