@@ -155,9 +155,13 @@ def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool
     resolved = load(config, fields | ({} if seed is None else {"seed": seed}))
     if not shrink:
         return resolved
+    from npo_core.stages.shrink import replaced
     from npo_core.stages.shrink import shrink as shrunk
 
-    return shrunk(resolved)
+    small = shrunk(resolved)
+    for sentence in replaced(resolved):
+        Console(stderr=True).print(sentence, style="yellow", markup=False, soft_wrap=True)
+    return small
 
 
 def run_recipe(

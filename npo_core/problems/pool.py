@@ -13,9 +13,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
 from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
-from npo_core.errors import ConfigError, VerifierError
+from npo_core.errors import ConfigError, DataError, VerifierError
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
-from npo_core.problems.worker import OUTAGE, READY, REFUSED, VERDICT
+from npo_core.problems.worker import FAULT, OUTAGE, READY, REFUSED, VERDICT
 
 START_SECONDS = 120.0  # for a worker to import what it needs
 TRIES = 2
@@ -72,6 +72,7 @@ class Pool:
 
     Raises, when called:
         ConfigError: the verifier cannot be made, or gave what no verifier may give.
+        DataError: a function raised, and again for the same answer: no other try would help.
         VerifierError: too many outages.
     """
 
@@ -126,6 +127,7 @@ class Batch:
         self.waiting = deque(range(len(asked)))
         self.open = len(asked)
         self.outages = 0
+        self.faulted: set[int] = set()  # for which a function raised once
 
     def answers(self) -> list[Verdict | str | None]:
         self.pool.start(min(self.pool.size, len(self.asked)) or 1)
@@ -170,7 +172,17 @@ class Batch:
                 self.hand(worker, job)
         elif kind == VERDICT:
             self.settle(job, value)
+        elif kind == FAULT:
+            self.fault(job, value)
         elif kind == OUTAGE and not self.settled(job, *value):
+            self.waiting.appendleft(job)
+
+    def fault(self, job: int, said: str) -> None:
+        """Ask once more where a function raised. Raises DataError where it raises again."""
+        if job in self.faulted:
+            raise DataError(said)
+        self.faulted.add(job)
+        if not self.settled(job, Outcome.CRASH, said.splitlines()[0]):
             self.waiting.appendleft(job)
 
     def give_up(self, worker: Worker, outcome: Outcome, why: str) -> None:

@@ -27,7 +27,10 @@ class Progress:
 def describe(event: dict[str, Any]) -> str:
     """The figures of an event in few words."""
     names = {"reward": "reward", "pass_rate": "pass rate", "entropy": "entropy", "groups_injected": "injected"}
-    return "  ".join(f"{word} {event[name]:.2f}" for name, word in names.items() if event.get(name) is not None)
+    said = [f"{word} {event[name]:.2f}" for name, word in names.items() if event.get(name) is not None]
+    if event.get("unverified"):
+        said.append(f"unverified {event['unverified']:g}")
+    return "  ".join(said)
 
 
 class Bar:

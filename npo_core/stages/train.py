@@ -117,6 +117,7 @@ def make_recorder(
 
     def show(row: dict[str, Any]) -> None:
         figures = {name: row[name] for name in ("step", "reward", "pass_rate", "entropy", "groups_injected")}
+        figures["unverified"] = sum(row.get(name) or 0 for name in ("verified_timeout", "verified_crash"))
         context.progress(row["step"] - start.step, spec.until - start.step, **figures)
 
     tokens = math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks)
