@@ -1,6 +1,8 @@
 """A verifier of the user's own, by import path."""
 
+import ast
 import asyncio
+import hashlib
 import importlib
 import inspect
 import math
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from functools import reduce
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.error import URLError
 
 from npo_core.errors import ConfigError
@@ -20,6 +22,13 @@ from npo_core.problems.values import visible
 GIVEN = ("prompt", "completion", "answer")
 SHOWN, FRAMES = 300, 8  # characters of a value, and frames, in a message
 VARIABLE = inspect.Parameter.VAR_KEYWORD
+
+
+class FunctionSource(TypedDict):
+    """Where a function is defined, and a digest of all its module says but for comments."""
+
+    file: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,16 @@ class OwnFunction:
                 "package.module:name, with the package installed or on PYTHONPATH."
             ) from error
         return cls(path, function, parameters(path, function), accuracy)
+
+    @property
+    def source(self) -> FunctionSource | None:
+        """The source of its module; None where it has none, as what is compiled."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.function)) or ""
+            tree = ast.parse(Path(file).read_bytes())
+        except (OSError, TypeError, ValueError, SyntaxError):
+            return None
+        return FunctionSource(file=file, digest=hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16])
 
     def arguments(self, completion: Completion) -> dict[str, object]:
         """What it is called with. Raises ConfigError where a parameter without a default gets nothing."""

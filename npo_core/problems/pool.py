@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 
 from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
 from npo_core.errors import ConfigError, DataError, VerifierError
+from npo_core.problems.functions import FunctionSource
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
 from npo_core.problems.worker import FAULT, OUTAGE, READY, REFUSED, VERDICT
 
@@ -88,6 +89,7 @@ class Pool:
         environment: dict[str, str] | None = None,
     ):
         self.environment = environment
+        self.source: FunctionSource | None = None  # of a function, once a worker is ready
         self.verifier, self.size, self.max_outages = verifier, workers, max_outages
         self.hello = (verifier, answer_pattern, accuracy, example)
         self.workers: list[Worker] = []
@@ -167,7 +169,7 @@ class Batch:
             raise ConfigError(value)
         job, worker.job = worker.job, None
         if kind == READY:
-            worker.ready = True
+            worker.ready, self.pool.source = True, value
             if job is not None:
                 self.hand(worker, job)
         elif kind == VERDICT:

@@ -28,7 +28,7 @@ def main(connection: Connection, parent: int) -> None:
     except ConfigError as error:
         connection.send((REFUSED, str(error)))
         return
-    connection.send((READY, None))
+    connection.send((READY, check.source if isinstance(check, OwnFunction) else None))
     while True:
         try:
             completion = connection.recv()

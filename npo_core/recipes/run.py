@@ -1,5 +1,6 @@
 """The run that a recipe works on: configuration, workspace and lock, and the specifications of its stages."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import Any
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.names import STARTED_FILE
+from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
-from npo_core.stages.preflight import preflight
+from npo_core.stages.preflight import function_sources, preflight
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
@@ -125,7 +127,7 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     require_free(workspace.store)
     config = config or workspace.config()
     workspace.require_same(config)
-    preflight(config)
+    require_same_functions(workspace, config, preflight(config))
     return config
 
 
@@ -144,7 +146,9 @@ def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None =
         if said := workspace.bind(config):
             print(said, file=sys.stderr, flush=True)
         settings = None if plateau is None else plateau.model_dump(mode="json")
-        workspace.store.write_json(STARTED_FILE, {"recipe": recipe, "plateau": settings})
+        note = {"recipe": recipe, "plateau": settings, "folder": os.getcwd()}
+        workspace.store.write_json(STARTED_FILE, note)
+        keep_functions(workspace, config, function_sources(config))
         yield Run(config, workspace)
     if not workspace.store.is_local:  # a finished run needs its downloads no more
         shutil.rmtree(workspace.scratch, ignore_errors=True)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from npo_core.config import RunConfig
 from npo_core.guidance.cache import read_info, summary
+from npo_core.names import STARTED_FILE
 from npo_core.reporting.costs import StageCost, stage_costs
 from npo_core.reporting.metrics import Metrics, read_metrics
 from npo_core.reporting.records import Stage, Workspace, is_watched, read_decisions, read_stages, run_segments
@@ -93,6 +94,7 @@ class RunData:
     evaluations    the evaluation records behind `points`
     protocol       names how snapshots were evaluated: problems, samples, length
     problems       of problems from data: rows, problems and what was dropped, of train and held_out
+    folder         where it was started last, from which relative paths of its configuration count; None: not noted
     """
 
     config: RunConfig
@@ -112,6 +114,7 @@ class RunData:
     protocol: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     problems: dict[str, Any] | None = None
+    folder: str | None = None
 
     @property
     def steps_done(self) -> int:
@@ -183,6 +186,7 @@ def load(workspace: Workspace) -> RunData:
         protocol=protocol,
         versions=versions(stages),
         problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
+        folder=workspace.store.read_json(STARTED_FILE, default={}).get("folder"),
     )
 
 

@@ -259,3 +259,14 @@ def result_table(figures: dict[str, Any]) -> Table:
         ["generated tokens in all", number(figures["tokens_total"])],
     ]
     return Table(f"{figures['name']}, {figures['kind']}", ["", "value"], rows)
+
+
+def duration(seconds: float | None) -> str:
+    """`40 s`, `12 min`, `3.4 h` or `2.1 days`."""
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -10,17 +10,23 @@ from npo_core.config.verifier import FunctionVerifier, leaves
 from npo_core.errors import ConfigError
 from npo_core.models.there import check_model
 from npo_core.problems.count import part_rows
+from npo_core.problems.functions import FunctionSource
 from npo_core.problems.pool import Pool
 from npo_core.stages.forked import environment
 
 
-def preflight(config: RunConfig, *, hub: bool = True, weights: bool = True, rows: bool = True) -> None:
+def preflight(
+    config: RunConfig, *, hub: bool = True, weights: bool = True, rows: bool = True
+) -> dict[str, FunctionSource]:
     """Look for the model, the users' functions, and rows enough for a batch.
 
     Args:
         hub: ask a hub for what is named by a hub id.
         weights: the model's weights are needed.
         rows: look at the files of problems.
+
+    Returns:
+        What `function_sources` finds.
 
     Raises:
         ConfigError: model or function is not there or cannot be used, or an epoch would have no batch.
@@ -30,11 +36,10 @@ def preflight(config: RunConfig, *, hub: bool = True, weights: bool = True, rows
     if isinstance(config.model, PretrainedModel):
         check_model(config.model.path, hub=hub, weights=weights)
     if not isinstance(config.problems, DataProblems):
-        return
+        return {}
     if rows and (known := part_rows(config.problems)["train"]) is not None:
         check_number(known, config.training)
-    for verifier, accuracy in functions(config):
-        check_function(verifier, accuracy, config.problems.answer_pattern, config.execution)
+    return function_sources(config)
 
 
 def require_model(config: RunConfig) -> None:
@@ -56,10 +61,26 @@ def functions(config: RunConfig) -> Iterator[tuple[FunctionVerifier, bool]]:
                 yield leaf, right is None or leaf in right
 
 
-def check_function(verifier: FunctionVerifier, accuracy: bool, pattern: str, execution: Execution) -> None:
+def function_sources(config: RunConfig) -> dict[str, FunctionSource]:
+    """Where the functions that verify come from, by their paths, of those whose source is to be had.
+
+    Raises:
+        ConfigError: one cannot be imported or called.
+    """
+    if not isinstance(config.problems, DataProblems):
+        return {}
+    pattern = config.problems.answer_pattern
+    found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in functions(config)}
+    return {path: source for path, source in found.items() if source is not None}
+
+
+def check_function(
+    verifier: FunctionVerifier, accuracy: bool, pattern: str, execution: Execution
+) -> FunctionSource | None:
     """Import a function and look at its signature, in a worker as stages start theirs. Raises ConfigError."""
     pool = Pool(verifier, pattern, workers=1, max_outages=0.0, accuracy=accuracy, environment=environment(execution))
     pool([])
+    return pool.source
 
 
 def check_number(rows: int, training: Training) -> None:

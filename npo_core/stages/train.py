@@ -15,13 +15,14 @@ from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
+from npo_core.stages.outputs import lost_snapshots
 from npo_core.stages.preflight import check_number
 from npo_core.stages.problems import run_problems
 from npo_core.stages.processes import in_turn
 from npo_core.stages.results import Cost, TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
-from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
+from npo_core.timeline.segments import Mark, part_files, read_marks, read_parts, read_steps
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -59,8 +60,15 @@ def run(spec: TrainSpec, context: StageContext) -> TrainResult | None:
 
 
 def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:
-    """The parts an earlier, interrupted try completed."""
-    return [mark for mark in read_marks(context.workspace.store, spec.fingerprint) if mark.step <= spec.until]
+    """The parts an earlier, interrupted try completed, up to the first of which a file or the snapshot is gone."""
+    workspace, usable = context.workspace, []
+    files = set(workspace.store.list(f"segments/{spec.fingerprint}"))
+    for mark in read_marks(workspace.store, spec.fingerprint):
+        whole = files.issuperset(part_files([mark.step])) and not dict(lost_snapshots(workspace, [mark.snapshot]))
+        if mark.step > spec.until or not whole:
+            break
+        usable.append(mark)
+    return usable
 
 
 def describe(
