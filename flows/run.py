@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import Any
 
 from flows.server import local_server
-from npo_core.config import RunConfig
+from npo_core.config import Plateau, RunConfig
 from npo_core.errors import ConfigError
 from npo_core.names import RECIPE_NAMES
+from npo_core.recipes.local import run_local
+from npo_core.recipes.progress import Progress
 from npo_core.stages.forked import fork_server
 from npo_core.stages.launch import forks
 from npo_core.stages.workspace import Workspace, absolute
@@ -28,20 +30,33 @@ def run_flow(
     if forks(execution):
         fork_server(execution)  # imports torch while the server starts
     name = FLOWS[flow_name]
-    with local_server(meanwhile=lambda: import_module(f"flows.{name}")):
+    with local_server(meanwhile=lambda: import_module(f"flows.{name}")) as server:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         flow = getattr(import_module(f"flows.{name}"), name)
+        place, beside = absolute(workspace), absolute(baseline) if baseline else None
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
-                return flow(
-                    config=config,
-                    workspace=absolute(workspace),
-                    baseline=absolute(baseline) if baseline else None,
-                    **settings,
-                )
+                return flow(config=config, workspace=place, baseline=beside, **settings)
+        except Exception:
+            if not server.gone:
+                raise
+            return without_server(flow_name, config, place, beside, **settings)  # whatever it was, it is raised again
         finally:
-            send_pending()
+            if not server.gone:
+                send_pending()
+
+
+def without_server(
+    recipe: str,
+    config: RunConfig | None,
+    workspace: str,
+    baseline: str | None,
+    plateau: Plateau | None = None,
+    **_: Any,
+) -> dict:
+    """Go on with a run whose local server is gone for good: the workspace has all that was finished."""
+    return dict(run_local(recipe, config or Workspace(workspace).config(), workspace, baseline, plateau, Progress))
 
 
 def send_pending(seconds: float = 10.0) -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from npo_core.errors import NPOError
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages.workspace import home
 
+LOOK, MOST_STARTS = 0.5, 3  # seconds between looks at the server; how often it is started for one run
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows progress; the server has the log
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -22,26 +24,68 @@ QUIET = {
 }
 
 
+class Server:
+    """A Prefect API; one that was started here is started again where it ends, and given up where it keeps ending."""
+
+    def __init__(self, url: str, process: subprocess.Popen | None = None):
+        self.url, self.process = url, process
+        self.starts, self.ended = 1, threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="prefect-server", daemon=True)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody answers any more, as far as this process is to see to it."""
+        return self.process is not None and self.process.poll() is not None
+
+    def keep_alive(self) -> None:
+        """Begin to watch; the same thread starts the next server, which ends with whoever started it."""
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(LOOK):
+            if not self.gone:
+                continue
+            if self.starts == MOST_STARTS:
+                tell("The local Prefect server ended again: the run goes on without it, and the UI will not show it.")
+                return
+            tell("The local Prefect server ended and is started again; stages go on meanwhile.")
+            self.process, _ = start_server(int(self.url.rsplit(":", 1)[1].split("/")[0]))
+            self.starts += 1
+
+    def end(self) -> None:
+        self.ended.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(timeout=30)
+
+
+def tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
 @contextmanager
-def local_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """The address of a Prefect API: that of $PREFECT_API_URL, or a server that lives as long as this block.
+def local_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[Server]:
+    """A Prefect API: that of $PREFECT_API_URL, or a server that lives as long as this block.
 
     `meanwhile` runs while the server starts; the address is set by then, so Prefect may be imported.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if configured := os.environ.get("PREFECT_API_URL"):
-        yield configured
+        yield Server(configured)
         return
     process, url = start_server()
+    server = Server(url, process)
     os.environ["PREFECT_API_URL"] = url
     try:
         meanwhile()
         wait_until_healthy(process, url)
-        yield url
+        server.keep_alive()
+        yield server
     finally:
         os.environ.pop("PREFECT_API_URL", None)
-        process.terminate()
-        process.wait(timeout=30)
+        server.end()
 
 
 def prefect_home() -> Path:

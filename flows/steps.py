@@ -11,7 +11,7 @@ from npo_core.config import Execution, Plateau, RunConfig
 from npo_core.control.decision import Decision
 from npo_core.recipes import records
 from npo_core.recipes.local import LocalSteps
-from npo_core.recipes.run import open_run
+from npo_core.recipes.run import look_first, open_run
 from npo_core.stages.launch import StageResult
 from npo_core.stages.specs import Spec
 from tasks.artifacts import wait_until_published
@@ -38,6 +38,7 @@ def follow(
     recipe: str, config: RunConfig, workspace: str, baseline: str | None, plateau: Plateau | None = None
 ) -> dict[str, Any]:
     """Plan, then take the steps of a recipe as tasks; the report's figures."""
+    look_first(config, workspace)
     check_plan(config, workspace, recipe)
     with open_run(config, workspace, recipe, plateau) as run:
         try:

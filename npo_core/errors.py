@@ -83,6 +83,13 @@ class VerifierError(NPOError):
     exit_code = 69
 
 
+class HubError(NPOError):
+    """A hub of models and data sets does not answer."""
+
+    retryable = True
+    exit_code = 69
+
+
 class StageError(NPOError):
     """A stage's process ended without a result."""
 

@@ -5,6 +5,7 @@ RECIPE_NAMES = (GRPO, EARLY_BOOTSTRAP, PLATEAU, AUTO_NPO)
 
 CONFIG_FILE = "config.json"  # of the workspace
 STARTED_FILE = "started.json"  # which recipe was started last, and its own settings
+FUNCTIONS_FILE = "functions.json"  # the source of each function that verifies, as the run was begun with it
 STOP_FILE = "stop"  # its presence ends stages, and none is started
 SPEC_FILE, RESULT_FILE = "spec.json", "result.json"  # of a stage
 EVENTS_FILE, LOG_FILE, ERROR_FILE = "events.jsonl", "log.txt", "error.json"

@@ -31,8 +31,10 @@ def evaluate(
     Example: [cyan]npo evaluate Qwen/Qwen3-0.6B --data gsm8k.yaml --set evaluation.samples=8[/]
     """
     from npo_core.stages.forked import environment
+    from npo_core.stages.preflight import preflight
 
     config = load(data, {"model": {"kind": "pretrained", "path": model}, **parse_overrides(overrides or [])})
+    preflight(config, rows=False)
     os.environ |= environment(config.execution)  # before torch is imported: threads
     emit(evaluate_data(config), show, as_json)
 

@@ -26,9 +26,7 @@ WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a
 Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
 Shrink = Annotated[
     bool,
-    typer.Option(
-        "--shrink", help="A trial: a tiny random model of the same classes, made-up rows, a few steps, on the CPU."
-    ),
+    typer.Option("--shrink", help="A trial: a tiny random model of the same classes, few rows and steps, on the CPU."),
 ]
 Overrides = Annotated[
     list[str] | None,

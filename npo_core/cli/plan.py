@@ -71,16 +71,21 @@ def plan_data(config: "RunConfig", flow: str, workspace: str | None, *, machine:
     """The plan of a flow; `machine` names GPUs in place of those that are here.
 
     Raises:
-        ConfigError: there is no such flow or GPU.
+        ConfigError: there is no such flow or GPU; or as `preflight` raises.
     """
     from npo_core.planning import look, make_plan, model_size
     from npo_core.stages.forked import environment
+    from npo_core.stages.preflight import preflight, require_model
     from npo_core.timeline import Store
+
+    preflight(config, hub=False, weights=False)
 
     store = Store(workspace) if workspace else None
     folder = store.local("") if store is not None and store.is_local else None
     found = look(config, folder, measure=settings["tokens_per_second"] is None, **machine)
     size = model_size(config, environment(config.execution))
+    if isinstance(size, str):
+        require_model(config)
     if settings["completion_tokens"] is None and store is not None:
         settings["completion_tokens"] = measured_length(store)
     return make_plan(config, size, found, flow, folder=folder, **settings).as_dict()

@@ -1,7 +1,9 @@
 """`npo problems`."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,7 @@ from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
     from npo_core.config import Problems, RunConfig
-    from npo_core.problems import ProblemSet
+    from npo_core.problems import Problem, ProblemSet
 
 EXAMPLES = 3
 
@@ -27,21 +29,32 @@ def problems(
 ) -> None:
     """Read a configuration's problems as a run would: counts, lengths, what is dropped and why, three examples.
 
-    Reads and checks every row, images too, and renders prompts by the model's chat template. Nothing is written.
+    Reads and checks every row, images too, renders prompts by the model's chat template, and has the verifier judge
+    each example's reference as if a model had said it. Nothing is written.
 
     Example: [cyan]npo problems gsm8k.yaml --set model.path=models/Qwen3-0.6B[/]
     """
+    from npo_core.stages.preflight import check_number
+
     chosen = load(config, parse_overrides(overrides or []))
-    emit(problems_data(chosen), show, as_json)
+    found = problems_data(chosen)
+    emit(found, show, as_json)
+    check_number(found["report"]["train"]["problems"], chosen.training)  # after what shows why there are so few
 
 
 def problems_data(config: "RunConfig") -> Data:
-    """The report of the problems, training problems by difficulty, and the first examples as the model sees them.
+    """The report of the problems, training problems by difficulty, and the first examples as the model sees them, each
+    with the verdict on its own reference.
 
     Raises:
         DataError, ConfigError: what would keep a run from its start.
     """
+    from npo_core.stages.preflight import preflight
+
+    preflight(config, hub=False, weights=False, rows=False)
     problems, note = read(config)
+    shown = problems.train[:EXAMPLES]
+    examples = [asdict(p) | {"verdict": v} for p, v in zip(shown, verdicts(problems, shown), strict=True)]
     levels = Counter(problem.difficulty for problem in problems.train)
     return {
         "name": config.name,
@@ -49,14 +62,27 @@ def problems_data(config: "RunConfig") -> Data:
         "by_difficulty": {str(level): levels[level] for level in sorted(levels)},
         "fingerprint": problems.fingerprint,
         "note": note,
-        "examples": [asdict(problem) for problem in problems.train[:EXAMPLES]],
+        "examples": examples,
     }
+
+
+def verdicts(problems: "ProblemSet", asked: "Sequence[Problem]") -> list[Data]:
+    """What the judge says of each problem's reference as completion; unknown values are None."""
+    from npo_core.problems import Completion
+
+    found = problems.judge([Completion(problem, problem.answer, 1, finished=True) for problem in asked])
+    known = [{"accuracy": v.accuracy, "reward": v.reward} for v in found]
+    return [
+        {"outcome": verdict.outcome.value, **{name: None if isnan(x) else x for name, x in values.items()}}
+        for verdict, values in zip(found, known, strict=True)
+    ]
 
 
 def read(config: "RunConfig") -> tuple["ProblemSet", str]:
     """The problems, and a note where they are shown without the model's tokenizer."""
     from npo_core.config import ChainProblems
-    from npo_core.errors import DataError
+    from npo_core.errors import ConfigError, DataError, HubError
+    from npo_core.hub import is_path
     from npo_core.problems.data import without_template
     from npo_core.problems.load import load_problems
     from npo_core.problems.tokenizer import make_tokenizer
@@ -67,7 +93,9 @@ def read(config: "RunConfig") -> tuple["ProblemSet", str]:
         return with_report(problems, config.problems, make_tokenizer()), ""
     try:
         processor = processor_for(config.problems, config.model.path)
-    except DataError as error:
+    except (DataError, HubError, ConfigError) as error:
+        if isinstance(error, ConfigError) and (is_path(config.model.path) or Path(config.model.path).exists()):
+            raise
         note = f"Shown as plain text, without chat template and lengths, for there is no tokenizer. {error}"
         return load_problems(without_template(config.problems), config.execution), note
     return load_problems(config.problems, config.execution, processor), ""
@@ -100,7 +128,16 @@ def show(data: Data, console: Console) -> None:
     for example in data["examples"]:
         images = f"   {len(example['images'])} images" if example["images"] else ""
         title = f"{example['id']}   answer: {visible(final_line(example['answer']))}{images}"
-        console.print(Panel(Text(visible(example["prompt"])), title=Text(title), title_align="left"))
+        verdict = Text(f"the reference as completion: {in_words(example['verdict'])}")
+        text = Text(visible(example["prompt"]))
+        console.print(Panel(text, title=Text(title), title_align="left", subtitle=verdict, subtitle_align="left"))
+
+
+def in_words(verdict: Data) -> str:
+    """`correct, reward 0.85`; the reward only where it is not the accuracy."""
+    reward = "unknown" if verdict["reward"] is None else f"{verdict['reward']:g}"
+    plain = verdict["reward"] is not None and verdict["reward"] == float(verdict["outcome"] == "correct")
+    return verdict["outcome"] + ("" if plain else f", reward {reward}")
 
 
 def final_line(answer: str) -> str:

@@ -24,9 +24,11 @@ def prove_replay(
 
     Example: [cyan]npo prove-replay runs/npo --steps 20[/]
     """
+    from npo_core.recipes.progress import Progress
     from npo_core.stages.prove import prove_replay as prove
 
-    found = prove(workspace, segment, **({} if steps is None else {"steps": steps}))
+    with Progress("replay") as watch:
+        found = prove(workspace, segment, steps, watch)
     emit(found, show, as_json)
     if not found["equal"]:
         raise typer.Exit(1)

@@ -155,9 +155,13 @@ def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool
     resolved = load(config, fields | ({} if seed is None else {"seed": seed}))
     if not shrink:
         return resolved
+    from npo_core.stages.shrink import replaced
     from npo_core.stages.shrink import shrink as shrunk
 
-    return shrunk(resolved)
+    small = shrunk(resolved)
+    for sentence in replaced(resolved):
+        Console(stderr=True).print(sentence, style="yellow", markup=False, soft_wrap=True)
+    return small
 
 
 def run_recipe(
@@ -169,9 +173,11 @@ def run_recipe(
     local: bool,
     plateau: "Plateau | None" = None,
 ) -> None:
-    """Run a recipe to its end and show its report."""
+    """Run a recipe to its end and show its report; what is refused is refused before anything heavy is imported."""
+    from npo_core.recipes.run import look_first
     from npo_core.stages.workspace import absolute
 
+    look_first(config, absolute(workspace))
     settings = {} if plateau is None else {"plateau": plateau}
     baseline = absolute(baseline) if baseline else None
     run = run_here if local else pipeline("flows.run").run_flow

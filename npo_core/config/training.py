@@ -165,5 +165,10 @@ class Execution(Closed):
     max_outages: float = Field(
         0.1, ge=0, lt=1, description="share of a batch's answers that may time out or crash before the stage stops"
     )
+    accept_changed_functions: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="go on with a run though the module of a function that verifies changed since it began",
+    )
     retries: int = Field(2, ge=0, description="how often an infrastructure failure of a stage is tried again")
     retry_delay: float = Field(5.0, ge=0, description="seconds between tries")

@@ -1,5 +1,6 @@
 """A tiny random model of the same classes as a large one, with a tiny tokenizer or processor, for trials and tests."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ SEEING = ("qwen3_vl", "qwen3_vl_moe")  # whose processor is made here
 IMAGE_SIDES = (32, 64)  # pixels
 
 
-def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -> None:
+def make_tiny(
+    model: str, folder: Path | str, seed: int = 0, head: int = HEAD, tokenizer: Any = None, ends: float | None = None
+) -> None:
     """Save a random model of a model type (`qwen3`, `qwen3_vl`), or of a folder's configuration, in the HF layout.
 
-    `head`: dimensions of an attention head, a multiple of 8; some kernels know few.
+    Args:
+        head: dimensions of an attention head, a multiple of 8; some kernels know few.
+        tokenizer: of a model for text; None: one token a byte.
+        ends: about how probable the end token is at every place; None: one in the vocabulary, as chance has it.
 
     Raises:
         ConfigError: transformers knows no such model, or it sees images by another processor than Qwen3-VL's.
@@ -38,18 +44,24 @@ def make_tiny(model: str, folder: Path | str, seed: int = 0, head: int = HEAD) -
         raise ConfigError(
             f"{values['model_type']} sees images, and of such models only {', '.join(SEEING)} are made tiny."
         )
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     config = AutoConfig.for_model(values.pop("model_type"), **shrunk(values, tokenizer, head))
-    save_random(config, tokenizer, folder, seed)
+    save_random(config, tokenizer, folder, seed, ends=ends)
 
 
 def save_random(
-    config: Any, tokenizer: Any, folder: Path | str, seed: int = 0, sides: tuple[int, int] = IMAGE_SIDES
+    config: Any,
+    tokenizer: Any,
+    folder: Path | str,
+    seed: int = 0,
+    sides: tuple[int, int] = IMAGE_SIDES,
+    ends: float | None = None,
 ) -> int:
     """Save a float32 model of a configuration with random weights, and its tokenizer or processor.
 
     Args:
         sides: pixels; an image is scaled to an area between the squares of these.
+        ends: as of `make_tiny`.
 
     Returns:
         Its number of parameters.
@@ -62,9 +74,23 @@ def save_random(
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     model = kind.from_config(config).float()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if ends is not None:
+        lean_to_end(model, tokenizer.eos_token_id, ends)
     model.save_pretrained(folder)
     (make_processor(tokenizer, sides) if sees_images(config) else tokenizer).save_pretrained(folder)
     return model.num_parameters()
+
+
+def lean_to_end(model: Any, end: int, probability: float) -> None:
+    """Make the end token about so probable everywhere: all hidden states share a direction that its row answers to."""
+    import torch
+
+    words, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    shared = 5 * words.std().item()
+    with torch.no_grad():
+        words[:, 0] = shared
+        state = shared / words.pow(2).mean(-1).sqrt().mean().item()  # of that direction, once normalized
+        head[end, 0] = head[:, 0].mean().item() + math.log(probability / (1 - probability) * len(head)) / state
 
 
 def small(head: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from npo_core.planning.needs import in_gib
-from npo_core.reporting.tables import NONE, Table, number
+from npo_core.reporting.tables import NONE, Table, duration, number
 
 STAGES = ("train", "guide", "probe", "evaluate")
 
@@ -58,17 +58,6 @@ def stages_table(plan: Mapping[str, Any]) -> Table:
     known = sum(seconds for seconds in times if seconds is not None)
     note = f"Together {duration(known)}" + (", where it is known." if None in times else ".") if known else ""
     return Table("Stages, at most", ["stage", "updates", "completions", "generated tokens", "time"], rows, note)
-
-
-def duration(seconds: float | None) -> str:
-    """`40 s`, `12 min`, `3.4 h` or `2.1 days`."""
-    if seconds is None:
-        return NONE
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
 def conclusion(plan: Mapping[str, Any]) -> str:

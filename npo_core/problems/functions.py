@@ -1,20 +1,34 @@
 """A verifier of the user's own, by import path."""
 
+import ast
 import asyncio
+import hashlib
 import importlib
 import inspect
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
+from urllib.error import URLError
 
 from npo_core.errors import ConfigError
 from npo_core.problems.problem import Completion, Outcome, Verdict, found, graded
+from npo_core.problems.values import visible
 
 GIVEN = ("prompt", "completion", "answer")
+SHOWN, FRAMES = 300, 8  # characters of a value, and frames, in a message
 VARIABLE = inspect.Parameter.VAR_KEYWORD
+
+
+class FunctionSource(TypedDict):
+    """Where a function is defined, and a digest of all its module says but for comments."""
+
+    file: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,16 @@ class OwnFunction:
                 "package.module:name, with the package installed or on PYTHONPATH."
             ) from error
         return cls(path, function, parameters(path, function), accuracy)
+
+    @property
+    def source(self) -> FunctionSource | None:
+        """The source of its module; None where it has none, as what is compiled."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.function)) or ""
+            tree = ast.parse(Path(file).read_bytes())
+        except (OSError, TypeError, ValueError, SyntaxError):
+            return None
+        return FunctionSource(file=file, digest=hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16])
 
     def arguments(self, completion: Completion) -> dict[str, object]:
         """What it is called with. Raises ConfigError where a parameter without a default gets nothing."""
@@ -95,6 +119,34 @@ def parameters(path: str, function: object) -> frozenset[str] | None:
             f"{path.rpartition(':')[2]}(prompt, completion, answer, **row)."
         )
     return None if takes_all else frozenset(named)
+
+
+def described(path: str, error: BaseException, asked: Completion) -> str:
+    """What a function raised, in which file and line, of which row, with its traceback; all of it bounded."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent != Path(__file__).parent] or frames
+    problem = asked.problem
+    row = {"prompt": problem.prompt, "completion": asked.text, "answer": problem.answer, **problem.row}
+    shown = "".join(f"\n    {name}: {bounded(value)}" for name, value in row.items())
+    lines = "".join(traceback.format_list(own[-FRAMES:]) + traceback.format_exception_only(error)).rstrip()
+    return (
+        f"The verifier's function {path} raised {bounded(f'{type(error).__name__}: {error}')} ({own[0].filename}, line "
+        f"{own[0].lineno}), twice for the same answer: mend it, or have it return Outcome.CRASH where nobody can tell; "
+        f"no answer was counted as wrong.\n  The row:{shown}\n  Traceback (most recent call last):\n{lines}"
+    )
+
+
+def bounded(value: object) -> str:
+    """A value in one line, its beginning where it is long."""
+    text = value if isinstance(value, str) else repr(value)
+    text = visible(text.replace("\n", "\\n"))
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an exception says that what a function needs is not there now: a network, a service, memory."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return isinstance(error, MemoryError | URLError) or any("Connect" in n or "Timeout" in n for n in names)
 
 
 async def awaited(result: Any) -> Any:

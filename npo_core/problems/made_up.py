@@ -1,28 +1,38 @@
-"""Made-up rows in the columns that a source declares, for trials of a configuration without its data."""
+"""Fewer rows for trials of a configuration: the first of a local source, made-up ones in the columns of a hub's."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import Columns, DataProblems
+from npo_core.config import Columns, DataProblems, Source
+from npo_core.problems.sources import kind_of
 
 ROWS = {"train": 24, "held_out": 6}
 BENCHMARK_ROWS = 3
 IMAGE = (48, 32)  # pixels
 
 
-def made_up(settings: DataProblems, folder: Path) -> dict[str, Any]:
-    """The fields of the same problems with every source replaced by a file of made-up rows in `folder`."""
+def fewer_rows(settings: DataProblems, folder: Path) -> dict[str, Any]:
+    """The fields of the same problems with the first rows of local sources, and for a hub's a file in `folder`."""
     fields = settings.model_dump(mode="json", exclude_unset=True)
+    held_out = 0 if settings.held_out_rows is None else min(settings.held_out_rows, ROWS["held_out"])
+    if held_out:
+        fields["held_out_rows"] = held_out
     for number, (part, source) in enumerate(settings.sources.items()):
         benchmark = part.removeprefix("benchmarks.")
         place = fields[part] if benchmark == part else fields["benchmarks"][benchmark]
-        count = ROWS.get(part, BENCHMARK_ROWS)
+        count = ROWS.get(part, BENCHMARK_ROWS) + (held_out if part == "train" else 0)
+        if is_local(source):
+            place["limit"] = min(count, source.limit or count)
+            continue
         file = write_rows(source.columns, folder / f"{part}.jsonl", start=100 * number, count=count)
         place |= {"path": file, "format": "jsonl", "config": None, "split": None, "revision": None, "limit": None}
-    if settings.held_out is None:
-        fields["held_out_rows"] = ROWS["held_out"]
     return fields
+
+
+def is_local(source: Source) -> bool:
+    """Whether the rows of a source are on this machine. Raises DataError where they are nowhere."""
+    return kind_of(source) != "hub"
 
 
 def write_rows(columns: Columns, file: Path, *, start: int, count: int) -> str:

@@ -13,9 +13,10 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
 from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
-from npo_core.errors import ConfigError, VerifierError
+from npo_core.errors import ConfigError, DataError, VerifierError
+from npo_core.problems.functions import FunctionSource
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
-from npo_core.problems.worker import OUTAGE, READY, REFUSED, VERDICT
+from npo_core.problems.worker import FAULT, OUTAGE, READY, REFUSED, VERDICT
 
 START_SECONDS = 120.0  # for a worker to import what it needs
 TRIES = 2
@@ -25,18 +26,15 @@ FEWEST = 20  # answers that a bound is a share of, at least: one bad answer in a
 class Worker:
     """One process; `job` is the index of the completion it has, or that it is to be given first."""
 
-    def __init__(self, hello: tuple, job: int | None = None):
+    def __init__(self, hello: tuple, job: int | None = None, environment: dict[str, str] | None = None):
         self.connection, theirs = Pipe()
         # No accelerator for it, and no descriptor of this process but its own end.
-        environment = os.environ | {
-            "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
+        there = environment or os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "npo_core.problems.worker", str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env=environment,
+            env={**there, "CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,
         )
         theirs.close()
@@ -70,8 +68,12 @@ class Pool:
     share) of a batch remain without a verdict, the batch is given up. Processes start with the first batch and end with
     this object, and with this process, however that ends.
 
+    Args:
+        environment: of the processes, which by default have this one's with its paths of modules.
+
     Raises, when called:
         ConfigError: the verifier cannot be made, or gave what no verifier may give.
+        DataError: a function raised, and again for the same answer: no other try would help.
         VerifierError: too many outages.
     """
 
@@ -84,7 +86,10 @@ class Pool:
         max_outages: float,
         accuracy: bool = True,
         example: Problem | None = None,
+        environment: dict[str, str] | None = None,
     ):
+        self.environment = environment
+        self.source: FunctionSource | None = None  # of a function, once a worker is ready
         self.verifier, self.size, self.max_outages = verifier, workers, max_outages
         self.hello = (verifier, answer_pattern, accuracy, example)
         self.workers: list[Worker] = []
@@ -107,11 +112,11 @@ class Pool:
 
     def start(self, count: int) -> None:
         while len(self.workers) < count:
-            self.workers.append(Worker(self.hello))
+            self.workers.append(Worker(self.hello, None, self.environment))
 
     def replace(self, worker: Worker, job: int | None) -> None:
         worker.end()
-        self.workers[self.workers.index(worker)] = Worker(self.hello, job)
+        self.workers[self.workers.index(worker)] = Worker(self.hello, job, self.environment)
 
 
 class Batch:
@@ -124,6 +129,7 @@ class Batch:
         self.waiting = deque(range(len(asked)))
         self.open = len(asked)
         self.outages = 0
+        self.faulted: set[int] = set()  # for which a function raised once
 
     def answers(self) -> list[Verdict | str | None]:
         self.pool.start(min(self.pool.size, len(self.asked)) or 1)
@@ -163,12 +169,22 @@ class Batch:
             raise ConfigError(value)
         job, worker.job = worker.job, None
         if kind == READY:
-            worker.ready = True
+            worker.ready, self.pool.source = True, value
             if job is not None:
                 self.hand(worker, job)
         elif kind == VERDICT:
             self.settle(job, value)
+        elif kind == FAULT:
+            self.fault(job, value)
         elif kind == OUTAGE and not self.settled(job, *value):
+            self.waiting.appendleft(job)
+
+    def fault(self, job: int, said: str) -> None:
+        """Ask once more where a function raised. Raises DataError where it raises again."""
+        if job in self.faulted:
+            raise DataError(said)
+        self.faulted.add(job)
+        if not self.settled(job, Outcome.CRASH, said.splitlines()[0]):
             self.waiting.appendleft(job)
 
     def give_up(self, worker: Worker, outcome: Outcome, why: str) -> None:

@@ -1,7 +1,6 @@
 """Open a source: JSON Lines, Parquet, a folder of `save_to_disk`, or a data set of a hub."""
 
 import errno
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 from npo_core.config import Source
 from npo_core.errors import ConfigError, DataError, StorageError
+from npo_core.hub import is_path, require_reachable
 from npo_core.problems.json_rows import read_json
 from npo_core.problems.parquet_types import common_types
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 BATCH = 256  # rows in memory at once while a data set is read
 
 
@@ -56,7 +55,7 @@ def kind_of(source: Source) -> str:
         return "jsonl"
     elif path.suffix == ".parquet":
         return "parquet"
-    elif not path.exists() and HUB_ID.fullmatch(source.path):
+    elif not path.exists() and not is_path(source.path):
         return "hub"
     raise DataError(
         f"{source.path} is no JSON Lines or Parquet file, no folder with Parquet files, no folder of save_to_disk "
@@ -119,6 +118,7 @@ def saved(source: Source) -> SourceRows:
 
 
 def hub(source: Source) -> SourceRows:
+    require_reachable("dataset", source.path)
     from datasets import load_dataset
 
     try:

@@ -12,11 +12,11 @@ from multiprocessing.connection import Connection
 from npo_core.config.verifier import InWorkers
 from npo_core.errors import ConfigError
 from npo_core.problems.checks import Check, make_check
-from npo_core.problems.functions import OwnFunction
+from npo_core.problems.functions import OwnFunction, described, is_outage
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference
 from npo_core.process import die_with_parent, own_stdout
 
-READY, VERDICT, OUTAGE, REFUSED = "ready", "verdict", "outage", "refused"
+READY, VERDICT, OUTAGE, FAULT, REFUSED = "ready", "verdict", "outage", "fault", "refused"
 
 
 def main(connection: Connection, parent: int) -> None:
@@ -28,7 +28,7 @@ def main(connection: Connection, parent: int) -> None:
     except ConfigError as error:
         connection.send((REFUSED, str(error)))
         return
-    connection.send((READY, None))
+    connection.send((READY, check.source if isinstance(check, OwnFunction) else None))
     while True:
         try:
             completion = connection.recv()
@@ -48,7 +48,10 @@ def prepared(verifier: InWorkers, answer_pattern: str, accuracy: bool, example: 
 
 
 def judged(check: Check, asked: Completion | Reference) -> tuple[str, object]:
-    """A message: the verdict, why there is none, or why there never will be; of a reference what it lacks, or None."""
+    """A message: the verdict, why there is none, or why there never will be; of a reference what it lacks, or None.
+
+    A function's exception is a fault of its own, unless it says that a service or memory is not there.
+    """
     try:
         if isinstance(asked, Reference):
             return VERDICT, check.lacks if check.reference(asked.answer) is None else None
@@ -58,6 +61,8 @@ def judged(check: Check, asked: Completion | Reference) -> tuple[str, object]:
     except TimeoutError as error:
         return OUTAGE, (Outcome.TIMEOUT, str(error))
     except BaseException as error:  # also sys.exit in a user's function
+        if isinstance(check, OwnFunction) and not is_outage(error):
+            return FAULT, described(check.path, error, asked)
         return OUTAGE, (Outcome.CRASH, f"{type(error).__name__}: {error}")
     return (OUTAGE, (verdict.outcome, "it said so")) if verdict.outcome.is_outage else (VERDICT, verdict)
 

@@ -1,6 +1,8 @@
 """The run that a recipe works on: configuration, workspace and lock, and the specifications of its stages."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +11,13 @@ from typing import Any
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.names import STARTED_FILE
+from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
+from npo_core.stages.preflight import function_sources, preflight
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
+from npo_core.timeline.lock import require_free
 
 FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
 
@@ -109,6 +114,23 @@ class Run:
         )
 
 
+def look_first(config: RunConfig | None, uri: str) -> RunConfig:
+    """Refuse what is refused in any case, quick looks first; nothing is written. The configuration of the run.
+
+    Args:
+        config: None: the one that the workspace holds.
+
+    Raises:
+        NPOError: the workspace is in use or belongs to a run with other settings; or as `preflight` raises.
+    """
+    workspace = Workspace(uri)
+    require_free(workspace.store)
+    config = config or workspace.config()
+    workspace.require_same(config)
+    require_same_functions(workspace, config, preflight(config))
+    return config
+
+
 @contextmanager
 def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None = None) -> Iterator[Run]:
     """Take the workspace for this process, bind the configuration to it, and note what is started.
@@ -121,9 +143,12 @@ def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None =
     workspace = Workspace(uri)
     with workspace_lock(workspace.store, owner=f"npo {config.name}"):
         workspace.store.clean_leftovers()
-        workspace.bind(config)
+        if said := workspace.bind(config):
+            print(said, file=sys.stderr, flush=True)
         settings = None if plateau is None else plateau.model_dump(mode="json")
-        workspace.store.write_json(STARTED_FILE, {"recipe": recipe, "plateau": settings})
+        note = {"recipe": recipe, "plateau": settings, "folder": os.getcwd()}
+        workspace.store.write_json(STARTED_FILE, note)
+        keep_functions(workspace, config, function_sources(config))
         yield Run(config, workspace)
     if not workspace.store.is_local:  # a finished run needs its downloads no more
         shutil.rmtree(workspace.scratch, ignore_errors=True)

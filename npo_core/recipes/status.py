@@ -12,7 +12,7 @@ from typing import Any
 
 from npo_core.config import Plateau, RunConfig
 from npo_core.errors import ConfigError
-from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, PLATEAU, STARTED_FILE, STOP_FILE
+from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, PLATEAU, SPEC_FILE, STARTED_FILE, STOP_FILE
 from npo_core.recipes import follow
 from npo_core.recipes.counting import CountingSteps
 from npo_core.recipes.run import Run
@@ -29,7 +29,10 @@ ALIVE_S = 120.0  # without a lock to ask, a stage counts as running this long af
 
 @dataclass(frozen=True)
 class StageState:
-    """A stage and how far it is. `progress` is (done, total); seconds and tokens are known once it is done."""
+    """A stage and how far it is. `progress` is (done, total); tokens are known once it is done.
+
+    Seconds are those of the work; of a running stage those since it was started, of an ended one up to its last event.
+    """
 
     stage: str
     label: str
@@ -115,7 +118,17 @@ def state_of(
     if error is None and not alive and has_log:
         error = f"Stage {stage.name} ended without a result; its log is {workspace.uri}/{stage.folder}/{LOG_FILE}."
     state = FAILED if error else RUNNING if alive else INTERRUPTED
-    return StageState(stage.name, words, state, progress, figures, error=error)
+    seconds = (
+        since(local / SPEC_FILE, time.time() if state == RUNNING else (event or {}).get("time")) if local else None
+    )
+    return StageState(stage.name, words, state, progress, figures, seconds=seconds, error=error)
+
+
+def since(spec: Path, until: float | None) -> float | None:
+    """Seconds since a stage was started, which its specification was written for."""
+    with suppress(OSError):
+        return None if until is None else max(until - spec.stat().st_mtime, 0.0)
+    return None
 
 
 def committed(workspace: Workspace, stage: Stage, steps: Mapping[str, int]) -> tuple[int, int] | None:

@@ -1,10 +1,13 @@
 """What a stage does at most, by its specification: updates, completions, tokens, snapshots."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
-from npo_core.config import ChainProblems, Problems, RunConfig
+from npo_core.config import ChainProblems, Problems, RunConfig, Source
+from npo_core.errors import DataError
+from npo_core.problems.count import source_rows
 from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
 
 
@@ -83,13 +86,21 @@ def prompts_met(config: RunConfig, updates: int) -> int:
 
 
 def held_out(problems: Problems) -> int | None:
-    """Held-out problems, at most; None where only reading the data would tell."""
+    """Held-out problems, at most; None where only a hub would tell, or there is nothing to read."""
     if isinstance(problems, ChainProblems):
         return problems.held_out
-    return problems.held_out_rows if problems.held_out is None else problems.held_out.limit
+    return problems.held_out_rows if problems.held_out is None else at_most(problems.held_out)
 
 
 def benchmarks(problems: Problems) -> int | None:
     """Problems of further data sets, at most; None as above."""
-    limits = [source.limit for source in getattr(problems, "benchmarks", {}).values()]
-    return None if None in limits else sum(limits)
+    counts = [at_most(source) for source in getattr(problems, "benchmarks", {}).values()]
+    return None if None in counts else sum(counts)
+
+
+def at_most(source: Source) -> int | None:
+    """Rows of a source as far as this machine can tell, before any is dropped; else its limit."""
+    with suppress(DataError):
+        if (rows := source_rows(source)) is not None:
+            return rows
+    return source.limit

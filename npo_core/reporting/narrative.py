@@ -1,5 +1,9 @@
 """What a run is, what it did, and how to do it again, in words."""
 
+import shlex
+from os.path import isabs
+from pathlib import Path
+
 from npo_core.config import Plateau
 from npo_core.reporting.compare import Comparison, crossed_at, first_crossing, flatten, rate
 from npo_core.reporting.intervals import shown
@@ -127,6 +131,9 @@ def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
     """The commands that make this report anew."""
     words = ["WORKSPACE is the folder or URI that holds this report's folder."]
     code = commands(run, "WORKSPACE", "NEW_WORKSPACE")
+    if paths := relative_paths(run):
+        words.append(f"Start it in {run.folder}, from which its relative paths count ({', '.join(paths)}).")
+        code.insert(0, f"cd {shlex.quote(run.folder)}")
     if baseline is not None:
         words.append("BASELINE is the baseline's workspace.")
         code += commands(baseline, "BASELINE", "NEW_BASELINE")
@@ -134,6 +141,13 @@ def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))
     made = f"\n\nMade with {versions}." if versions else ""
     return ["## To reproduce", " ".join(words), "\n".join(["```", *code, "```"]) + made]
+
+
+def relative_paths(run: RunData) -> list[str]:
+    """The folders and files of a configuration that are found from where it was started alone."""
+    sources = getattr(run.config.problems, "sources", {})
+    named = [getattr(run.config.model, "path", None), *(source.path for source in sources.values())]
+    return [] if run.folder is None else [p for p in named if p and not isabs(p) and Path(run.folder, p).exists()]
 
 
 def commands(run: RunData, old: str, new: str) -> list[str]:

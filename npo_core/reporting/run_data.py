@@ -6,6 +6,7 @@ from typing import Any
 
 from npo_core.config import RunConfig
 from npo_core.guidance.cache import read_info, summary
+from npo_core.names import STARTED_FILE
 from npo_core.reporting.costs import Ledger, StageCost, Totals, payments, probe_tokens, stage_costs
 from npo_core.reporting.intervals import Interval, wilson
 from npo_core.reporting.records import (
@@ -98,6 +99,7 @@ class RunData:
     evaluations    the evaluation records behind `points`
     protocol       names how snapshots were evaluated: problems, samples, length
     problems       of problems from data: rows, problems and what was dropped, of train and held_out
+    folder         where it was started last, from which relative paths of its configuration count; None: not noted
     """
 
     config: RunConfig
@@ -117,6 +119,7 @@ class RunData:
     protocol: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     problems: dict[str, Any] | None = None
+    folder: str | None = None
 
     @property
     def steps_done(self) -> int:
@@ -188,6 +191,7 @@ def load(workspace: Workspace) -> RunData:
         protocol=protocol,
         versions=versions(stages),
         problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
+        folder=workspace.store.read_json(STARTED_FILE, default={}).get("folder"),
     )
 
 

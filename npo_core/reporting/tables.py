@@ -170,3 +170,14 @@ def problems_table(problems: dict[str, dict[str, Any]]) -> Table:
     ]
     header = ["problems", "source", "rows", "used", "dropped", "tokens a prompt: min / median / max", "images"]
     return Table("Problems", header, rows, " ".join(notes), words=("source",))
+
+
+def duration(seconds: float | None) -> str:
+    """`40 s`, `12 min`, `3.4 h` or `2.1 days`."""
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from npo_core.config import BuiltInModel, ChainProblems, DataProblems, Lora, PretrainedModel
 from npo_core.errors import ConfigError, DataError
+from npo_core.models.there import check_model
 from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import StageContext
@@ -68,11 +69,13 @@ def processor_for(problems: DataProblems, path: str) -> Any:
     """The processor of a model for these problems: its tokenizer, where it takes text alone.
 
     Raises:
-        DataError: there is none.
+        DataError: what is there is none.
+        ConfigError, HubError: there is nothing, or it cannot be had.
         ConfigError: the problems have images and the model takes none, or its processor lacks a package.
     """
     from npo_core.models.load import load_config, load_processor, sees_images
 
+    check_model(path)
     try:
         config, processor = load_config(path), load_processor(path)
     except (OSError, ValueError) as error:
@@ -121,6 +124,7 @@ def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
 
     from npo_core.models.load import load_model, load_processor, merged
 
+    check_model(settings.path, weights=True)
     try:
         model = merged(load_model(settings.path, getattr(torch, settings.dtype), settings.attention))
         processor = load_processor(settings.path)

@@ -24,6 +24,7 @@ from npo_core.process import PARENT
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import STOPPED
 from npo_core.stages.forked import environment, fork_server
+from npo_core.stages.outputs import lost
 from npo_core.stages.results import RESULTS, Cost, Result
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
@@ -92,7 +93,7 @@ def accelerated(execution: Execution) -> bool:
 
 
 def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:
-    """The result of a finished stage, or None."""
+    """The result of a finished stage, or None; its outputs may be gone since (`finished` looks at them)."""
     record = workspace.store.read_json(f"{spec.folder}/{RESULT_FILE}", default=None)
     if record is None:
         return None
@@ -111,6 +112,18 @@ def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:
     return StageResult(spec.stage, spec.fingerprint, found, record["seconds"], reused=True)
 
 
+def finished(workspace: Workspace, spec: Spec) -> StageResult | None:
+    """The result of a finished stage whose outputs are all there; what is damaged of them makes room for new ones."""
+    done = read_result(workspace, spec)
+    gone = {} if done is None else lost(workspace, spec, done.result)
+    if not gone:
+        return done
+    for path, why in gone.items():
+        print(f"{workspace.uri}/{path} {why}: stage {spec.stage} makes it anew.", file=sys.stderr, flush=True)
+        workspace.store.remove(path)
+    return None
+
+
 def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
     """Run a stage to its end in a process of its own, or return the result that is there.
 
@@ -121,7 +134,7 @@ def run_stage(spec: Spec, watch: Watcher = lambda event: None) -> StageResult:
         BaseException: whatever interrupts the wait; the stage's process is ended first.
     """
     workspace = Workspace(spec.workspace)
-    if (done := read_result(workspace, spec)) is not None:
+    if (done := finished(workspace, spec)) is not None:
         return done
     if workspace.store.exists(STOP_FILE):
         raise stopped(workspace)

@@ -9,18 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npo_core.config import Lora, Training
+from npo_core.config import Lora
 from npo_core.control.controller import Controller
-from npo_core.errors import DamagedError, DataError, StageError
+from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
+from npo_core.stages.outputs import lost_snapshots
+from npo_core.stages.preflight import check_number
 from npo_core.stages.problems import run_problems
 from npo_core.stages.processes import in_turn
 from npo_core.stages.results import Cost, TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.timeline import Segment, Snapshot
-from npo_core.timeline.segments import Mark, read_marks, read_parts, read_steps
+from npo_core.timeline.segments import Mark, part_files, read_marks, read_parts, read_steps
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -58,8 +60,15 @@ def run(spec: TrainSpec, context: StageContext) -> TrainResult | None:
 
 
 def usable_marks(spec: TrainSpec, context: StageContext) -> list[Mark]:
-    """The parts an earlier, interrupted try completed."""
-    return [mark for mark in read_marks(context.workspace.store, spec.fingerprint) if mark.step <= spec.until]
+    """The parts an earlier, interrupted try completed, up to the first of which a file or the snapshot is gone."""
+    workspace, usable = context.workspace, []
+    files = set(workspace.store.list(f"segments/{spec.fingerprint}"))
+    for mark in read_marks(workspace.store, spec.fingerprint):
+        whole = files.issuperset(part_files([mark.step])) and not dict(lost_snapshots(workspace, [mark.snapshot]))
+        if mark.step > spec.until or not whole:
+            break
+        usable.append(mark)
+    return usable
 
 
 def describe(
@@ -99,7 +108,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
         reference = workspace.snapshot_folder(base_snapshot(context)) if spec.training.kl_coef else None
         if context.first:
             shutil.rmtree(output, ignore_errors=True)
-    check_number(problems, spec.training)
+    check_number(len(problems.train), spec.training)
     recorder = make_recorder(spec, context, start, folder, marks)
     trainer = make_trainer(spec, context, start, problems, folder, reference, output, recorder)
     recorder.trainer = trainer
@@ -116,6 +125,7 @@ def make_recorder(
 
     def show(row: dict[str, Any]) -> None:
         figures = {name: row[name] for name in ("step", "reward", "pass_rate", "entropy", "groups_injected", "cut_off")}
+        figures["unverified"] = sum(row.get(name) or 0 for name in ("verified_timeout", "verified_crash"))
         context.progress(row["step"] - start.step, spec.until - start.step, **figures)
 
     tokens = math.inf if spec.token_limit is None else spec.token_limit - tokens_of(spec, context, marks)
@@ -183,15 +193,6 @@ def images_of(problems: ProblemSet) -> Callable[[str], list] | None:
     """Opens the images of a training prompt by its id; None where no prompt has some."""
     refs = {problem.id: problem.images for problem in problems.train}
     return (lambda id_: list(map(open_image, refs[id_]))) if any(refs.values()) else None
-
-
-def check_number(problems: ProblemSet, training: Training) -> None:
-    """Raises DataError if an epoch has no batch."""
-    if len(problems.train) < training.prompts_per_step:
-        raise DataError(
-            f"There are {len(problems.train)} training problems, less than training.prompts_per_step = "
-            f"{training.prompts_per_step}: an epoch would have no batch. Lower it, or give more problems."
-        )
 
 
 def watching(spec: TrainSpec, folder: Path) -> Controller | None:

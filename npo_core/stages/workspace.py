@@ -7,7 +7,7 @@ from pathlib import Path
 from npo_core.config import RunConfig, parse_config
 from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.cache import GuidanceCache
-from npo_core.names import CONFIG_FILE
+from npo_core.names import CONFIG_FILE, RESULT_FILE
 from npo_core.timeline import Store, Timeline
 
 NOT_DECISIVE = {"execution", "name"}  # fields that may differ between starts of the same run
@@ -68,23 +68,58 @@ class Workspace:
             )
         return parse_config(values, f"{self.uri}/{CONFIG_FILE}")
 
-    def bind(self, config: RunConfig) -> None:
-        """Write the resolved configuration once; afterwards only the same configuration may use the workspace.
+    def bind(self, config: RunConfig) -> str | None:
+        """Write the resolved configuration; once something was trained, only the same may use the workspace.
+
+        Returns:
+            What to tell where another configuration, with which nothing was trained, gave way; else None.
 
         Raises:
             ConfigError: the workspace belongs to a run with other settings; names the first that differs.
         """
+        other = self.require_same(config)
+        if other is None and self.store.exists(CONFIG_FILE):
+            return None
+        if other is not None:
+            for name in self.store.list("stages"):
+                if not self.store.exists(f"stages/{name}/{RESULT_FILE}"):
+                    self.store.remove(f"stages/{name}")  # what failed by the settings before
+        self.store.write_json(CONFIG_FILE, config.model_dump(mode="json"))
+        if other is None:
+            return None
+        return f"Nothing was trained in {self.uri} yet: it takes the new configuration, which it held with {other}."
+
+    def require_same(self, config: RunConfig) -> str | None:
+        """Look whether the workspace can take a configuration; nothing is written.
+
+        Returns:
+            The first difference to the one that would give way; None where none does.
+
+        Raises:
+            ConfigError: as `bind` does.
+        """
         if not self.store.exists(CONFIG_FILE):
-            self.store.write_json(CONFIG_FILE, config.model_dump(mode="json"))
-            return
+            return None
         there, config = deciding(self.config()), deciding(config)
-        for field in sorted(set(RunConfig.model_fields) - NOT_DECISIVE):
-            old, new = getattr(there, field), getattr(config, field)
-            if old != new:
-                raise ConfigError(
-                    f"The workspace {self.uri} holds a run with {difference(field, old, new)}: give "
-                    "another workspace, or the configuration it was started with."
-                )
+        differ = [
+            f for f in RunConfig.model_fields if f not in NOT_DECISIVE and getattr(there, f) != getattr(config, f)
+        ]
+        if not differ:
+            return None
+        what = difference(differ[0], getattr(there, differ[0]), getattr(config, differ[0]))
+        if self._is_taken(bool({"model", "problems"} & set(differ))):
+            raise ConfigError(
+                f"The workspace {self.uri} holds a run with {what}: give another workspace, or the configuration it "
+                "was started with."
+            )
+        return what
+
+    def _is_taken(self, another_base: bool) -> bool:
+        """Whether anything here depends on the configuration: training began, or the base is that of another model."""
+        finished = [n for n in self.store.list("stages") if self.store.exists(f"stages/{n}/{RESULT_FILE}")]
+        if another_base and finished:
+            return True
+        return bool(self.store.list("segments")) or any(not name.startswith("base-") for name in finished)
 
     def snapshot_folder(self, id_: str) -> Path:
         """A local folder with a snapshot's files, checked; the base of an adapter lies beside it, checked as well.

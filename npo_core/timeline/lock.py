@@ -52,6 +52,23 @@ def workspace_lock(store: Store, owner: str, *, lease_s: float = LEASE_S, renew_
     lease.check()
 
 
+def require_free(store: Store) -> None:
+    """Look whether another process holds the workspace, and hold nothing oneself; nothing is written.
+
+    Raises:
+        WorkspaceBusyError: one does; it may end, or another begin, right after.
+    """
+    if not store.is_local:
+        holder = S3Lease(store, "", LEASE_S, RENEW_S).holder()
+        if holder.get("expires", 0.0) > time.time():
+            raise WorkspaceBusyError(_busy(store.uri, holder))
+    elif store.local(LOCAL_LOCK).exists():
+        lease = LocalLease(store, "")
+        if not lease.locked():
+            raise WorkspaceBusyError(_busy(store.uri, lease.holder()))
+        lease.release()
+
+
 class LocalLease:
     """The lock on a local folder."""
 
@@ -62,8 +79,8 @@ class LocalLease:
 
     def acquire(self) -> None:
         """Raises WorkspaceBusyError naming the owner if another process holds it."""
-        if not self._locked():
-            raise WorkspaceBusyError(_busy(self.store.uri, self._holder()))
+        if not self.locked():
+            raise WorkspaceBusyError(_busy(self.store.uri, self.holder()))
         try:
             self.store.write_json(LOCAL_OWNER, _who(self.owner))
         except BaseException:
@@ -77,7 +94,8 @@ class LocalLease:
     def check(self) -> None:
         """A lock of the kernel cannot be lost."""
 
-    def _locked(self) -> bool:
+    def locked(self) -> bool:
+        """Whether the lock of the kernel is ours now."""
         with self.store.failures(LOCAL_LOCK):
             make_folder(self.store.local(""))
             try:
@@ -86,7 +104,8 @@ class LocalLease:
                 return False
         return True
 
-    def _holder(self) -> dict[str, Any]:
+    def holder(self) -> dict[str, Any]:
+        """Who took it last."""
         try:
             return self.store.read_json(LOCAL_OWNER, default={})
         except DamagedError:  # who holds it is a courtesy; that it is held is certain
@@ -154,6 +173,10 @@ class S3Lease:
             except NPOError as error:
                 self.lost_to = {"owner": f"an unreadable {S3_LOCK}"}
                 log.error("the lock of %s was lost: %s", self.store.uri, error)
+
+    def holder(self) -> dict[str, Any]:
+        """Who wrote the lease that is there."""
+        return self._holder()[0]
 
     def _take_over(self) -> bool:
         """Whether the lease is ours now: it had run out, or is ours already. Raises WorkspaceBusyError if it runs."""

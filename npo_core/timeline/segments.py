@@ -5,7 +5,7 @@ snapshot. What has no mark does not count: a segment that was cut off goes on fr
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +79,12 @@ def write_part(
         pq.write_table(pa.Table.from_pylist(list(rows), schema), sink, compression="zstd")
         store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
     store.write_json(f"{folder}/mark-{mark.step:06d}.json", asdict(mark))
+
+
+def part_files(steps: Iterable[int]) -> list[str]:
+    """The names of all files of the parts that end at these steps."""
+    kinds = ("steps-{:06d}.parquet", "outcomes-{:06d}.parquet", "mark-{:06d}.json")
+    return [kind.format(step) for step in steps for kind in kinds]
 
 
 def read_marks(store: Store, segment: str) -> list[Mark]:

@@ -110,6 +110,14 @@ class Snapshots:
             raise DamagedError(f"{damage} {self._remedy(id_)}")
         return folder
 
+    def wrong_size(self, id_: str) -> str | None:
+        """A sentence on the first file of a local snapshot that is missing or of another size, or on its manifest."""
+        try:
+            snapshot = self.get(id_)
+        except DamagedError as error:
+            return str(error)
+        return _first_size(self.store.local(id_), snapshot)
+
     def list(self) -> SnapshotList:
         """All complete snapshots, sorted by step and id."""
         return sorted(map(self.get, self._ids()), key=lambda snapshot: (snapshot.step, snapshot.id))

@@ -122,8 +122,11 @@ class Timeline:
 
 
 def _check_tip(branch: Branch, segments: list[Segment], new: Segment) -> None:
-    """Raises NPOError unless `new` starts where its branch ends so far."""
-    own = [segment for segment in segments if segment.branch == branch.name]
+    """Raises NPOError unless `new` starts where its branch ends so far, or fills the place of one that was deleted."""
+    later = [s for s in segments if s.branch == branch.name and s.t0 >= new.t0]
+    if later and min(later, key=lambda segment: segment.t0).start != new.end:
+        later = []
+    own = [segment for segment in segments if segment.branch == branch.name and segment not in later]
     tip = max(((segment.t1, segment.end) for segment in own), default=(branch.parent_step, branch.parent))
     free = not own and branch.parent is None  # the base model's snapshot is known only to the first segment
     if new.t0 != tip[0] or (new.start != tip[1] and not free):

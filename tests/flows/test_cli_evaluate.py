@@ -22,4 +22,4 @@ def test_a_snapshot_gets_the_scores_that_its_run_gave_it(auto, config, environme
 
 def test_what_is_no_model_is_refused(config, environment, tmp_path):
     done = finish(npo("evaluate", tmp_path / "none", "--data", config), environment)
-    assert done.returncode == 65 and "is no language or vision-language model" in done.stderr
+    assert done.returncode == 64 and "there is no such folder" in done.stderr

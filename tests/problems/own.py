@@ -41,6 +41,8 @@ def by_word(completion, **_):
             raise ValueError("no such answer")
         case "late":
             raise TimeoutError("the service did not answer")
+        case "service":
+            raise ConnectionError("no service")
         case "outage":
             return Outcome.CRASH
         case "memory":
@@ -66,6 +68,14 @@ def once_bad(completion, **_):
     if not (mark := Path(os.environ["MARK_FILE"])).exists():
         mark.touch()
         os._exit(1)
+    return completion == "right"
+
+
+def once_raising(completion, **_):
+    """Raises the first time it is asked."""
+    if not (mark := Path(os.environ["MARK_FILE"])).exists():
+        mark.touch()
+        raise ValueError("not yet")
     return completion == "right"
 
 

@@ -187,7 +187,7 @@ def test_too_few_problems_for_a_batch(run):
     base = run.base().snapshot
     spec = run.train("main", base)
     many = TRAINING.model_copy(update={"prompts_per_step": 9})
-    with pytest.raises(DataError, match="There are 8 training problems, less than training.prompts_per_step = 9"):
+    with pytest.raises(ConfigError, match="There are 8 training problems, less than training.prompts_per_step = 9"):
         run(spec.model_copy(update={"training": many}))
 
 
@@ -200,7 +200,7 @@ def test_images_and_a_model_for_text(run, tmp_path, model):
 
 def test_a_model_that_is_none(run, tmp_path):
     run.model = PretrainedModel(kind="pretrained", path=str(tmp_path / "none"))
-    with pytest.raises(DataError, match="is no language or vision-language model with a tokenizer"):
+    with pytest.raises(ConfigError, match="there is no such folder"):
         run.base()
 
 

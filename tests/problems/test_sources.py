@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from small_data import data, gsm8k, problems_of, write_jsonl
 
 from npo_core.errors import ConfigError, DataError, StorageError
+from npo_core.problems import sources as sources_module
 
 ONE_HELD_OUT = {"held_out_rows": 1, "chat": "never"}
 
@@ -71,17 +72,24 @@ def test_a_hub_data_set_is_asked_for_by_all_its_fields(monkeypatch):
         return Dataset.from_list(gsm8k())
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(sources_module, "require_reachable", lambda kind, name: asked.append((kind, name)))
     source = {"path": "openai/gsm8k", "config": "main", "split": "train", "revision": "abc"}
     problems = problems_of(data(train=source, **ONE_HELD_OUT))
-    assert asked == [(("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
+    assert asked == [("dataset", "openai/gsm8k"), (("openai/gsm8k", "main"), {"split": "train", "revision": "abc"})]
     assert problems.report["train"]["source"] == "openai/gsm8k (hub), split train"
 
 
-def test_without_a_network_the_hub_says_so(monkeypatch):
+def test_without_a_network_the_hub_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
     def load_dataset(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ConfigError, match="data set of this id was not downloaded.*HF_HUB_OFFLINE.*save_to_disk"):
+        problems_of(train_only("openai/gsm8k"))
+    monkeypatch.setattr(sources_module, "require_reachable", lambda kind, name: None)
     with pytest.raises(DataError, match="Couldn't reach.*whether this machine has a network.*save_to_disk"):
         problems_of(train_only("openai/gsm8k"))
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from npo_core.config.verifier import FunctionVerifier, MathVerifier, Part, WeightedVerifier
-from npo_core.errors import ConfigError, VerifierError
+from npo_core.errors import ConfigError, DataError, VerifierError
 from npo_core.problems import Outcome, Problem
 from tests.problems.conftest import completion
 
@@ -50,11 +50,9 @@ def test_a_graded_answer_is_not_yet_correct(judge):
         ("stubborn", Outcome.TIMEOUT),
         ("late", Outcome.TIMEOUT),
         ("exit", Outcome.CRASH),
-        ("leave", Outcome.CRASH),
-        ("raise", Outcome.CRASH),
         ("memory", Outcome.CRASH),
         ("outage", Outcome.CRASH),
-        ("nan", Outcome.CRASH),
+        ("service", Outcome.CRASH),
     ],
 )
 def test_an_outage_is_not_a_wrong_answer_and_costs_no_other_its_verdict(judge, word, outcome):
@@ -95,11 +93,38 @@ def test_too_many_outages_stop_it_early_and_leave_no_worker(judge):
     assert made([completion("right")])[0].correct  # and the next batch is a new one
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("raise", ["raised ValueError: no such answer", 'raise ValueError("no such answer")']),
+        ("leave", ["raised SystemExit: no", 'sys.exit("no")']),
+        ("nan", ["raised ValueError: it returned nan"]),
+    ],
+)
+def test_what_a_function_raises_again_is_its_fault_and_is_named_with_its_row(judge, word, said):
+    """File, line, traceback and row, all bounded; not an outage, however many of those are allowed."""
+    made = judge(own("by_word"), max_outages=0.9)
+    with pytest.raises(DataError) as caught:
+        made([completion(text, "long" * 500, level=3) for text in [*RIGHT, word]])
+    message = str(caught.value)
+    own_file = str(ROOT / "tests/problems/own.py") if word != "nan" else "functions.py"
+    for part in [*said, own_file, "line ", f"completion: {word}", "prompt: What is it?", "level: 3"]:
+        assert part in message
+    assert "(2,000 characters)" in message and len(message) < 3000
+    assert caught.value.exit_code == 65 and not caught.value.retryable and workers() == []
+
+
+def test_what_a_function_raises_once_is_forgotten(judge, monkeypatch, tmp_path):
+    monkeypatch.setenv("MARK_FILE", str(tmp_path / "mark"))
+    verdicts = judge(own("once_raising"), verifier_workers=1)([completion("right"), completion("wrong")])
+    assert [v.correct for v in verdicts] == [True, False] and (tmp_path / "mark").exists()
+
+
 def test_the_bound_is_a_setting(judge):
-    batch = [completion(text) for text in ["raise"] * 10 + ["right"] * 10]
+    batch = [completion(text) for text in ["service"] * 10 + ["right"] * 10]
     verdicts = judge(own("by_word"), max_outages=0.5)(batch)
     assert sum(v.outcome is Outcome.CRASH for v in verdicts) == 10
-    with pytest.raises(VerifierError, match="ValueError: no such answer"):
+    with pytest.raises(VerifierError, match="ConnectionError: no service"):
         judge(own("by_word"), max_outages=0.45)(batch)
 
 

@@ -10,10 +10,12 @@ import torch
 import yaml
 
 from npo_core.config import EngineSettings, Execution, Guidance, RunConfig, Training, load_config, parse_config
-from npo_core.errors import ConfigError, DamagedError, DataError
+from npo_core.errors import ConfigError, DamagedError, DataError, WorkspaceBusyError
+from npo_core.recipes.run import look_first
 from npo_core.stages.execute import prepare_device
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import workspace_lock
 
 CHAIN = {"kind": "chain"}
 # dotted fields and values -> what the sentence has to say: field, value, remedy
@@ -373,6 +375,50 @@ def test_a_workspace_belongs_to_one_configuration(tmp_path):
     assert workspace.config() == config
 
 
+def finish_stage(workspace: Workspace, name: str) -> None:
+    workspace.store.write_json(f"stages/{name}/result.json", {})
+
+
+def test_where_nothing_was_trained_another_configuration_gives_way_and_that_is_said(tmp_path):
+    """As after a wrong path, or prompts_per_step that a message told to lower once the base was there."""
+    workspace = Workspace(tmp_path / "run")
+    old, new = parse_config({"training": {"steps": 100}}), parse_config({"training": {"steps": 60}})
+    assert workspace.bind(old) is None
+    workspace.store.write_json("stages/base-1/spec.json", {})
+    said = workspace.bind(new)
+    assert "takes the new configuration, which it held with training.steps = 100, not 60" in said
+    assert workspace.config() == new and workspace.store.list("stages") == []
+    finish_stage(workspace, "base-2")
+    assert workspace.bind(old) is not None and workspace.store.list("stages") == ["base-2"]
+    with pytest.raises(ConfigError, match="model.layers = 4, not 2"):  # of which the base is another
+        workspace.bind(parse_config({"model": {"kind": "built-in", "layers": 2}}))
+
+
+@pytest.mark.parametrize("begun", ["segments/1/mark-000004.json", "stages/train-1/result.json"])
+def test_what_was_trained_is_not_given_up(tmp_path, begun):
+    workspace = Workspace(tmp_path / "run")
+    workspace.bind(parse_config({}))
+    workspace.store.write_json(begun, {})
+    with pytest.raises(ConfigError, match="seed = 0, not 1"):
+        workspace.bind(parse_config({"seed": 1}))
+
+
+def test_a_look_refuses_and_writes_nothing(tmp_path):
+    uri, config = str(tmp_path / "run"), parse_config({})
+    assert look_first(config, uri) == config and not (tmp_path / "run").exists()
+    workspace = Workspace(uri)
+    workspace.bind(config)
+    finish_stage(workspace, "train-1")
+    files = sorted(tmp_path.rglob("*"))
+    assert look_first(None, uri) == config
+    with pytest.raises(ConfigError, match="seed = 0, not 1"):
+        look_first(parse_config({"seed": 1}), uri)
+    assert sorted(tmp_path.rglob("*")) == files
+    with workspace_lock(workspace.store, owner="npo other"), pytest.raises(WorkspaceBusyError, match="'npo other'"):
+        look_first(config, uri)
+    look_first(config, uri)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -390,6 +436,7 @@ def test_a_workspace_belongs_to_one_configuration(tmp_path):
 def test_another_configuration_is_refused_by_field(tmp_path, change, sentence):
     workspace = Workspace(tmp_path / "run")
     workspace.bind(parse_config({"training": {"steps": 100}}))
+    finish_stage(workspace, "train-1")
     before = (tmp_path / "run" / "config.json").read_bytes()
     with pytest.raises(ConfigError) as caught:
         workspace.bind(parse_config({"training": {"steps": 100}, **change}))
@@ -488,6 +535,7 @@ def test_an_engine_decides_only_where_it_generates(specs):
 def test_a_workspace_takes_another_interpreter_and_no_other_engine(tmp_path):
     Workspace(tmp_path).bind(parse_config({"engine": {"kind": "vllm", "python": "/a"}}))
     Workspace(tmp_path).bind(parse_config({"engine": {"kind": "vllm", "python": "/b", "memory": 0.5}}))
+    finish_stage(Workspace(tmp_path), "train-1")
     with pytest.raises(ConfigError, match="engine.kind = 'vllm', not 'transformers'"):
         Workspace(tmp_path).bind(parse_config({"engine": {"python": "/a"}}))
 

@@ -1,0 +1,105 @@
+"""What would keep a run from its start and can be told in a second or two: the one look of all commands.
+
+`npo problems`, `plan`, `run` (with Prefect, too) and `evaluate` take it before torch is imported anywhere.
+"""
+
+from collections.abc import Iterator
+
+from npo_core.config import DataProblems, Execution, PretrainedModel, RunConfig, Training
+from npo_core.config.verifier import FunctionVerifier, leaves
+from npo_core.errors import ConfigError
+from npo_core.models.there import check_model
+from npo_core.problems.count import part_rows
+from npo_core.problems.functions import FunctionSource
+from npo_core.problems.pool import Pool
+from npo_core.stages.forked import environment
+
+
+def preflight(
+    config: RunConfig, *, hub: bool = True, weights: bool = True, rows: bool = True
+) -> dict[str, FunctionSource]:
+    """Look for the model, the users' functions, and rows enough for a batch.
+
+    Args:
+        hub: ask a hub for what is named by a hub id.
+        weights: the model's weights are needed.
+        rows: look at the files of problems.
+
+    Returns:
+        What `function_sources` finds.
+
+    Raises:
+        ConfigError: model or function is not there or cannot be used, or an epoch would have no batch.
+        DataError: a file with problems cannot be read.
+        HubError: a hub does not answer.
+    """
+    if isinstance(config.model, PretrainedModel):
+        check_model(config.model.path, hub=hub, weights=weights)
+    if not isinstance(config.problems, DataProblems):
+        return {}
+    if rows and (known := part_rows(config.problems)["train"]) is not None:
+        check_number(known, config.training)
+    return function_sources(config)
+
+
+def require_model(config: RunConfig) -> None:
+    """Raises ConfigError or HubError where there is no model, or none that the hub gives."""
+    if isinstance(config.model, PretrainedModel):
+        check_model(config.model.path)
+
+
+def functions(config: RunConfig) -> Iterator[tuple[FunctionVerifier, bool]]:
+    """The functions that verify, each once, and whether it finds the accuracy."""
+    problems, opinion = config.problems, config.guidance.verifier
+    named = [problems.verifier_named(name) for name in ("", *problems.verifiers)]
+    seen: set[str] = set()
+    for verifier in [*named, *([] if opinion is None else [opinion])]:
+        right = [*leaves(getattr(verifier, "accuracy", None).verifier)] if hasattr(verifier, "accuracy") else None
+        for leaf in leaves(verifier):
+            if isinstance(leaf, FunctionVerifier) and leaf.path not in seen:
+                seen.add(leaf.path)
+                yield leaf, right is None or leaf in right
+
+
+def function_sources(config: RunConfig) -> dict[str, FunctionSource]:
+    """Where the functions that verify come from, by their paths, of those whose source is to be had.
+
+    Raises:
+        ConfigError: one cannot be imported or called.
+    """
+    if not isinstance(config.problems, DataProblems):
+        return {}
+    pattern = config.problems.answer_pattern
+    found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in functions(config)}
+    return {path: source for path, source in found.items() if source is not None}
+
+
+def check_function(
+    verifier: FunctionVerifier, accuracy: bool, pattern: str, execution: Execution
+) -> FunctionSource | None:
+    """Import a function and look at its signature, in a worker as stages start theirs. Raises ConfigError."""
+    pool = Pool(verifier, pattern, workers=1, max_outages=0.0, accuracy=accuracy, environment=environment(execution))
+    pool([])
+    return pool.source
+
+
+def check_number(rows: int, training: Training) -> None:
+    """Raises ConfigError if an epoch has no batch; names the largest number of prompts that there are enough for."""
+    wanted = training.prompts_per_step
+    if rows >= wanted:
+        return
+    fits = next((number for number in range(rows, 0, -1) if allowed(training, number)), None)
+    remedy = "give more problems" if fits is None else f"set training.prompts_per_step = {fits}, or give more problems"
+    raise ConfigError(
+        f"There are {rows} training problems, less than training.prompts_per_step = {wanted}: an epoch would have no "
+        f"batch; {remedy}."
+    )
+
+
+def allowed(training: Training, prompts: int) -> bool:
+    """Whether the settings of training go together with another number of prompts."""
+    try:
+        Training.model_validate(training.model_dump() | {"prompts_per_step": prompts})
+    except ValueError:
+        return False
+    return True
