@@ -115,7 +115,7 @@ def trained(run, seed: int):
         training=TRAINING, injection=Injection(), seed=seed, sampling_seed=seed, branch=f"b{seed}", start=base, until=2,
         **run.common,
     )  # fmt: skip
-    return run.workspace.timeline.segment(run(spec)["segment"]).snapshots
+    return run.workspace.timeline.segment(run(spec).segment).snapshots
 
 
 def test_a_run_with_a_large_seed(folder, tmp_path):
