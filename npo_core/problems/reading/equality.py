@@ -78,7 +78,7 @@ NAMED = regex.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\w+)?'*(?:\^\{?-1\}?)?(?:\(.
 
 def bare(text: str) -> str:
     """LaTeX without blanks, but for those that end a command."""
-    return regex.sub(r"(?<!\\[a-zA-Z]+)\s+|\s+(?![a-zA-Z])", "", text.strip())
+    return regex.sub(r"(?<!\\[a-zA-Z]+)\s+|\s+(?![a-zA-Z])", "", text.strip()) if " " in text else text
 
 
 def same_items(given: Value, reference: Value) -> bool:

@@ -62,7 +62,7 @@ def equal(given: str | Fraction, reference: str | Fraction, places: int | None, 
         return difference == 0
     names = sorted({symbol.name for symbol in a.free_symbols | b.free_symbols})
     if not names:
-        return close(value(a), value(b), places, wanted)
+        return close(constant(a), constant(b), places, wanted)
     pairs = [(at(a, names, point), at(b, names, point)) for point in range(POINTS)]
     known = [pair for pair in pairs if None not in pair]
     return len(known) > 1 and all(close(x, y, None, None) for x, y in known)
@@ -85,6 +85,9 @@ def value(found: Any, values: dict | None = None) -> Any:
     if number is None or not number.is_number or not number.is_finite:
         return None
     return number if all(part.is_Number for part in number.as_real_imag()) else None
+
+
+constant = lru_cache(maxsize=1024)(value)  # the completions of a prompt share its reference
 
 
 def close(a: Any, b: Any, places: int | None, wanted: int | None) -> bool:
