@@ -43,13 +43,12 @@ class SharingTrainer(ImageTrainer):
         self._sampled: list[Sampled] | None = None  # the rows of the newest generation batch, where they were recorded
         self._batch: dict | None = None  # the micro batch whose loss is computed
         self._backward = ExitStack()  # what holds until the backward pass is over
-        if self._sharing is None:
-            self._inner.base_model.register_forward_hook(shared_prompt.keep_scored, with_kwargs=True)
+        for model in [self.model] if self.ref_model is None else [self.model, self.ref_model]:
+            self._bare(model).base_model.register_forward_hook(shared_prompt.keep_scored, with_kwargs=True)
 
-    @property
-    def _inner(self) -> Any:
+    def _bare(self, model: Any) -> Any:
         """The transformers model, whatever wraps it."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
     @property
@@ -142,18 +141,19 @@ class SharingTrainer(ImageTrainer):
         width, keep = input_ids.shape[1] - padding, keep - padding
         numbers, self._numbers = self._numbers, None if self._numbers is None else self._numbers[rows]
         try:
-            called = super()._get_per_token_logps_and_entropies
-            logps, entropies, _ = called(model, input_ids[rows][:, :width], mask[:, :width], keep, compute_entropy=True)
+            called, of_policy = super()._get_per_token_logps_and_entropies, model is not self.ref_model
+            asked = (model, input_ids[rows][:, :width], mask[:, :width], keep)
+            logps, entropies, _ = called(*asked, compute_entropy=of_policy)
         finally:
             self._numbers = numbers
         real = mask[:, width - keep : width].bool()
-        return logps[real], entropies[real]
+        return logps[real], torch.zeros_like(logps[real]) if entropies is None else entropies[real]
 
     # --- shared prompts --------------------------------------------------------------------------------------------
 
     def _may_share(self, model, input_ids, attention_mask, keep, beside: dict[str, Any]) -> bool:
         """Whether completions share their prompt in this call; the model is looked at in the first."""
-        if self._sharing is False or not self.model.training or model is self.ref_model:
+        if self._sharing is False or not self.model.training:
             return False
         if any(value is not None and value is not False for value in beside.values()):
             return False  # images that TRL itself put beside the ids, or a loss of routers
@@ -176,8 +176,8 @@ class SharingTrainer(ImageTrainer):
         width = input_ids.shape[1] - keep
         groups = self._split(input_ids, attention_mask, width, rows)
         packed = shared_prompt.pack(groups.prompts, groups.completions, groups.prompt_of, width, input_ids.device)
-        beside = self._beside(packed, groups.first, input_ids, attention_mask, keep)
-        with self._attention(), self.accelerator.autocast():
+        beside = self._beside(model, packed, groups.first, input_ids, attention_mask, keep)
+        with self._attention(model), self.accelerator.autocast():
             output = model(
                 input_ids=packed.input_ids,
                 shift_labels=packed.labels,
@@ -185,11 +185,12 @@ class SharingTrainer(ImageTrainer):
                 layout=packed.layout,
                 **beside,
             )
-        return output.log_probs[0], output.entropy[0]
+        logps = output.log_probs[0]
+        return logps, torch.zeros_like(logps) if output.entropy is None else output.entropy[0]  # none of a reference
 
-    def _attention(self) -> AbstractContextManager:
+    def _attention(self, model) -> AbstractContextManager:
         """Attention for packed rows; to the end of the step where layers are computed again in the backward pass."""
-        switched = shared_prompt.shared_attention(self._inner)
+        switched = shared_prompt.shared_attention(self._bare(model))
         if not (torch.is_grad_enabled() and self.args.gradient_checkpointing):
             return switched
         self._backward.enter_context(switched)
@@ -211,14 +212,14 @@ class SharingTrainer(ImageTrainer):
             groups.completions.append(completion)
         return groups
 
-    def _beside(self, packed, first: list[int], input_ids, attention_mask, keep: int) -> dict[str, torch.Tensor]:
+    def _beside(self, model, packed, first: list[int], input_ids, attention_mask, keep: int) -> dict[str, torch.Tensor]:
         """Positions, as TRL's pass has them, and images once a prompt; `first`: a row of each prompt."""
         fields = {}
         if self._numbers is not None:
             fields = self._fields(self._numbers[first].tolist(), input_ids.shape[1], keep)
         if not fields:
             return {"position_ids": packed.columns[None]}
-        positions, _ = self._inner.base_model.get_rope_index(
+        positions, _ = self._bare(model).base_model.get_rope_index(
             input_ids[first],
             fields["mm_token_type_ids"],
             image_grid_thw=fields["image_grid_thw"],
@@ -231,7 +232,7 @@ class SharingTrainer(ImageTrainer):
         """Whether the model's completions may share their prompt: nothing is in the way, and some come out the same."""
         rows = attention_mask[:, -keep:].any(1).nonzero()[:, 0].tolist()
         asked = (model, input_ids, attention_mask, keep, sorted({*rows[:2], *rows[-2:]}))
-        reason = shared_prompt.obstacle(self._inner) or self._images_in_the_way() or self._difference(asked)
+        reason = shared_prompt.obstacle(self._bare(model)) or self._images_in_the_way() or self._difference(asked)
         if reason is not None:
             logger.warning(f"Each completion is computed with a prompt of its own, as this model demands: {reason}.")
         return reason is None
@@ -244,7 +245,7 @@ class SharingTrainer(ImageTrainer):
             distance = (self._pass(*asked)[0] - plain).abs().mean().item()
         except (RuntimeError, TypeError, ValueError) as error:
             return f"it does not take packed rows ({error})"
-        exact = self._inner.dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
+        exact = self._bare(self.model).dtype == torch.float32 and not (self.args.bf16 or self.args.fp16)
         bound = CLOSE if exact else CLOSE_LOW
         return None if distance < bound else f"its log-probabilities are {distance:.3g} nats off"
 
@@ -252,6 +253,6 @@ class SharingTrainer(ImageTrainer):
         """Why images do not allow sharing."""
         if self.open_images is None:
             return None
-        if not hasattr(self._inner.base_model, "get_rope_index"):
+        if not hasattr(self._bare(self.model).base_model, "get_rope_index"):
             return "its images are not placed as Qwen3-VL's"
         return None
