@@ -1,4 +1,4 @@
-"""Measures what a run pays besides training: the start of stages, of the Prefect server, and a Prefect task.
+"""Measures what a run pays besides training: the start of stages, of the Prefect server, a Prefect task, a refusal.
 
     python -m benchmarks.fixed [--times 5] [--quick] [--json]
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ IMPORTS = {
 }
 
 FORKED = "stage with nothing to do, forked"
+REFUSED, MOST_S = "a run is refused for ", 3.0  # what it may take on a machine that does nothing else
+ROWS = "problems={kind: data, train: {path: rows.jsonl}, held_out_rows: 1}"
 
 
 def stage_starts(config: RunConfig, folder: Path, times: int) -> dict[str, list[float]]:
@@ -66,6 +69,41 @@ def imports(times: int) -> dict[str, list[float]]:
             seconds.append(time.perf_counter() - started)
         found[f"interpreter and import of {name}"] = seconds
     return found
+
+
+def refusals(config: RunConfig, folder: Path, times: int) -> dict[str, list[float]]:
+    """Seconds from the command to its sentence where a run is refused, each by a process as a person starts it."""
+    from npo_core.recipes.run import Run
+    from npo_core.stages.workspace import Workspace
+    from npo_core.timeline import workspace_lock
+
+    taken, mine = Workspace(folder / "taken"), folder / "config.json"
+    taken.bind(config)
+    taken.store.write_json(f"{Run(config, taken).evaluate([]).folder}/result.json", {})
+    mine.write_text(config.model_dump_json())
+    gone = "model={kind: pretrained, path: /no/such/model}"
+    given = {
+        "a field that is none": (["--set", "training.stepz=3"], folder / "new", 64),
+        "a model that is not there": (["--set", gone, "--set", ROWS], folder / "new", 64),
+        "another configuration": (["--set", f"seed={config.seed + 1}"], taken.uri, 64),
+        "a workspace in use": ([], taken.uri, 75),
+    }
+    found = {}
+    for name, (options, workspace, code) in given.items():
+        with workspace_lock(taken.store, owner="benchmark") if code == 75 else nullcontext():
+            found[REFUSED + name] = [refused(mine, options, workspace, code) for _ in range(times)]
+    return found
+
+
+def refused(config: Path, options: list[str], workspace: Path | str, code: int) -> float:
+    """Seconds of a run that ends with an exit code at once."""
+    command = [sys.executable, "-m", "npo_core", "run", "grpo", "--config", str(config), "--workspace", str(workspace)]
+    started = time.perf_counter()
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode != code:
+        raise RuntimeError(f"{' '.join(options)} ended with {done.returncode}, not {code}: {done.stderr}")
+    return seconds
 
 
 def prefect_costs(folder: Path) -> dict[str, list[float]]:
@@ -138,6 +176,8 @@ def measure(config: RunConfig, times: int) -> dict[str, dict[str, float]]:
         found = imports(times)
         say("fixed: starts of stages")
         found |= stage_starts(config, Path(folder) / "run", times)
+        say("fixed: refusals")
+        found |= refusals(config, Path(folder), times)
         say("fixed: Prefect server, flow, tasks")
         found |= prefect_costs(Path(folder) / "prefect")
     return {name: spread(seconds) for name, seconds in found.items()}
@@ -160,6 +200,7 @@ def main() -> int:
         return 0
     figures = measure(config, options.times or (1 if options.quick else 5))
     checks = [Check(FORKED, figures[FORKED]["median"], unit=" s")]
+    checks += [Check(n, f["median"], MOST_S, " s") for n, f in figures.items() if n.startswith(REFUSED)]
     return finish({"seconds": figures}, checks, as_text(figures), options)
 
 

@@ -113,7 +113,7 @@ def test_config_explains_every_field():
 
 
 @pytest.fixture
-def flow(monkeypatch):
+def flow(monkeypatch, grpo):
     """Stands in for the flows; remembers what it was asked."""
     asked = {}
 
@@ -121,7 +121,7 @@ def flow(monkeypatch):
         asked.update(name=flow_name, config=config, workspace=workspace, baseline=baseline)
         if config.seed == 9:
             raise OutOfMemoryError("Out of memory: lower training.micro_batch.")
-        return figures(load(Workspace(workspace)), None, None)
+        return figures(load(grpo), None, None)
 
     monkeypatch.setitem(sys.modules, "flows.run", types.SimpleNamespace(run_flow=run_flow))
     return asked
@@ -136,7 +136,7 @@ def test_run_resolves_settings_and_shows_the_report(flow, grpo, tmp_path):
         "--config",
         str(file),
         "--workspace",
-        grpo.uri,
+        str(tmp_path / "new"),
         "--seed",
         "4",
         "--set",
@@ -150,7 +150,7 @@ def test_run_resolves_settings_and_shows_the_report(flow, grpo, tmp_path):
     assert result.exit_code == 0, result.output
     config = flow["config"]
     assert (config.seed, config.training.steps, config.problems.difficulties) == (4, 100, [3, 4])
-    assert (flow["name"], flow["workspace"], flow["baseline"]) == ("grpo", grpo.uri, "s3://b/x")
+    assert (flow["name"], flow["workspace"], flow["baseline"]) == ("grpo", str(tmp_path / "new"), "s3://b/x")
     assert "held-out pass rate" in result.stdout
     assert json.loads(runner.invoke(app, [*args, "--json"]).stdout)["kind"] == "grpo"
 
@@ -158,11 +158,14 @@ def test_run_resolves_settings_and_shows_the_report(flow, grpo, tmp_path):
 def test_run_reports_errors_by_code(flow, grpo, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("{}")
-    common = ["--config", str(file), "--workspace", grpo.uri]
+    common = ["--config", str(file), "--workspace", str(tmp_path / "new")]
     failed = runner.invoke(app, ["run", "early-bootstrap", *common, "--seed", "9"])
     assert failed.exit_code == 71 and failed.stderr.strip() == "Error: Out of memory: lower training.micro_batch."
     assert runner.invoke(app, ["run", "grpo", *common, "--set", "training.stepz=1"]).exit_code == 64
     assert runner.invoke(app, ["run", "grpo", *common, "--set", "steps"]).exit_code == 64
+    flow.clear()
+    other = runner.invoke(app, ["run", "grpo", "--config", str(file), "--workspace", grpo.uri])
+    assert other.exit_code == 64 and "give another workspace" in other.stderr and not flow
     assert runner.invoke(app, ["run", "grpo"]).exit_code == 2
 
 
@@ -176,7 +179,8 @@ def test_overrides_are_yaml():
 def test_prove_replay_exits_by_its_verdict(monkeypatch, equal, code):
     asked = {}
 
-    def prove_replay(uri, segment=None, steps=None):
+    def prove_replay(uri, segment, steps, watch):
+        watch({"done": 1, "total": 20, "time": 1.0})
         asked.update(segment=segment, steps=steps)
         row = {"what": "token ids", "equal": equal, "detail": "update 3, prompt ab: differs"}
         processes = {"original": [1, 2], "replay": [2]}
@@ -186,7 +190,7 @@ def test_prove_replay_exits_by_its_verdict(monkeypatch, equal, code):
     result = runner.invoke(app, ["prove-replay", "/w", "--segment", "5d", "--steps", "20"])
     assert result.exit_code == code and "update 3, prompt ab" in result.stdout
     assert "The original was trained in 1 and 2 processes, the replay in 2" in result.stdout
-    assert asked == {"segment": "5d", "steps": 20}
+    assert asked == {"segment": "5d", "steps": 20} and "replay" in result.stderr
     assert json.loads(runner.invoke(app, ["prove-replay", "/w", "--json"]).stdout)["equal"] is equal
 
 

@@ -1,5 +1,7 @@
 """Runs of more than one branch: what was spent by when, what is on the way to the result, and how it is told."""
 
+from dataclasses import replace
+
 import pytest
 from small_runs import (
     BASE,
@@ -13,6 +15,7 @@ from small_runs import (
     roll_back,
 )
 
+from npo_core.config import DataProblems
 from npo_core.reporting.compare import compare, first_crossing
 from npo_core.reporting.costs import Ledger, Totals
 from npo_core.reporting.evaluation import evaluations_table
@@ -138,6 +141,22 @@ def test_early_and_late(tmp_path):
         "npo run plateau-breakthrough --workspace NEW_WORKSPACE "
         "--set plateau.rollback_step=2 --set plateau.guide_step=6",
     ]
+
+
+def test_it_is_reproduced_from_the_folder_that_its_relative_paths_count_from(grpo, tmp_path):
+    """What is at a hub, or absolute, is found from anywhere."""
+    run = replace(load(grpo), folder=str(tmp_path / "my project"))
+    assert "cd " not in "\n".join(reproduce(run, None))
+    (tmp_path / "my project").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / "my project" / name).touch()
+    (tmp_path / "more.jsonl").touch()
+    sources = {"train": {"path": "train.jsonl"}, "held_out": {"path": "openai/gsm8k"}}
+    problems = {"kind": "data", **sources, "benchmarks": {"more": {"path": str(tmp_path / "more.jsonl")}}}
+    config = run.config.model_copy(update={"problems": DataProblems.model_validate(problems)})
+    text = "\n".join(reproduce(replace(run, config=config), None))
+    assert f"Start it in {tmp_path}/my project, from which its relative paths count (train.jsonl)." in text
+    assert f"cd '{tmp_path}/my project'\nnpo run grpo --config WORKSPACE" in text
 
 
 def test_the_course_in_words(auto, plateau):

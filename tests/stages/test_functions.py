@@ -1,0 +1,58 @@
+"""A function that verifies is part of a run: another source by the same name is noticed when it goes on."""
+
+import os
+
+import pytest
+
+from npo_core.config import parse_config
+from npo_core.errors import ConfigError
+from npo_core.recipes.run import look_first, open_run
+from npo_core.stages.workspace import Workspace
+
+FIRST = "def reward(prompt, completion, answer, **row):\n    return completion == answer\n"
+SECOND = FIRST.replace("==", "!=")
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run that was begun with a function, and its configuration with other settings of execution."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
+    (tmp_path / "mine.py").write_text(FIRST)
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 9)
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")
+    verifier = {"kind": "function", "path": "mine:reward"}
+    problems = {"kind": "data", "train": {"path": str(tmp_path / "rows.jsonl")}, "held_out_rows": 1}
+    values = {
+        "problems": problems | {"verifier": verifier},
+        "model": {"kind": "pretrained", "path": str(tmp_path / "model")},
+        "training": {"prompts_per_step": 2},
+    }
+    with open_run(parse_config(values), str(tmp_path / "run"), "grpo"):
+        pass
+    return lambda **execution: parse_config(values | {"execution": execution})
+
+
+def test_before_anything_is_trained_a_function_may_change(begun, tmp_path):
+    (tmp_path / "mine.py").write_text(SECOND)
+    with open_run(begun(), str(tmp_path / "run"), "grpo"):
+        pass
+    Workspace(tmp_path / "run").store.write_json("segments/1/mark-000004.json", {})
+    look_first(begun(), str(tmp_path / "run"))
+
+
+def test_afterwards_it_is_noticed_and_the_setting_goes_on(begun, tmp_path):
+    uri = str(tmp_path / "run")
+    Workspace(uri).store.write_json("segments/1/mark-000004.json", {})
+    (tmp_path / "mine.py").write_text("# said otherwise\n\n" + FIRST)
+    look_first(begun(), uri)
+    (tmp_path / "mine.py").write_text(SECOND)
+    said = r"mine:reward \(.*mine\.py\) changed since the run began.*--set execution\.accept_changed_functions=true"
+    for start in (lambda: look_first(begun(), uri), lambda: open_run(begun(), uri, "grpo").__enter__()):
+        with pytest.raises(ConfigError, match=said):
+            start()
+    with open_run(begun(accept_changed_functions=True), uri, "grpo"):
+        pass
+    look_first(begun(), uri)  # it is the run's now
