@@ -7,5 +7,6 @@ CONFIG_FILE = "config.json"  # of the workspace
 STARTED_FILE = "started.json"  # which recipe was started last, and its own settings
 FUNCTIONS_FILE = "functions.json"  # the source of each function that verifies, as the run was begun with it
 STOP_FILE = "stop"  # its presence ends stages, and none is started
+DRAWS = 2  # how random numbers are drawn: a run of another way (1: before 0.3) cannot go on exactly
 SPEC_FILE, RESULT_FILE = "spec.json", "result.json"  # of a stage
 EVENTS_FILE, LOG_FILE, ERROR_FILE = "events.jsonl", "log.txt", "error.json"

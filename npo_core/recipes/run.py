@@ -10,7 +10,8 @@ from typing import Any
 
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
-from npo_core.names import STARTED_FILE
+from npo_core.errors import ConfigError
+from npo_core.names import DRAWS, STARTED_FILE
 from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
 from npo_core.stages.preflight import function_sources, preflight
@@ -127,8 +128,23 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     require_free(workspace.store)
     config = config or workspace.config()
     workspace.require_same(config)
+    require_same_draws(workspace)
     require_same_functions(workspace, config, preflight(config))
     return config
+
+
+def require_same_draws(workspace: Workspace) -> None:
+    """Refuse to go on with a run that was trained with other random numbers: its replays would be other runs.
+
+    Raises:
+        ConfigError: says what still works.
+    """
+    noted = workspace.store.read_json(STARTED_FILE, default={})
+    if noted.get("draws") != DRAWS and workspace.store.list("segments"):
+        raise ConfigError(
+            f"The workspace {workspace.uri} was trained by npo before 0.3, which drew other random numbers, so a "
+            "replay would not repeat it: give another workspace. status, timeline, report, signals and decide read it."
+        )
 
 
 @contextmanager
@@ -142,11 +158,12 @@ def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None =
     require_engine(config.engine, gpu=accelerated(config.execution))
     workspace = Workspace(uri)
     with workspace_lock(workspace.store, owner=f"npo {config.name}"):
+        require_same_draws(workspace)
         workspace.store.clean_leftovers()
         if said := workspace.bind(config):
             print(said, file=sys.stderr, flush=True)
         settings = None if plateau is None else plateau.model_dump(mode="json")
-        note = {"recipe": recipe, "plateau": settings, "folder": os.getcwd()}
+        note = {"recipe": recipe, "plateau": settings, "folder": os.getcwd(), "draws": DRAWS}
         workspace.store.write_json(STARTED_FILE, note)
         keep_functions(workspace, config, function_sources(config))
         yield Run(config, workspace)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from npo_core import __version__
 from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.names import RESULT_FILE, STOP_FILE
@@ -92,7 +93,7 @@ def versions() -> dict[str, str]:
     """What a result depends on besides its specification."""
     import importlib.metadata as metadata
 
-    return {"python": platform.python_version()} | {
+    return {"npo-core": __version__, "python": platform.python_version()} | {
         name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")
     }
 

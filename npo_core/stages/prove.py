@@ -37,6 +37,7 @@ def prove_replay(
     workspace = Workspace(uri)
     original = choose(workspace, segment)
     until = end_step(original, steps)
+    then = versions_of(workspace, original)
     processes = processes_of(workspace, original, until)
     with tempfile.TemporaryDirectory(dir=workspace.scratch, prefix="proof-") as folder:
         copy = Workspace(Path(folder))
@@ -44,7 +45,6 @@ def prove_replay(
         replayed = copy.timeline.segment(result.result.segment)
         compared = compare(workspace, original, copy, replayed, until)
         now = copy.store.read_json(f"stages/train-{replayed.id}/{RESULT_FILE}")["versions"]
-    then = workspace.store.read_json(f"stages/train-{original.id}/{RESULT_FILE}")["versions"]
     return {
         "equal": all(row["equal"] for row in compared),
         "segment": original.id,
@@ -76,6 +76,21 @@ def choose(workspace: Workspace, id_: str | None) -> Segment:
     if not unguided:
         raise DataError(f"{workspace.uri} has no finished unguided segment yet: run a flow on it first.")
     return unguided[0]
+
+
+def versions_of(workspace: Workspace, segment: Segment) -> dict[str, str]:
+    """What a segment was trained with.
+
+    Raises:
+        DataError: by npo before 0.3, which drew other random numbers.
+    """
+    found = workspace.store.read_json(f"stages/train-{segment.id}/{RESULT_FILE}")["versions"]
+    if "npo-core" not in found:
+        raise DataError(
+            f"Segment {segment.id} of {workspace.uri} was trained by npo before 0.3, which drew other random numbers: "
+            "prove it with that version."
+        )
+    return found
 
 
 def end_step(segment: Segment, steps: int | None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import pytest
 import yaml
 
 from npo_core.control.records import Approval, Decisions
-from npo_core.errors import ApprovalNeeded, DamagedError
-from npo_core.names import RESULT_FILE
+from npo_core.errors import ApprovalNeeded, ConfigError, DamagedError, DataError
+from npo_core.names import RESULT_FILE, STARTED_FILE
 from npo_core.recipes.local import run_local
+from npo_core.recipes.status import status
+from npo_core.reporting.report import write_report
 from npo_core.stages.launch import read_result
+from npo_core.stages.prove import prove_replay
 from npo_core.stages.specs import BaseSpec
 from npo_core.stages.workspace import Workspace
 from tests.flows.conftest import ROOT, TINY, outcome, wait_for
@@ -78,3 +82,18 @@ def test_a_result_of_another_shape_is_refused_by_name(runs, home):
             read_result(workspace, spec)
     finally:
         workspace.store.write_json(f"{spec.folder}/{RESULT_FILE}", kept)
+
+
+def test_a_run_of_before_is_read_but_neither_goes_on_nor_is_proven(runs, home, tmp_path):
+    """Its random numbers were others, so a replay would not repeat it."""
+    workspace = Workspace(shutil.copytree(runs["grpo"].uri, tmp_path / "old"))
+    workspace.store.remove(STARTED_FILE)
+    for name in workspace.store.list("stages"):
+        record = workspace.store.read_json(f"stages/{name}/{RESULT_FILE}")
+        del record["versions"]["npo-core"]
+        workspace.store.write_json(f"stages/{name}/{RESULT_FILE}", record)
+    assert status(workspace)["finished"] and write_report(workspace)["complete"]
+    with pytest.raises(ConfigError, match=r"trained by npo before 0\.3, .*: give another workspace"):
+        run_local("grpo", tiny(), workspace.uri)
+    with pytest.raises(DataError, match=r"trained by npo before 0\.3, .*: prove it with that version"):
+        prove_replay(workspace.uri)
