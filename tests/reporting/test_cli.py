@@ -15,7 +15,6 @@ from npo_core.cli.options import parse_overrides
 from npo_core.errors import ConfigError, OutOfMemoryError, StageError
 from npo_core.reporting.report import figures
 from npo_core.reporting.run_data import load
-from npo_core.stages.workspace import Workspace
 
 runner = CliRunner()
 
