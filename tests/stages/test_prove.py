@@ -45,7 +45,7 @@ def sealed(tmp_path):
 @pytest.mark.parametrize("scratch", [True, False])
 def test_a_workspace_that_cannot_be_written_to(tmp_path, sealed, scratch):
     run = Run(tmp_path / "run", parse_config(SETTINGS), {})
-    run.found["base"] = run_stage(run.base()).result["snapshot"]
+    run.found["base"] = run_stage(run.base()).result.snapshot
     run.workspace.timeline.add_branch(Branch(name="main", parent=run.found["base"], parent_step=0, reason="test"))
     run_stage(run.train("main", until=2))
     if not scratch:
