@@ -24,6 +24,7 @@ from transformers import (
 from npo_core.config import Lora
 from npo_core.models.known import known_config
 from npo_core.models.load import load_config, sees_images
+from npo_core.models.there import check_model
 from npo_core.process import own_stdout
 
 
@@ -33,7 +34,7 @@ def read_config(path: str) -> tuple[PreTrainedConfig, str]:
     That is a folder or what was downloaded, else the known models, else the hub.
 
     Raises:
-        OSError, ValueError: it is nowhere.
+        OSError, ValueError, NPOError: it is nowhere.
     """
     if Path(path).is_dir():
         return load_config(path), "its config.json"
@@ -42,6 +43,7 @@ def read_config(path: str) -> tuple[PreTrainedConfig, str]:
     except (OSError, ValueError):
         if (known := known_config(path)) is not None:
             return known, "the dimensions published for it"
+        check_model(path)  # one try, where a library makes many
         return AutoConfig.from_pretrained(path), "its config.json at the hub"
 
 

@@ -1,5 +1,6 @@
 """Whether what `model.path` names can be a model, told from names of files alone, before a library is imported."""
 
+import json
 from pathlib import Path
 
 from npo_core.errors import ConfigError
@@ -23,6 +24,8 @@ def check_model(path: str, *, hub: bool = True, weights: bool = False) -> None:
     folder = Path(path)
     if folder.is_dir():
         check_folder(folder, weights)
+        if (base := base_name(folder)) is not None and not (folder.parent / base).is_dir():
+            check_model(base, hub=hub, weights=weights)
     elif folder.is_file():
         what = "a GGUF file" if folder.suffix.lower() == ".gguf" else "a file, no folder"
         raise ConfigError(f"model.path = {path} is {what}: {remedy(gguf=folder.suffix.lower() == '.gguf')}")
@@ -33,6 +36,14 @@ def check_model(path: str, *, hub: bool = True, weights: bool = False) -> None:
         raise ConfigError(f"model.path = {path} is a GGUF model by its name: {remedy(gguf=True)}")
     elif hub:
         require_reachable("model", path)
+
+
+def base_name(folder: Path) -> str | None:
+    """What an adapter calls its base model; None where the folder holds a full one."""
+    try:
+        return json.loads((folder / CONFIGS[1]).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_folder(folder: Path, weights: bool) -> None:

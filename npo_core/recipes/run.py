@@ -11,7 +11,7 @@ from typing import Any
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
-from npo_core.names import DRAWS, STARTED_FILE
+from npo_core.names import DRAWS, RESULT_FILE, STARTED_FILE
 from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
 from npo_core.stages.preflight import function_sources, preflight
@@ -119,7 +119,7 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     """Refuse what is refused in any case, quick looks first; nothing is written. The configuration of the run.
 
     Args:
-        config: None: the one that the workspace holds.
+        config: None: the one that the workspace holds. Once its base is made, model and rows are in the workspace.
 
     Raises:
         NPOError: the workspace is in use or belongs to a run with other settings; or as `preflight` raises.
@@ -129,7 +129,8 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     config = config or workspace.config()
     workspace.require_same(config)
     require_same_draws(workspace)
-    require_same_functions(workspace, config, preflight(config))
+    taken_in = workspace.store.exists(f"{Run(config, workspace).base().folder}/{RESULT_FILE}")
+    require_same_functions(workspace, config, function_sources(config) if taken_in else preflight(config))
     return config
 
 

@@ -1,4 +1,4 @@
-"""Every preset from start to report, shrunk: the same classes, tiny dimensions, made-up rows."""
+"""Every preset from start to report, shrunk: the same classes, tiny dimensions; made-up rows for those at a hub."""
 
 from pathlib import Path
 

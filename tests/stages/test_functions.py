@@ -6,7 +6,7 @@ import pytest
 
 from npo_core.config import parse_config
 from npo_core.errors import ConfigError
-from npo_core.recipes.run import look_first, open_run
+from npo_core.recipes.run import Run, look_first, open_run
 from npo_core.stages.workspace import Workspace
 
 FIRST = "def reward(prompt, completion, answer, **row):\n    return completion == answer\n"
@@ -33,6 +33,17 @@ def begun(tmp_path, monkeypatch):
     with open_run(parse_config(values), str(tmp_path / "run"), "grpo"):
         pass
     return lambda **execution: parse_config(values | {"execution": execution})
+
+
+def test_once_the_base_is_made_model_and_rows_need_not_be_there(begun, tmp_path):
+    """As without a network, or on another machine: the workspace holds what was taken in."""
+    uri = str(tmp_path / "run")
+    (tmp_path / "model" / "config.json").unlink()
+    with pytest.raises(ConfigError, match="holds no config.json"):
+        look_first(begun(), uri)
+    workspace = Workspace(uri)
+    workspace.store.write_json(f"{Run(begun(), workspace).base().folder}/result.json", {})
+    look_first(begun(), uri)
 
 
 def test_before_anything_is_trained_a_function_may_change(begun, tmp_path):

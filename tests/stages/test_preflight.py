@@ -122,6 +122,19 @@ def test_what_is_no_model_is_named_with_what_to_do(path, files, said, tmp_path, 
     assert said in str(caught.value) and f"{path}" in str(caught.value)
 
 
+def test_an_adapter_needs_its_base(model, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
+    for base, error in ((str(model), None), ("model", None), ("/gone", "/gone: there is no such folder")):
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+        if error is None:
+            check_model(str(adapter), weights=True)
+        else:
+            with pytest.raises(ConfigError, match=error):
+                check_model(str(adapter), weights=True)
+
+
 def test_a_model_that_is_there_passes(values):
     preflight(parse_config(values))
 
