@@ -11,8 +11,8 @@ import pytest
 from npo_core.cli.plan import plan_data
 from npo_core.config import Plateau
 from npo_core.errors import ConfigError
+from npo_core.planning import look
 from npo_core.timeline.segments import read_steps
-from tasks import plan
 
 ROOT = Path(__file__).parents[2]
 FLOWS = ("grpo", "early-bootstrap", "auto-npo", "plateau-breakthrough")
@@ -20,8 +20,7 @@ FLOWS = ("grpo", "early-bootstrap", "auto-npo", "plateau-breakthrough")
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(flow, start, tmp_path, monkeypatch):
-    look = plan.look
-    monkeypatch.setattr(plan, "look", lambda *asked: replace(look(*asked), memory=1e8))
+    monkeypatch.setattr("npo_core.planning.plan.look", lambda *asked: replace(look(*asked), memory=1e8))
     settings = {"plateau": Plateau()} if flow == "plateau-breakthrough" else {}
     with pytest.raises(ConfigError, match=r"does not fit.*\n.*Stage train needs .* and there are 96 MiB"):
         start(flow, tmp_path / "run", {}, **settings)
