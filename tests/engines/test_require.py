@@ -38,7 +38,7 @@ def test_rollouts(vllm_python):
 
 def test_a_run_does_not_begin_without_it(tmp_path):
     config = parse_config({"engine": {"rollouts": True}, "execution": {"device": "cpu"}})
-    with pytest.raises(ConfigError, match="engine.rollouts"), open_run(config, str(tmp_path / "run")):
+    with pytest.raises(ConfigError, match="engine.rollouts"), open_run(config, str(tmp_path / "run"), "grpo"):
         pytest.fail("the run began")
     assert not (tmp_path / "run").exists()
 
