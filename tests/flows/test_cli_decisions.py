@@ -151,17 +151,21 @@ def test_run_auto_npo(started, tmp_path):
     assert (started["flow"], started["config"].seed, started["config"].auto.max_interventions) == ("auto-npo", 3, 1)
 
 
-def test_run_plateau_breakthrough_takes_its_own_settings(started, tmp_path):
-    run = ("run", "plateau-breakthrough", "--workspace", "w")
+def test_run_plateau_breakthrough_takes_its_own_settings(started, auto, tmp_path):
+    run = ("run", "plateau-breakthrough", "--workspace", auto.uri)
     options = ("--branch", "main", "--rollback-step", 4, "--guide-step", 8, "--until", 12)
     call(*run, *options, "--set", "plateau.guided=false", "--set", "plateau.trigger.window=7", "--baseline", "b")
     plateau = started["plateau"]
     assert (plateau.branch, plateau.rollback_step, plateau.guide_step, plateau.until) == ("main", 4, 8, 12)
     assert plateau.guided is False and plateau.trigger.window == 7
-    assert (started["flow"], started["config"], started["baseline"]) == ("plateau-breakthrough", None, "b")
+    assert (started["flow"], started["config"], started["baseline"]) == (
+        "plateau-breakthrough",
+        None,
+        str(Path("b").absolute()),
+    )
     file = tmp_path / "c.yaml"
     file.write_text("{}")
-    call(*run, "--config", file, "--set", "training.steps=100", "--seed", 2)
+    call(*run[:-1], tmp_path / "new", "--config", file, "--set", "training.steps=100", "--seed", 2)
     assert (started["config"].training.steps, started["config"].seed, started["plateau"].rollback_step) == (
         100,
         2,

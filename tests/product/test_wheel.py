@@ -102,7 +102,7 @@ def test_every_package_that_is_imported_is_required():
                 imported.add(node.module.split(".")[0])
     imported -= {*sys.stdlib_module_names, "npo_core", "vllm"}  # vLLM has an interpreter of its own
     metadata = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[0]
-    required = {name.lower() for name in re.findall(r'^    "([\w-]+)', metadata, re.MULTILINE)}
+    required = {name.lower().replace("_", "-") for name in re.findall(r'^    "([\w-]+)', metadata, re.MULTILINE)}
     known = packages_distributions()
     missing = {name for name in imported if not {d.lower().replace("_", "-") for d in known[name]} & required}
     assert not missing

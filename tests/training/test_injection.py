@@ -53,7 +53,8 @@ class Spy(NPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._policy_logps, self.seen_entropies = result[0].detach().clone(), result[1].detach().clone()
+        self._policy_logps = result[0].detach().clone()
+        self.seen_entropies = None if result[1] is None else result[1].detach().clone()
         return result
 
 
