@@ -90,7 +90,7 @@ def test_the_users_function_judges_the_trial(values, tmp_path, name, code):
     problems = values["problems"] | {"verifier": {"kind": "function", "path": f"reward:{name}"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"problems": problems}))
     command = [sys.executable, "-m", "npo_core", "run", "early-bootstrap", "--config", "config.yaml"]
-    environment = os.environ | {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--workspace", "run", "--shrink", "--local"],
         cwd=tmp_path,
