@@ -35,10 +35,10 @@ def decide(
 
 def decide_data(uri: str, step: int, number: int | None, changes: dict[str, Any]) -> Data:
     """A decision as it was recorded, and as its records lead to it."""
-    from npo_core.control.recompute import look
+    from npo_core.control.recompute import decide_again
 
     workspace = open_workspace(uri)
-    return look(workspace.store, workspace.config(), step, number, changes)
+    return decide_again(workspace.store, workspace.config(), step, number, changes)
 
 
 def show(data: Data, console: Console) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from npo_core.config import AutoNPO, Trigger
-from npo_core.control.decision import Budget, Decision, Scored, choose, expected_cost
+from npo_core.control.decision import Budget, Decision, Scored, best_candidate, expected_cost
 from npo_core.control.probe import ProbeResult
 from npo_core.control.signals import Reading, readings, watched_entropy
 from npo_core.timeline import SnapshotRef
@@ -32,7 +32,7 @@ def decide(
     trigger = settings.control.trigger
     seen = readings(rows, trigger)
     reading = seen[-1] if seen else None
-    scored, best, reason = judge(settings, reading, probe, left)
+    scored, best, reason = decide_delta(settings, reading, probe, left)
     cost = expected_cost(best, probe, rows, guide_samples if settings.guided else 0)
     if best is not None and left.tokens is not None and cost["tokens"] > left.tokens:
         reason = f"Delta = {best.delta} would cost {cost['tokens']:.0f} tokens, and the budget has {left.tokens} left."
@@ -78,7 +78,7 @@ def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list
     ]
 
 
-def judge(
+def decide_delta(
     settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Budget
 ) -> tuple[list[Scored], Scored | None, str]:
     """Warning, confirmation, choice: the candidates, the chosen one, and the reason."""
@@ -87,7 +87,7 @@ def judge(
     if probe is None:
         why = "nothing was probed here" if left.tokens is None else f"{left.tokens} tokens are too few for a probe"
         return [], None, f"The signals warn, but {why}, so Q, V and S are not known."
-    return choose(probe, settings, left)
+    return best_candidate(probe, settings, left)
 
 
 def quiet(reading: Reading | None, settings: AutoNPO) -> str:

@@ -107,7 +107,7 @@ def excluded(candidate: Candidate, settings: AutoNPO, left: Budget) -> str | Non
     return None
 
 
-def choose(probe: ProbeResult, settings: AutoNPO, left: Budget) -> tuple[list[Scored], Scored | None, str]:
+def best_candidate(probe: ProbeResult, settings: AutoNPO, left: Budget) -> tuple[list[Scored], Scored | None, str]:
     """All candidates with their scores, the chosen one (None: do not intervene), and the reason in one sentence."""
     scored = [score(candidate, settings, left) for candidate in probe.candidates]
     if left.interventions == 0:

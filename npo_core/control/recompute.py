@@ -8,7 +8,7 @@ from typing import Any
 
 from npo_core.config import Plateau, RunConfig, override, parse_config, parse_plateau
 from npo_core.control.breakthrough import plan_rollback
-from npo_core.control.decide import decide, judge
+from npo_core.control.decide import decide, decide_delta
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
@@ -114,7 +114,7 @@ def choose_decision(decisions: Decisions, step: int, number: int | None) -> Deci
     return next((d for d in there if number in (None, d.number)), None)
 
 
-def look(store: Store, config: RunConfig, step: int, number: int | None, changes: Changes) -> dict[str, Any]:
+def decide_again(store: Store, config: RunConfig, step: int, number: int | None, changes: Changes) -> dict[str, Any]:
     """A decision as it was recorded and as its records lead to it now, in plain values.
 
     Where nothing was decided: `recorded` is null, and `recomputed` is what the signals of the final branch say.
@@ -152,5 +152,5 @@ def signals_at(store: Store, config: RunConfig, step: int) -> dict[str, Any]:
         raise DataError(f"No update {step} is recorded in {store.uri}: {last}.")
     seen = readings(rows, config.auto.control.trigger)
     reading = seen[-1] if seen else None
-    reason = judge(config.auto, reading, None, Budget())[2]
+    reason = decide_delta(config.auto, reading, None, Budget())[2]
     return {"branch": final.name, "step": step, "reading": reading and reading.as_dict(), "reason": reason}

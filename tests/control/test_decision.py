@@ -7,7 +7,7 @@ import pytest
 from npo_core.config import AutoNPO, Choice, Control, Trigger
 from npo_core.config import Probe as ProbeSettings
 from npo_core.control.decide import decide
-from npo_core.control.decision import Budget, choose, variance_cost
+from npo_core.control.decision import Budget, best_candidate, variance_cost
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.names import AUTO_NPO
 from npo_core.timeline import SnapshotRef
@@ -44,26 +44,26 @@ def test_v_is_the_exponential_of_the_kl_of_a_token_or_of_a_completion():
 def test_v_takes_the_estimator_that_is_set():
     both = candidate(10, kl=0.2).model_copy(update={"kl_k3": 0.1})
     assert variance_cost(both, Choice(kl_estimator="k3")) == pytest.approx(math.exp(0.1))
-    scored, best, reason = choose(probe(both), changed(kl_estimator="k3"), Budget())
+    scored, best, reason = best_candidate(probe(both), changed(kl_estimator="k3"), Budget())
     assert scored[0].kl == best.kl == 0.1 and "KL 0.1000" in reason
 
 
 def test_the_largest_s_wins_and_both_q_and_kl_count():
     near, middle, far = candidate(10, q=0.2, kl=0.0), candidate(20, q=0.5, kl=0.5), candidate(40, q=0.6, kl=1.0)
-    scored, best, reason = choose(probe(near, middle, far), SETTINGS, Budget())
+    scored, best, reason = best_candidate(probe(near, middle, far), SETTINGS, Budget())
     assert best.delta == 20 and best.s == pytest.approx(0.5 * math.exp(-0.5)) and best == scored[1]
     assert [c.s for c in scored] == pytest.approx([0.2, 0.5 * math.exp(-0.5), 0.6 * math.exp(-1)])
     assert reason.startswith("Of 3 candidates Delta = 20 has the largest S = 0.3033 (Q 0.500, KL 0.5000 nats a token")
-    assert choose(probe(near, middle, far), changed(kl_scale=0.0), Budget())[1].delta == 40
-    assert choose(probe(near, middle, far), changed(kl_scale=4.0), Budget())[1].delta == 10
+    assert best_candidate(probe(near, middle, far), changed(kl_scale=0.0), Budget())[1].delta == 40
+    assert best_candidate(probe(near, middle, far), changed(kl_scale=4.0), Budget())[1].delta == 10
 
 
 def test_of_equal_s_the_shorter_rollback_wins():
-    assert choose(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Budget())[1].delta == 10
+    assert best_candidate(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Budget())[1].delta == 10
 
 
 def test_excluded_candidates_say_why_and_are_not_chosen():
-    scored, best, _ = choose(
+    scored, best, _ = best_candidate(
         probe(candidate(50, q=1.0), candidate(40, prompts=3, q=1.0), candidate(35, q=1.0), candidate(10)),
         SETTINGS,
         Budget(updates=30),
@@ -96,12 +96,12 @@ def test_excluded_candidates_say_why_and_are_not_chosen():
     ],
 )
 def test_reasons_not_to_intervene(found, left, reason):
-    scored, best, told = choose(found, SETTINGS, left)
+    scored, best, told = best_candidate(found, SETTINGS, left)
     assert best is None and reason in told and len(scored) == len(found.candidates)
 
 
 def test_the_threshold_itself_is_enough():
-    assert choose(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Budget(updates=10))[1].delta == 10
+    assert best_candidate(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Budget(updates=10))[1].delta == 10
 
 
 def rows(*rates: float) -> list[dict]:

@@ -10,7 +10,7 @@ from npo_core.control.decision import Budget, Decision
 from npo_core.control.outcome import compare_branches, replayed_rows
 from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
-from npo_core.control.recompute import look, recompute
+from npo_core.control.recompute import decide_again, recompute
 from npo_core.control.records import Decisions
 from npo_core.errors import ConfigError, DamagedError, DataError
 from npo_core.names import AUTO_NPO
@@ -120,7 +120,9 @@ def test_updates_without_generation_do_not_count(store):
 
 
 def see(store: Store, step: int = 10, number: int | None = None, config: RunConfig = CONFIG, **changes) -> dict:
-    return look(store, config, step, number, {name.replace("__", "."): value for name, value in changes.items()})
+    return decide_again(
+        store, config, step, number, {name.replace("__", "."): value for name, value in changes.items()}
+    )
 
 
 def test_a_recorded_decision_is_made_once_more_from_its_records(store):
@@ -144,7 +146,7 @@ def test_a_recorded_decision_is_made_once_more_from_its_records(store):
     ],
 )
 def test_other_thresholds_would_have_decided_otherwise(store, changes, delta, said):
-    found = look(store, CONFIG, 10, None, changes)
+    found = decide_again(store, CONFIG, 10, None, changes)
     assert not found["same"] and found["recomputed"]["delta"] == delta and said in found["recomputed"]["reason"]
     assert found["recorded"]["delta"] == 6
 
@@ -154,14 +156,14 @@ def test_other_thresholds_would_have_decided_otherwise(store, changes, delta, sa
 )
 def test_what_decided_what_was_generated_cannot_be_changed(store, name):
     with pytest.raises(ConfigError, match=f"{name} is no threshold"):
-        look(store, CONFIG, 10, None, {name: 1})
+        decide_again(store, CONFIG, 10, None, {name: 1})
 
 
 def test_a_wrong_value_or_field_is_named(store):
     with pytest.raises(ConfigError, match=r"auto\.control\.trigger\.window = 0"):
-        look(store, CONFIG, 10, None, {"auto.control.trigger.window": 0})
+        decide_again(store, CONFIG, 10, None, {"auto.control.trigger.window": 0})
     with pytest.raises(ConfigError, match=r"auto\.choice\.klscale: there is no such field"):
-        look(store, CONFIG, 10, None, {"auto.choice.klscale": 1})
+        decide_again(store, CONFIG, 10, None, {"auto.choice.klscale": 1})
 
 
 def tamper_with_the_record(store):
@@ -226,7 +228,7 @@ def test_where_nothing_was_decided_the_signals_speak(store):
     with pytest.raises(DataError, match="No update 11 is recorded in .*: the newest is 10"):
         see(store, 11)
     with pytest.raises(DataError, match="none is"):
-        look(Store(store.uri + "/none"), CONFIG, 1, None, {})
+        decide_again(Store(store.uri + "/none"), CONFIG, 1, None, {})
 
 
 def test_several_decisions_at_a_step_need_a_number(store):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from npo_core.control.controller import read_pool
-from npo_core.control.recompute import look
+from npo_core.control.recompute import decide_again
 from npo_core.control.records import Decisions
 from npo_core.errors import ApprovalNeeded, ConfigError, DataError
 from npo_core.stages.workspace import Workspace
@@ -83,7 +83,7 @@ def test_injection_is_for_the_slice_of_the_pool_alone(auto):
 
 def test_every_decision_is_the_same_when_made_once_more(auto):
     for d in decisions(auto):
-        found = look(auto.store, auto.config(), d.step, d.number, {})
+        found = decide_again(auto.store, auto.config(), d.step, d.number, {})
         assert found["same"] and found["recorded"]["number"] == d.number, found["differences"]
 
 

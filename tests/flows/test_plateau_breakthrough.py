@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from npo_core.config import Plateau, Trigger
-from npo_core.control.recompute import look
+from npo_core.control.recompute import decide_again
 from npo_core.control.records import Decisions
 from npo_core.errors import ConfigError, DataError
 from npo_core.stages.workspace import Workspace
@@ -65,9 +65,9 @@ def test_the_decision_and_its_outcome_are_recorded(by_hand):
     found = kept.result(1)
     assert (found.t0, found.t1, found.abandoned.branch, found.replay.branch) == (8, 16, "main", late(by_hand)[0])
     assert found.groups_injected > 0
-    again = look(by_hand.store, by_hand.config(), 16, None, {})
+    again = decide_again(by_hand.store, by_hand.config(), 16, None, {})
     assert again["same"], again["differences"]
-    other = look(by_hand.store, by_hand.config(), 16, None, {"plateau.rollback_step": 4})
+    other = decide_again(by_hand.store, by_hand.config(), 16, None, {"plateau.rollback_step": 4})
     assert other["recomputed"]["rollback"]["step"] == 4 and not other["same"]
 
 
@@ -92,7 +92,7 @@ def test_by_detection_it_finds_where_to_roll_back_to(run, start):
     [name] = late(workspace)
     tip = max(workspace.timeline.states(name))
     assert workspace.timeline.branch(name).parent_step == made.rollback.step and tip == 28
-    assert look(workspace.store, workspace.config(), 24, None, {})["same"]
+    assert decide_again(workspace.store, workspace.config(), 24, None, {})["same"]
 
 
 def test_without_a_plateau_nothing_is_rolled_back_however_often_it_is_asked(run, start):
