@@ -234,7 +234,6 @@ from pathlib import Path
 from npo_core.timeline import Store
 root = Path(sys.argv[1])
 store = Store(root / "workspace")
-print("ready", flush=True)
 for number in itertools.count():
     src = root / f"src-{number}"
     src.mkdir()
@@ -244,10 +243,13 @@ for number in itertools.count():
     store.put_folder(src, f"folders/{number}", "last")
     store.write_bytes("value", str(number % 10).encode() * 1_000_000)
     store.create_bytes(f"created/{number}", b"x" * 100_000)
+    if number == 1:
+        print("ready", flush=True)
 """
 
 
 def _run_and_kill(code: str, root: Path, wait_s: float) -> None:
+    """Kill a writer `wait_s` seconds after it says that two folders are whole, however slow the machine."""
     with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         time.sleep(wait_s)
@@ -270,7 +272,7 @@ def test_killed_writers_leave_all_or_nothing(tmp_path: Path) -> None:
         assert all(store.read_bytes(f"created/{name}") == b"x" * 100_000 for name in store.list("created"))
         store.clean_leftovers()
         assert not list(Path(store.uri).rglob(".tmp-*"))
-    assert seen > 8  # it was killed while working, not before
+    assert seen >= 2 * 8
 
 
 S3_WRITER = """
@@ -279,8 +281,6 @@ from pathlib import Path
 from npo_core.timeline import Store
 root = Path(sys.argv[1])
 store = Store((root / "uri").read_text())
-store.exists("warm")
-print("ready", flush=True)
 for number in itertools.count():
     src = root / f"src-{number}"
     src.mkdir()
@@ -288,6 +288,8 @@ for number in itertools.count():
         (src / name).write_bytes(str(number).encode() * 1000)
     (src / "last").write_text("abc")
     store.put_folder(src, f"folders/{number}", "last")
+    if number == 1:
+        print("ready", flush=True)
 """
 
 
@@ -305,7 +307,7 @@ def test_killed_uploads_leave_all_or_nothing(s3_store: Store, tmp_path: Path) ->
                 folder = s3_store.fetch(f"folders/{number}", tmp_path / f"down-{wait_s}")
                 expected = str(number).encode() * 1000
                 assert contents(folder) == {"a": expected, "b": expected, "c": expected, "last": b"abc"}
-    assert seen > 3
+    assert seen >= 2 * 3
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(local_store: Store) -> None:
