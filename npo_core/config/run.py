@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
 from npo_core.config.engine import EngineSettings
+from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
@@ -22,6 +23,7 @@ class RunConfig(Closed):
     model: Model = BuiltInModel()
     training: Training = Training()
     injection: Injection = Injection()
+    mix: Mix = Field(Mix(), exclude_if=lambda mix: not mix.online, description="what is mixed in besides a cache")
     guidance: Guidance = Guidance()
     bootstrap: EarlyBootstrap = EarlyBootstrap()
     auto: AutoNPO = AutoNPO()
@@ -140,6 +142,26 @@ class RunConfig(Closed):
                 f"engine.max_model_len = {most} has no room for a prompt of {prompt} and a completion of {completion} "
                 f"tokens: set at least {prompt + completion}"
             )
+
+    @model_validator(mode="after")
+    def _mix_fits(self) -> Self:
+        beside = "mix.replay" if self.mix.replay else "injection.place = append" * (self.injection.place == "append")
+        if beside and self.training.kl_coef:
+            raise ValueError(
+                f"{beside} trains on rows beside the batch's groups, which no KL to the base is computed for: set "
+                f"training.kl_coef = 0 (now {self.training.kl_coef})"
+            )
+        if beside and self.training.loss == "bnpo":
+            raise ValueError(
+                f"{beside} with training.loss = bnpo: rows beside the batch would change the weight of each micro "
+                "batch; set training.loss to dapo, grpo or dr_grpo"
+            )
+        if self.injection.gate != "pass_rate" and self.injection.tau_gate != Injection().tau_gate:
+            raise ValueError(
+                f"injection.tau_gate = {self.injection.tau_gate} is for injection.gate = pass_rate, and gate = "
+                f"{self.injection.gate}: leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _second_opinion_fits(self) -> Self:

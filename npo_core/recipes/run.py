@@ -65,6 +65,8 @@ class Run:
         return TrainSpec(
             training=config.training,
             injection=config.injection,
+            mix=config.mix,
+            guidance=config.guidance if config.mix.online else None,
             seed=config.seed,
             sampling_seed=config.seed + FRESH * fresh,
             branch=branch,

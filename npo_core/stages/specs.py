@@ -67,6 +67,10 @@ class TrainSpec(Spec):
     problems: config.Problems
     training: config.Training
     injection: config.Injection
+    mix: config.Mix = Field(config.Mix(), exclude_if=lambda mix: not mix.online)
+    guidance: config.Guidance | None = Field(
+        None, exclude_if=lambda it: it is None, description="what may be injected of the policy's own; none: all right"
+    )
     seed: int
     sampling_seed: int
     branch: str
