@@ -40,9 +40,7 @@ class PluginSource(Closed):
     settings: dict[str, Any] = Field({}, description="keyword arguments of the class")
 
 
-Source = Annotated[
-    ExtraSamples | PastSuccesses | PluginSource, Field(discriminator="kind", json_schema_extra=choices)
-]
+Source = Annotated[ExtraSamples | PastSuccesses | PluginSource, Field(discriminator="kind", json_schema_extra=choices)]
 
 
 class SuccessStore(Closed):

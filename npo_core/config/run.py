@@ -156,6 +156,11 @@ class RunConfig(Closed):
                 f"{beside} with training.loss = bnpo: rows beside the batch would change the weight of each micro "
                 "batch; set training.loss to dapo, grpo or dr_grpo"
             )
+        if self.injection.importance_sampling.startswith("shaped") and self.training.kl_coef:
+            raise ValueError(
+                f"injection.importance_sampling = {self.injection.importance_sampling} reshapes log-probabilities, of "
+                f"which no KL can be taken: set training.kl_coef = 0 (now {self.training.kl_coef})"
+            )
         if self.injection.gate != "pass_rate" and self.injection.tau_gate != Injection().tau_gate:
             raise ValueError(
                 f"injection.tau_gate = {self.injection.tau_gate} is for injection.gate = pass_rate, and gate = "

@@ -111,8 +111,10 @@ class Mixer:
         for source in self.prompts:
             if share := getattr(source.settings, "share", None):
                 places = min(round(share * len(planned)), end)
-                found = source.choose(step, chosen, places, self._rng(source.name, step))
-                chosen[end - len(found) : end] = found
+                head, tail = chosen[: end - places], chosen[end - places : end]
+                found = source.choose(step, [*head, *chosen[end:]], places, self._rng(source.name, step))
+                stay = [id_ for id_ in tail if id_ not in found][: places - len(found)]
+                chosen[:end] = [*head, *stay, *found]
                 end -= len(found)
         return chosen
 

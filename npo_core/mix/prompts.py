@@ -17,7 +17,7 @@ class Prompts(Protocol):
     name: str
 
     def choose(self, step: int, planned: Sequence[str], places: int, rng: random.Random) -> list[str]:
-        """At most `places` prompts that are not `planned`, for the batch that update `step` trains on first."""
+        """At most `places` prompts, for the batch that update `step` trains on first; `planned` are asked anyway."""
         ...
 
     def learn(self, batch: Batch) -> None: ...

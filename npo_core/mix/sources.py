@@ -51,12 +51,13 @@ class ExtraSamples:
 
     def find(self, wanted: Sequence[str], batch: Batch) -> dict[str, Sequence[Trajectory]]:
         found: dict[str, Sequence[Trajectory]] = {}
-        left, budget = self.ranked(wanted), self.settings.budget or math.inf
-        for _ in range(self.settings.chunks):
-            left = left[: int(min(budget // batch.group_size, len(left)))]
+        left, chunks = self.ranked(wanted), self.settings.chunks
+        groups_left = chunks * len(left) if self.settings.budget is None else self.settings.budget // batch.group_size
+        for _ in range(chunks):
+            left = left[:groups_left]
             if not left:
                 break
-            budget -= len(left) * batch.group_size
+            groups_left -= len(left)
             groups = batch.draw(left)
             found |= {group.prompt_id: group.correct[:1] for group in groups if group.correct}
             left = [id_ for id_ in left if id_ not in found]

@@ -270,9 +270,7 @@ class MixingTrainer(ExactTrainer):
         known = set(wanted)
         return {i: found[g.prompt_id][1] for i, g in enumerate(groups) if g.prompt_id in known and g.prompt_id in found}
 
-    def _replace(
-        self, taken: dict[int, list[Trajectory]], generated: tuple, rewards_BF: torch.Tensor
-    ) -> torch.Tensor:
+    def _replace(self, taken: dict[int, list[Trajectory]], generated: tuple, rewards_BF: torch.Tensor) -> torch.Tensor:
         """Let trajectories take the place of completions; the rewards of all processes then."""
         n, rows, place = self.num_generations, len(self._rollout), self.injection_settings.place
         first, rewards_BF = self.accelerator.process_index * rows, rewards_BF.clone()

@@ -21,7 +21,7 @@ from npo_core.engines.check import k3, refuse_stale
 from npo_core.errors import ConfigError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Mixer
-from npo_core.training import injection
+from npo_core.training import injection, live_rows
 from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS
 from npo_core.training.injection import InjectionSettings
 from npo_core.training.mixing_trainer import MixingTrainer, other_rewards
@@ -165,12 +165,9 @@ class NPOTrainer(MixingTrainer):
         refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
 
     def _count_trained(self, output: dict) -> None:
-        """Completion tokens of the rows that an update computes, of all processes."""
+        """Completion tokens of the rows that can move the policy, of all processes; where all are computed, all."""
         mask = output["completion_mask"]
-        self._batch = output  # what `_live` looks at
-        live = self._live(mask)
-        self._batch = None
-        tokens = (mask if live is None else mask[live]).sum()
+        tokens = (mask if self._all_live else mask[live_rows.moving_rows(output, mask)]).sum()
         self._metrics["train"]["tokens_trained"].append(gather(tokens[None]).sum().item())
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
