@@ -7,6 +7,36 @@ from pydantic import Field, model_validator
 from npo_core.config.closed import Closed, choices
 
 
+class SnapshotGuide(Closed):
+    """A past self: an earlier snapshot of this run writes a cache for what is asked from `from_step` on."""
+
+    kind: Literal["snapshot"] = Field(description="an earlier snapshot of this run")
+    step: int = Field(0, ge=0, description="its optimizer update; 0: the base")
+    from_step: int = Field(ge=0, description="optimizer update up to which the run trains without it")
+
+
+class ModelGuide(Closed):
+    """An external teacher, with the tokenizer of the run's model."""
+
+    kind: Literal["model"] = Field(description="another model, or this one with adapters")
+    path: str = Field(description="folder or hub id")
+    from_step: int = Field(0, ge=0, description="optimizer update up to which the run trains without it")
+
+
+class TracesGuide(Closed):
+    """Completions that somebody wrote: verified, and tokenized with the run's tokenizer and end token."""
+
+    kind: Literal["traces"] = Field(description="a file of completions")
+    path: str = Field(description="JSON Lines or Parquet file")
+    prompt: str = Field("prompt", description="column with the prompt, as the model sees it, or a problem's id")
+    completion: str = Field("completion", description="column with the text")
+    origin: str | None = Field(None, description="column that says where a completion is from; none: the file's name")
+    from_step: int = Field(0, ge=0, description="optimizer update up to which the run trains without it")
+
+
+Guide = Annotated[SnapshotGuide | ModelGuide | TracesGuide, Field(discriminator="kind", json_schema_extra=choices)]
+
+
 class ExtraSamples(Closed):
     """The current policy, asked again about prompts that it failed (Delta = 0): no rollback, no other weights."""
 
@@ -141,6 +171,7 @@ Prompts = Annotated[
 class Mix(Closed):
     """What is mixed into GRPO besides a guidance cache; how it enters a group is `injection`'s matter."""
 
+    guide: Guide | None = Field(None, description="who writes a cache in the recipe grpo; none: nobody")
     sources: tuple[Source, ...] = Field((), description="asked in turn, after the guidance cache if there is one")
     store: SuccessStore | None = Field(None, description="success store; none: the policy's successes are not kept")
     replay: Replay | None = Field(None, description="replay of rare successes; none: no rows beside the batch")
@@ -171,5 +202,10 @@ class Mix(Closed):
 
     @property
     def online(self) -> bool:
-        """Whether anything is mixed in at all."""
-        return self != Mix()
+        """Whether the trainer mixes in anything but a cache."""
+        return self.model_copy(update={"guide": None}) != Mix()
+
+    @property
+    def in_training(self) -> "Mix":
+        """What decides a training stage: who wrote its cache is in the cache."""
+        return self.model_copy(update={"guide": None})

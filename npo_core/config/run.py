@@ -7,11 +7,13 @@ from pydantic import Field, model_validator
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
 from npo_core.config.engine import EngineSettings
+from npo_core.config.methods import methods, read_method, with_method
 from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import LengthVerifier, leaves
+from npo_core.errors import ConfigError
 
 
 class RunConfig(Closed):
@@ -19,11 +21,18 @@ class RunConfig(Closed):
 
     name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9.-]*$", description="lower-case letters, digits, dots, dashes")
     seed: int = Field(0, ge=0, description="data order and sampling")
+    method: str | None = Field(
+        None,
+        exclude_if=lambda method: method is None,
+        description="a mixed-policy method by name (docs/mix.md), or a YAML file of your own; it sets what you "
+        "leave at its default",
+        json_schema_extra={"examples": sorted(methods())},
+    )
     problems: Problems = ChainProblems()
     model: Model = BuiltInModel()
     training: Training = Training()
     injection: Injection = Injection()
-    mix: Mix = Field(Mix(), exclude_if=lambda mix: not mix.online, description="what is mixed in besides a cache")
+    mix: Mix = Field(Mix(), exclude_if=lambda mix: mix == Mix(), description="what is mixed in besides a cache")
     guidance: Guidance = Guidance()
     bootstrap: EarlyBootstrap = EarlyBootstrap()
     auto: AutoNPO = AutoNPO()
@@ -40,6 +49,22 @@ class RunConfig(Closed):
         kinds = {"problems": "chain", "model": "built-in"}
         filled = {f: {"kind": kind, **values[f]} for f, kind in kinds.items() if isinstance(values.get(f), dict)}
         return values | filled
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_below(cls, values: object) -> object:
+        """The method's fields, below those that are given."""
+        if not isinstance(values, dict) or not values.get("method"):
+            return values
+        try:
+            return with_method(values, read_method(values["method"])[1], cls)
+        except ConfigError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe that the method is for; None: any."""
+        return read_method(self.method)[0] if self.method else None
 
     @model_validator(mode="after")
     def _steps_agree(self) -> Self:
@@ -156,6 +181,7 @@ class RunConfig(Closed):
                 f"{beside} with training.loss = bnpo: rows beside the batch would change the weight of each micro "
                 "batch; set training.loss to dapo, grpo or dr_grpo"
             )
+        self._guide_fits()
         if self.injection.importance_sampling.startswith("shaped") and self.training.kl_coef:
             raise ValueError(
                 f"injection.importance_sampling = {self.injection.importance_sampling} reshapes log-probabilities, of "
@@ -167,6 +193,32 @@ class RunConfig(Closed):
                 f"{self.injection.gate}: leave one of them out"
             )
         return self
+
+    def _guide_fits(self) -> None:
+        guide, every = self.mix.guide, self.training.snapshot_every
+        if guide is None:
+            return
+        for name in ("step", "from_step"):
+            if getattr(guide, name, 0) % every:
+                raise ValueError(
+                    f"mix.guide.{name} = {getattr(guide, name)} is no multiple of training.snapshot_every = {every}, "
+                    "so there would be no snapshot: change either"
+                )
+        if guide.from_step >= self.training.steps:
+            raise ValueError(
+                f"mix.guide.from_step = {guide.from_step} leaves nothing of training.steps = {self.training.steps} to "
+                "be guided: begin earlier, or train longer"
+            )
+        if guide.kind == "snapshot" and guide.step > guide.from_step:
+            raise ValueError(
+                f"mix.guide.step = {guide.step} is later than mix.guide.from_step = {guide.from_step}, where the run "
+                "has no such snapshot yet: early-bootstrap is what takes guides from ahead"
+            )
+        if guide.kind == "traces" and self.injection.importance_sampling in ("guide", "shaped_guide"):
+            raise ValueError(
+                f"injection.importance_sampling = {self.injection.importance_sampling} needs the log-probabilities of "
+                "who wrote a completion, and mix.guide.kind = traces has none: set it to off or shaped_policy"
+            )
 
     @model_validator(mode="after")
     def _second_opinion_fits(self) -> Self:

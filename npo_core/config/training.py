@@ -127,6 +127,9 @@ class Guidance(Closed):
         "first",
         description="which correct sample is kept; closest: highest mean log-probability under the rollback policy",
     )
+    keep_most: int = Field(
+        1, ge=1, exclude_if=lambda most: most == 1, description="correct samples kept a prompt at most, best by `keep`"
+    )
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
     chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most two")
@@ -143,6 +146,11 @@ class Guidance(Closed):
 
     @model_validator(mode="after")
     def _keep_needs_samples(self) -> Self:
+        if self.stop_at_first_correct and self.keep_most > 1:
+            raise ValueError(
+                f"guidance.keep_most = {self.keep_most} keeps several correct samples, but "
+                "guidance.stop_at_first_correct = true draws no more after the first: set it to false, or keep_most: 1"
+            )
         if self.stop_at_first_correct and self.keep != "first":
             raise ValueError(
                 f"guidance.keep = {self.keep} chooses among several correct samples, but "
@@ -160,6 +168,11 @@ class EarlyBootstrap(Closed):
         [],
         description="scout steps whose snapshots guide; each prompt takes the nearest later "
         "one that solves it. Empty: the scout's last snapshot alone",
+    )
+    far_future: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="the scout runs to training.steps, whatever scout_steps says: its end guides the whole run",
     )
     guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
     fresh_randomness: bool = Field(

@@ -20,7 +20,7 @@ from trl.trainer.utils import RepeatSampler
 from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
 from npo_core.mix import MIX_FILE
-from npo_core.seeds import derive_seed
+from npo_core.seeds import derive_seed, prompt_order  # noqa: F401  the order of `EpochSampler`
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
@@ -75,12 +75,6 @@ class EpochSampler(RepeatSampler):
         if self.shuffle:
             self.generator.manual_seed(derive_seed("order", self.seed, self.epoch()))
         return super().__iter__()
-
-
-def prompt_order(size: int, seed: int, epoch: int) -> list[int]:
-    """Row indices of a data set of `size` rows in the order in which `EpochSampler` visits them in an epoch."""
-    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
-    return torch.randperm(size, generator=generator).tolist()
 
 
 def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
