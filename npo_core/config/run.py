@@ -66,9 +66,19 @@ class RunConfig(Closed):
         """The recipe that the method is for; None: any."""
         return read_method(self.method)[0] if self.method else None
 
+    @property
+    def scout_steps(self) -> int:
+        """Optimizer updates that the scout of an early bootstrapping runs ahead."""
+        return self.training.steps if self.bootstrap.far_future else self.bootstrap.scout_steps
+
+    @property
+    def guide_steps(self) -> list[int]:
+        """The scout's steps whose snapshots guide, rising."""
+        return sorted(set(self.bootstrap.ladder)) or [self.scout_steps]
+
     @model_validator(mode="after")
     def _steps_agree(self) -> Self:
-        every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
+        every, scout = self.training.snapshot_every, self.scout_steps
         for name, value in [
             ("bootstrap.scout_steps", scout),
             ("training.steps", self.training.steps),

@@ -179,10 +179,6 @@ class EarlyBootstrap(Closed):
         False, description="true: the replay samples anew instead of repeating the scout's random numbers"
     )
 
-    @property
-    def guide_steps(self) -> list[int]:
-        return sorted(set(self.ladder)) or [self.scout_steps]
-
 
 class Evaluation(Closed):
     """Pass rate on the held-out problems."""

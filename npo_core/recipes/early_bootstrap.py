@@ -24,7 +24,7 @@ def bootstrap(do: Steps, base: SnapshotRef, watched: bool = False) -> TrainResul
     `watched` keeps AutoNPO's signals and mistake pool on the way; no warning ends these segments.
     """
     plan = do.config.bootstrap
-    end = do.config.training.steps if plan.far_future else plan.scout_steps
+    end = do.config.scout_steps
     quiet_until = end if watched else None
 
     do.branch("scout", at=base, reason="scout")
@@ -32,8 +32,7 @@ def bootstrap(do: Steps, base: SnapshotRef, watched: bool = False) -> TrainResul
 
     guidance = None
     if plan.guided:
-        steps = [end] if plan.far_future else plan.guide_steps
-        guidance = do.guide([scout.at(step) for step in steps], rollback=base, branch="scout")
+        guidance = do.guide([scout.at(step) for step in do.config.guide_steps], rollback=base, branch="scout")
 
     do.branch("replay", at=base, reason="rollback", guidance=guidance)
     fresh = int(plan.fresh_randomness)

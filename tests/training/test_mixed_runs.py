@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from npo_core.config import Guidance, Injection, Mix
-from npo_core.mix import Batch, Mixer, Stateless
+from npo_core.mix import Mixer
 from tests.training.test_shared_batches import TWO, assert_same
 
 METHODS = Path(__file__).parents[2] / "deployments/configs/methods"
@@ -95,27 +95,12 @@ def test_rows_beside_change_nothing_else_of_a_batch(bench):
     assert [o["tokens"] for o in mixed.outcomes] == [o["tokens"] for o in plain.outcomes]
 
 
-class Shortest(Stateless):
-    """A source of a user's: what docs/mix.md shows."""
-
-    name = "shortest"
-
-    def __init__(self, most: int = 1):
-        self.most, self.known = most, {}
-
-    def find(self, wanted, batch: Batch):
-        return {id_: self.known[id_] for id_ in wanted if id_ in self.known}
-
-    def learn(self, batch: Batch):
-        for group in batch.groups:
-            rows = sorted([*self.known.get(group.prompt_id, []), *group.correct], key=lambda row: len(row.token_ids))
-            if rows:
-                self.known[group.prompt_id] = rows[: self.most]
-
-
-def test_a_source_of_ones_own_is_one_class(bench):
+def test_the_source_that_the_page_shows_is_one_class(bench, tmp_path, monkeypatch):
+    page = (METHODS.parents[2] / "docs/mix.md").read_text()
+    (tmp_path / "shown.py").write_text(page.split("```python")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
     ground = bench({"train": 12}, steps=STEPS)
-    mix = Mix(sources=[{"kind": "plugin", "path": f"{__name__}:Shortest", "settings": {"most": 2}}])
+    mix = Mix(sources=[{"kind": "plugin", "path": "shown:Shortest"}])
     run = ground.train("own", STEPS, mix=mix, injection=Injection(tau_gate=1.0), guidance=Guidance())
     assert {row["source"] for row in run.outcomes if row["injected"]} == {"shortest"}
 
