@@ -1,6 +1,7 @@
 """Where the files lie that come with the package: presets, flows, deployments. In a checkout they are beside it."""
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,18 +28,16 @@ def preset_file(name: str) -> Path:
 
 
 def pipeline(module: str) -> ModuleType:
-    """A module of `flows/`, which needs Prefect.
+    """A module of `flows/`, which needs Prefect; imported only by it, for Prefect reads the address of the server then.
 
     Raises:
         ConfigError: Prefect is not installed.
     """
     if str(shipped()) not in sys.path:
         sys.path.insert(0, str(shipped()))
-    try:
-        importlib.import_module("prefect")
-    except ImportError:
+    if importlib.util.find_spec("prefect") is None:
         raise ConfigError(
             "Prefect is not installed here: add --local to run without it, or install the extra `pipeline` "
             "(pip install 'npo-core[pipeline]')."
-        ) from None
+        )
     return importlib.import_module(module)

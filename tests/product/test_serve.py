@@ -85,6 +85,12 @@ def test_as_many_runs_as_asked_for_and_no_schedule_is_active(served):
     assert schedules and not any(schedule["active"] for schedule in schedules)
 
 
+def test_server_and_worker_are_all_that_runs(served):
+    """A client that does not know the server's address starts another, temporary one over the same database."""
+    children = [process.cmdline() for process in psutil.Process(served.process.pid).children()]
+    assert sorted(words[2] for words in children) == ["flows.server", "flows.worker"], children
+
+
 def test_every_field_of_the_forms_is_explained(served):
     for deployment in deployments(served).values():
         schema = deployment["parameter_openapi_schema"]
