@@ -1,11 +1,15 @@
 """What tests of several folders need."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from filelock import FileLock
 
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # who forgets to name a server gets none
 VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", Path(__file__).parents[1] / ".venv-vllm/bin/python"))
@@ -20,6 +24,23 @@ def vllm_python() -> str:
             pytest.fail(missing)
         pytest.skip(missing)
     return str(VLLM)
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of a Prefect server, made once for all test processes: migrations cost a new one 15 seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect"
+    folder.mkdir(exist_ok=True)
+    made = folder / "migrated.db"
+    with FileLock(folder / "lock"):
+        if not made.exists():
+            home = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            subprocess.run(command, env=os.environ | home, check=True, capture_output=True)
+            assert not (folder / "prefect.db-wal").exists()
+            shutil.move(folder / "prefect.db", made)
+    return made
 
 
 @pytest.fixture(autouse=True)

@@ -59,10 +59,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="session")
-def served(browser: Browser, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(
+    browser: Browser, checkout: Path, prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """`make serve` in that copy; only where there is a browser to look at it."""
-    running = start(tmp_path_factory.mktemp("served"), checkout=checkout)
+    running = start(tmp_path_factory.mktemp("served"), prefect_database, checkout=checkout)
     yield running
     stop(running)
 

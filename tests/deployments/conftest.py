@@ -40,9 +40,12 @@ def prefect_server(home: Path, **variables: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server on SQLite."""
-    with prefect_server(tmp_path_factory.mktemp("server")) as environment:
+    home = tmp_path_factory.mktemp("server")
+    (home / "prefect").mkdir()
+    shutil.copy(prefect_database, home / "prefect/prefect.db")
+    with prefect_server(home) as environment:
         yield environment
 
 

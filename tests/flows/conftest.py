@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -43,11 +44,13 @@ AUTO = {
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands, with a server that lives as long as the session."""
     from flows.server import QUIET, start_server, wait_until_healthy
 
     home = tmp_path_factory.mktemp("home")
+    (home / "prefect").mkdir()
+    shutil.copy(prefect_database, home / "prefect/prefect.db")
     with patch.dict(os.environ, QUIET, NPO_HOME=str(home), PREFECT_HOME=str(home / "prefect"), HF_HUB_OFFLINE="1"):
         process, url = start_server()
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,9 +118,12 @@ class Served:
         return found
 
 
-def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = ROOT) -> Served:
-    """Start `make serve` and wait until it says that it is ready."""
+def start(home: Path, database: Path | None, port: int | None = None, runs: int = 1, checkout: Path = ROOT) -> Served:
+    """Start `make serve`, over a copy of a database (None: over its own), and wait until it says that it is ready."""
     port = port or free_port()
+    if database:
+        (home / "prefect").mkdir()
+        shutil.copy(database, home / "prefect/prefect.db")
     strange = ("PREFECT_", "NPO_", "PYTHON")  # a PYTHONPATH would bring modules of another checkout
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = inherited | {"NPO_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -127,9 +131,11 @@ def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = R
     out = home / "serve.log"
     with open(out, "w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "Ready after" not in out.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, out.read_text()
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(out.read_text())
         time.sleep(0.1)
     return Served(process, port, home, environment)
 
@@ -141,9 +147,9 @@ def stop(served: Served) -> None:
     assert not served.alive()
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`make serve RUNS=2` for the whole session."""
-    running = start(tmp_path_factory.mktemp("served"), runs=2)
+@pytest.fixture(scope="module")
+def served(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`make serve RUNS=2`."""
+    running = start(tmp_path_factory.mktemp("served"), prefect_database, runs=2)
     yield running
     stop(running)

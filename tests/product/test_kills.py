@@ -32,9 +32,9 @@ LONGER = {
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def own(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A `make serve` of this module's own, for its server and worker are killed."""
-    running = start(tmp_path_factory.mktemp("kills"))
+    running = start(tmp_path_factory.mktemp("kills"), prefect_database)
     yield running
     stop(running)
 

@@ -171,11 +171,11 @@ def test_no_more_runs_at_a_time_than_asked_for(served, begun):
         assert len(beside) <= 2, [(r["name"], r["start_time"], r["end_time"]) for r in runs]
 
 
-def test_killed_with_a_run_and_started_again(tmp_path_factory, served):
+def test_killed_with_a_run_and_started_again(tmp_path_factory, prefect_database, served):
     """SIGKILL of `make serve` leaves no process; the next one calls the run crashed, and Retry goes on."""
     home = tmp_path_factory.mktemp("killed")
     os.symlink(served.home / "models", home / "models")
-    other = start(home)
+    other = start(home, prefect_database)
     run = other.run("grpo/grpo", config=endless(other))
     other.wait_for_task(run, "train main to 200000")
     other.process.send_signal(signal.SIGKILL)
@@ -184,7 +184,7 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, served):
     while other.alive():
         assert time.monotonic() < deadline, other.alive()
         time.sleep(0.2)
-    again = start(home, other.port)
+    again = start(home, None, other.port)
     try:
         assert again.ask(f"flow_runs/{run}")["state_type"] == "CRASHED"
         again.set_state(run, "SCHEDULED", "AwaitingRetry")
