@@ -1,6 +1,5 @@
 """Where the files lie that come with the package: presets, flows, deployments. In a checkout they are beside it."""
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -28,14 +27,14 @@ def preset_file(name: str) -> Path:
 
 
 def pipeline(module: str) -> ModuleType:
-    """A module of `flows/`, which needs Prefect; imported only by it, for Prefect reads the address of the server then.
+    """A module of `flows/`, which needs Prefect.
 
     Raises:
         ConfigError: Prefect is not installed.
     """
     if str(shipped()) not in sys.path:
         sys.path.insert(0, str(shipped()))
-    if importlib.util.find_spec("prefect") is None:
+    if importlib.util.find_spec("prefect") is None:  # imported, it would keep to the settings of before `module`
         raise ConfigError(
             "Prefect is not installed here: add --local to run without it, or install the extra `pipeline` "
             "(pip install 'npo-core[pipeline]')."

@@ -85,10 +85,11 @@ def test_as_many_runs_as_asked_for_and_no_schedule_is_active(served):
     assert schedules and not any(schedule["active"] for schedule in schedules)
 
 
-def test_server_and_worker_are_all_that_runs(served):
-    """A client that does not know the server's address starts another, temporary one over the same database."""
-    children = [process.cmdline() for process in psutil.Process(served.process.pid).children()]
-    assert sorted(words[2] for words in children) == ["flows.server", "flows.worker"], children
+def test_there_is_one_server(served):
+    """A client that missed the address would start another over the same database, and each would lock the other."""
+    below = psutil.Process(served.process.pid).children(recursive=True)
+    servers = [p.cmdline() for p in below if {"uvicorn", "flows.server"} & set(p.cmdline())]
+    assert len(servers) == 1, servers
 
 
 def test_every_field_of_the_forms_is_explained(served):
@@ -144,7 +145,7 @@ def test_cancel_ends_every_process_and_frees_the_workspace(served, begun, folder
     processes = served.of_runs(begun.endless)
     assert len(processes) >= 3
     served.set_state(begun.endless, "CANCELLING", "Cancelling")
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     with workspace_lock(Workspace(folder / "endless").store, owner="the test"):
         pass
@@ -154,7 +155,7 @@ def test_cancel_ends_every_process_and_frees_the_workspace(served, begun, folder
 def test_a_grpo_run_on_a_plateau_starts_plateau_breakthrough(served, begun, folder):
     served.wait(begun.plateau, {"COMPLETED"})
     wanted = {"flows": {"name": {"any_": ["plateau-breakthrough"]}}}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (found := served.ask("flow_runs/filter", wanted)):
         assert time.monotonic() < deadline, "the event started nothing"
         time.sleep(0.2)
@@ -180,7 +181,7 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, prefect_database,
     other.wait_for_task(run, "train main to 200000")
     other.process.send_signal(signal.SIGKILL)
     other.process.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while other.alive():
         assert time.monotonic() < deadline, other.alive()
         time.sleep(0.2)
@@ -188,7 +189,7 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, prefect_database,
     try:
         assert again.ask(f"flow_runs/{run}")["state_type"] == "CRASHED"
         again.set_state(run, "SCHEDULED", "AwaitingRetry")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not any("base model was done already" in line for line in again.logs(run)):
             assert time.monotonic() < deadline, again.logs(run)
             time.sleep(0.2)
@@ -201,5 +202,5 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, prefect_database,
 def test_a_port_in_use_is_named(served):
     command = [sys.executable, "-m", "npo_core", "serve", "--port", str(served.port)]
     other = served.environment | {"NPO_HOME": str(served.home / "other")}
-    done = subprocess.run(command, cwd=ROOT, env=other, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, env=other, capture_output=True, text=True, timeout=300)
     assert done.returncode == 64 and f"Port {served.port} cannot be used" in done.stderr
