@@ -98,7 +98,7 @@ def test_a_fork_server_ends_with_its_parent_while_it_still_imports(tmp_path):
 def test_what_libraries_print_does_not_reach_a_fork_servers_answers():
     code = "import npo_core.stages.forkserver as f; f.PRELOADED = ('this',); f.serve()"
     served = start(code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    answers, log = served.communicate(timeout=60)
+    answers, log = served.communicate(timeout=300)
     assert answers == "" and "Namespaces are one honking great idea" in log
 
 

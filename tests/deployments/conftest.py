@@ -92,7 +92,7 @@ class Postgres:
         return [str(INSTALLED[-1] / program), "-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect"]
 
     def wait(self, process: subprocess.Popen, log: Path) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while subprocess.run([*self.to("pg_isready"), "-q"]).returncode:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)

@@ -69,7 +69,7 @@ class Served:
         answer = self.ask(f"flow_runs/{run}/set_state", {"state": {"type": type_, "name": name}})
         assert answer["status"] == "ACCEPT", answer
 
-    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 180) -> dict[str, Any]:
+    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 600) -> dict[str, Any]:
         """The flow run, once it is in one of these states."""
         deadline = time.monotonic() + seconds
         while True:
@@ -79,7 +79,7 @@ class Served:
             assert time.monotonic() < deadline and found["state_type"] not in ENDED, (found["state"], self.logs(run))
             time.sleep(0.2)
 
-    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 120) -> None:
+    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while (name, state) not in {(task["name"], task["state_type"]) for task in self.tasks(run)}:
             assert time.monotonic() < deadline, (self.tasks(run), self.logs(run))
@@ -133,9 +133,7 @@ def start(home: Path, database: Path | None, port: int | None = None, runs: int 
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while "Ready after" not in out.read_text():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            raise AssertionError(out.read_text())
+        assert process.poll() is None and time.monotonic() < deadline, out.read_text()
         time.sleep(0.1)
     return Served(process, port, home, environment)
 
@@ -143,7 +141,7 @@ def start(home: Path, database: Path | None, port: int | None = None, runs: int 
 def stop(served: Served) -> None:
     """Ctrl-C, after which nothing is left."""
     served.process.send_signal(signal.SIGINT)
-    served.process.wait(timeout=60)
+    served.process.wait(timeout=120)
     assert not served.alive()
 
 
