@@ -53,6 +53,7 @@ class Server:
             self.starts += 1
 
     def end(self) -> None:
+        """End the server that was started here, and stop watching it."""
         self.ended.set()
         if self.thread.is_alive():
             self.thread.join()
@@ -62,6 +63,7 @@ class Server:
 
 
 def tell(sentence: str) -> None:
+    """Print a sentence to standard error."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -123,6 +125,7 @@ def start_process(module: str, arguments: list[str], log_name: str) -> subproces
 
 
 def free_port() -> int:
+    """A loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

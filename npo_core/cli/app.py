@@ -43,9 +43,11 @@ class Guarded(TyperGroup):
     """Prints the project's own errors as their sentence on stderr and ends with their exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, `run` first."""
         return sorted(super().list_commands(ctx), key=lambda name: name != "run")  # what comes first is shown first
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error on purpose becomes one sentence and its exit code."""
         try:
             return super().invoke(ctx)
         except NPOError as error:

@@ -99,6 +99,7 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
 
 
 def show(data: Data, console: Console) -> None:
+    """Print the scores, and those of further data sets."""
     from npo_core.reporting.evaluation import data_sets_table, score_table
 
     render(score_table(f"Held-out problems of {data['name']}", data), console)

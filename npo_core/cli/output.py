@@ -19,6 +19,7 @@ Data = dict[str, Any]
 
 
 def open_workspace(uri: str) -> "Workspace":
+    """The workspace at a URI."""
     from npo_core.stages.workspace import Workspace
 
     return Workspace(uri)
@@ -46,4 +47,5 @@ def grid(*columns: str) -> Table:
 
 
 def plain(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separators; empty where there is none."""
     return "" if value is None else f"{value:,.{digits}f}"

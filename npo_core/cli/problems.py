@@ -116,6 +116,7 @@ def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) ->
 
 
 def show(data: Data, console: Console) -> None:
+    """Print counts, lengths, notes and the example prompts."""
     from npo_core.problems.values import visible
     from npo_core.reporting.tables import Table, problems_table
 

@@ -126,6 +126,7 @@ class EarlyBootstrap(Closed):
 
     @property
     def guide_steps(self) -> list[int]:
+        """The scout's steps that guide, ascending."""
         return sorted(set(self.ladder)) or [self.scout_steps]
 
 

@@ -49,4 +49,5 @@ def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:
 
 
 def mean(values: Sequence[float]) -> float:
+    """The mean of at least one value."""
     return sum(values) / len(values)

@@ -62,10 +62,12 @@ def check(changes: Changes, flow: str) -> None:
 
 
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
+    """The configuration with other values at dotted names. Raises ConfigError where one does not fit."""
     return parse_config(override(config.model_dump(mode="json"), dict(changes)))
 
 
 def changed_plateau(recorded: Decision, changes: Changes) -> Plateau:
+    """The recorded settings of a breakthrough with other values. Raises ConfigError where one does not fit."""
     return parse_plateau(override({"plateau": dict(recorded.thresholds)}, dict(changes))["plateau"])
 
 

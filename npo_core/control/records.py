@@ -54,6 +54,7 @@ class Decisions:
         return [self._read(Decision, name) for name in sorted(names) if name.isdigit()]
 
     def get(self, number: int) -> Decision | None:
+        """The decision of this number; None where it is not recorded."""
         return self._read(Decision, f"{number:04d}")
 
     def add(self, decision: Decision) -> Decision:
@@ -67,15 +68,19 @@ class Decisions:
         return newest if asked and self.result(newest.number) is None else None
 
     def result(self, number: int) -> Result | None:
+        """The outcome of a decision's replay; None where it is not recorded."""
         return self._read(Result, f"{number:04d}-outcome")
 
     def add_result(self, result: Result) -> Result:
+        """Record an outcome."""
         return self._add(result, f"{result.number:04d}-outcome")
 
     def approval(self, number: int) -> Approval | None:
+        """What somebody answered to a decision; None where nobody did."""
         return self._read(Approval, f"{number:04d}-approval")
 
     def add_approval(self, number: int, approval: Approval) -> Approval:
+        """Record an answer."""
         return self._add(approval, f"{number:04d}-approval")
 
     def _read(self, kind: type, name: str) -> Any:

@@ -33,6 +33,7 @@ class Reading:
     warning: bool
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 

@@ -55,6 +55,7 @@ def require_engine(settings: EngineSettings, *, gpu: bool) -> None:
 
 
 def has_vllm(python: str) -> bool:
+    """Whether an interpreter can be started and finds vLLM."""
     try:
         return subprocess.run([python, "-c", FIND], stderr=subprocess.DEVNULL).returncode == 0
     except OSError:

@@ -94,6 +94,7 @@ def prompt(ids: list[int], images: list[bytes]) -> Any:
 
 
 def completions(answer: Any) -> list[tuple[list[int], list[float] | None]]:
+    """The token ids of each completion, in the order drawn, with log-probabilities where asked for."""
     return [(list(c.token_ids), of_tokens(c)) for c in sorted(answer.outputs, key=lambda c: c.index)]
 
 
@@ -118,6 +119,7 @@ def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:
 
 
 def main(connection: Connection, parent: int) -> None:
+    """Answer requests until the other end closes."""
     beside("process.py").die_with_parent(parent)
     server = Server()
     while True:

@@ -104,6 +104,7 @@ def generate_guidance(
 
 
 def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    """Pieces of at most `size` rows, in order."""
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
@@ -141,6 +142,7 @@ class ChunkSamples:
     guessed: Counter[str] = field(default_factory=Counter)
 
     def costs(self) -> list[PromptCost]:
+        """What each prompt cost, in samples and tokens."""
         return [
             PromptCost(id_, self.drawn[id_], self.tokens[id_], self.refused[id_], self.guessed[id_])
             for id_ in self.found
@@ -223,6 +225,7 @@ class GuideSampler:
         ]
 
     def may_guide(self, verdict: Verdict) -> bool:
+        """Whether a completion with this verdict may become guidance."""
         return verdict.may_guide(self.sampling.accept_fallback)
 
     def agreed(self, samples: ChunkSamples, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:

@@ -110,10 +110,12 @@ class RowsDigest:
         self._hash = hashlib.sha256()
 
     def add(self, digest: bytes) -> None:
+        """Take the digest of one more row."""
         self.rows += 1
         self._hash.update(digest)
 
     def digest(self) -> bytes:
+        """The digest of all rows so far, 32 bytes."""
         return self._hash.digest()
 
 
@@ -138,6 +140,7 @@ class PartWriter:
             self._parquet = RowGroupWriter(self._sink)
 
     def add(self, row: Trajectory) -> None:
+        """Write a row; rows come sorted by prompt id."""
         if self.rows == 0:
             self._first = row.prompt_id
         self._last = row.prompt_id
@@ -146,6 +149,7 @@ class PartWriter:
             self._parquet.add(row)
 
     def close(self) -> FileEntry:
+        """End the file; its entry for `cache.json`."""
         with self._storing():
             self._parquet.close()
             self._sink.close()
@@ -179,9 +183,11 @@ class HashingFile(io.RawIOBase):
         self.bytes = 0
 
     def writable(self) -> bool:
+        """True: pyarrow asks."""
         return True
 
     def write(self, data) -> int:
+        """Write and hash; the number of bytes."""
         view = memoryview(data)
         self._file.write(view)
         self._hash.update(view)
@@ -189,9 +195,11 @@ class HashingFile(io.RawIOBase):
         return view.nbytes
 
     def tell(self) -> int:
+        """The bytes written so far."""
         return self.bytes
 
     def close(self) -> None:
+        """Close; on a local disk everything has reached it then."""
         if not self.closed:
             if isinstance(self._file, io.BufferedWriter):  # on a local disk: cache.json must not outlive its files
                 self._file.flush()
@@ -200,4 +208,5 @@ class HashingFile(io.RawIOBase):
             super().close()
 
     def sha256(self) -> str:
+        """The hex digest of all that was written."""
         return self._hash.hexdigest()

@@ -48,6 +48,7 @@ def read_config(path: str) -> tuple[PreTrainedConfig, str]:
 
 
 def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of the configuration without memory for its weights (device `meta`)."""
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     with torch.device("meta"):
         return kind.from_config(config)

@@ -40,6 +40,7 @@ class Memory:
 
     @property
     def peak(self) -> float:
+        """The sum of the parts, bytes."""
         return sum(self.parts.values())
 
 
@@ -188,6 +189,7 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
 
 
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
+    """Bytes of libraries and of `models` models at rest, by part."""
     weights = setting.size.parameters * setting.weight_bytes
     adapters = setting.size.trainable * setting.trained_bytes if setting.size.adapters else 0
     found = {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
@@ -195,6 +197,7 @@ def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
 
 
 def guide(setting: Setting) -> Memory:
+    """The memory of a guide stage."""
     guidance = setting.config.guidance
     prompts = min(guidance.chunk_prompts, prompts_met(setting.config, setting.config.training.steps))
     kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
@@ -203,12 +206,14 @@ def guide(setting: Setting) -> Memory:
 
 
 def evaluate(setting: Setting) -> Memory:
+    """The memory of an evaluate stage."""
     evaluation, asked = setting.config.evaluation, held_out(setting.config.problems)
     rows = evaluation.batch if asked is None else min(evaluation.batch, asked * evaluation.samples)
     return Memory("evaluate", loaded(setting), engine(setting, ceil(rows / evaluation.samples), evaluation.samples))
 
 
 def probe(setting: Setting) -> Memory:
+    """The memory of a probe stage."""
     asked = setting.config.auto.probe
     phases = engine(setting, asked.prompts, asked.samples)
     phases |= {"scoring by candidates": scoring(setting, asked.prompts * asked.samples)}

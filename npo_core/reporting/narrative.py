@@ -54,6 +54,7 @@ def what_ran(run: RunData) -> str:
 
 
 def bootstrap(run: RunData) -> str:
+    """What early bootstrapping did, in sentences."""
     plan = run.config.bootstrap
     ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
     if not plan.guided:
@@ -67,6 +68,7 @@ def bootstrap(run: RunData) -> str:
 
 
 def injection(run: RunData) -> str:
+    """How cached answers entered groups, in words."""
     return f"a group whose pass rate was below {run.config.injection.tau_gate:g} got the cached answer in its last slot"
 
 
@@ -124,6 +126,7 @@ def settings_table(run: RunData) -> Table:
 
 
 def show(value: object) -> str:
+    """A value in a sentence."""
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 

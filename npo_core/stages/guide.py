@@ -103,6 +103,7 @@ def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
 
 
 def sampling(spec: GuideSpec) -> Sampling:
+    """How guidance is drawn."""
     names = ("samples", "samples_per_round", "keep", "stop_at_first_correct", "chunk_prompts", "accept_fallback")
     chosen = {name: getattr(spec.guidance, name) for name in names}
     return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
@@ -116,5 +117,6 @@ def describe_sampling(spec: GuideSpec) -> dict:
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
+    """The engine of a guide."""
     batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
     return snapshot_engine(spec, context, snapshot, batch=batch, bf16=spec.training.bf16)

@@ -79,6 +79,7 @@ class TrainSpec(Spec):
 
     @property
     def processes(self) -> int:
+        """How many processes train."""
         return self.execution.processes
 
 
