@@ -64,8 +64,9 @@ class Decisions:
     def waiting(self) -> Decision | None:
         """The newest proposal of AutoNPO, if it was neither answered nor carried out."""
         newest = next((d for d in reversed(self.all()) if d.flow == AUTO_NPO), None)
-        asked = newest is not None and newest.intervene and self.approval(newest.number) is None
-        return newest if asked and self.result(newest.number) is None else None
+        if newest is None or not newest.intervene or self.approval(newest.number) is not None:
+            return None
+        return newest if self.result(newest.number) is None else None
 
     def result(self, number: int) -> Result | None:
         """The outcome of a decision's replay; None where it is not recorded."""
@@ -83,7 +84,7 @@ class Decisions:
         """Record an answer."""
         return self._add(approval, f"{number:04d}-approval")
 
-    def _read(self, kind: type, name: str) -> Any:
+    def _read(self, kind: type[Record], name: str) -> Any:
         rel = f"{FOLDER}/{name}.json"
         values = self.store.read_json(rel, default=None)
         try:

@@ -24,6 +24,8 @@ OF_MEMORY = ("out of memory", "No available memory", "Free memory on device", "l
 def beside(file: str) -> ModuleType:
     """A module of npo_core by its file in that package's folder."""
     spec = spec_from_file_location(Path(file).stem, Path(__file__).parents[1] / file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"There is no module in {file}.")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

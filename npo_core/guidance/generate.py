@@ -175,7 +175,8 @@ class GuideSampler:
         samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
         if sampling.keep == "closest":
             self.rollback()  # models are loaded by this thread, and never beside one that generates
-        pending, kept = [r.problem for r in chunk], []
+        pending = [r.problem for r in chunk]
+        kept: list[Trajectory] = []
         for start in range(0, sampling.samples, sampling.samples_per_round):
             width = min(sampling.samples_per_round, sampling.samples - start)
             answers = self.engine().generate(

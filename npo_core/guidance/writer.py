@@ -84,15 +84,15 @@ class CacheWriter:
         self._reward_counts.add(len(row.rewards))
 
     def _check_facts(self, info: CacheInfo) -> None:
-        if strange := self._ends - info.eos_token_ids:
+        if ends := self._ends - info.eos_token_ids:
             raise DataError(
-                f"Guidance rows end with the tokens {sorted(strange)[:5]}, which are no end-of-sequence token "
+                f"Guidance rows end with the tokens {sorted(ends)[:5]}, which are no end-of-sequence token "
                 f"({sorted(info.eos_token_ids)}): keep only completions that ended by themselves, EOS included."
             )
-        if strange := self._guides - {(guide.id, guide.step) for guide in info.guides}:
-            raise DataError(f"Guidance rows name the guides {sorted(strange)}, which `guides` does not list.")
-        if strange := self._reward_counts - {len(info.reward_names)}:
-            raise DataError(f"Guidance rows hold {sorted(strange)} rewards, but reward_names is {info.reward_names}.")
+        if guides := self._guides - {(guide.id, guide.step) for guide in info.guides}:
+            raise DataError(f"Guidance rows name the guides {sorted(guides)}, which `guides` does not list.")
+        if counts := self._reward_counts - {len(info.reward_names)}:
+            raise DataError(f"Guidance rows hold {sorted(counts)} rewards, but reward_names is {info.reward_names}.")
         if info.rows > info.prompts_asked:
             raise DataError(f"prompts_asked is {info.prompts_asked}, must be at least the {info.rows} rows written.")
 

@@ -29,7 +29,7 @@ def sentence(need: Need, setting: Setting, found: list[Fields]) -> str:
     where = {"disk": "the workspace", "host": "the machine"}.get(need.what, f"stage {need.what}")
     amount = f"{where} needs {in_gib(need.total)}" + (f" in its {need.phase}" if need.phase else "")
     part = max(need.parts, key=need.parts.__getitem__)
-    text = f"{amount} and there are {in_gib(need.limit)} (most for {part}: {in_gib(need.parts[part])})"
+    text = f"{amount} and there are {in_gib(need.limit or 0.0)} (most for {part}: {in_gib(need.parts[part])})"
     ways = [written(fields, setting.config) for fields in found]
     if not ways:
         ways = [OTHERWISE.get(need.what, "a device with more memory, or a smaller model")]

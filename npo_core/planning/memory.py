@@ -109,7 +109,7 @@ def block_bytes(setting: Setting) -> float:
     q, kv = size.heads * size.head, size.key_value_heads * size.head
     hidden = 26 if setting.mixed else 24 if wide == 4 else 16  # norms keep float32 copies; casts are kept beside them
     grouped = size.key_value_heads < size.heads  # keys and values are then kept repeated for every head
-    total = hidden * size.hidden + 4 * wide * size.intermediate + (4 + 3 * wide) * q + (4 + wide) * kv
+    total: float = hidden * size.hidden + 4 * wide * size.intermediate + (4 + 3 * wide) * q + (4 + wide) * kv
     total += 2 * wide * (q if grouped else kv) + attention_bytes(setting)
     return total + (adapted_bytes(setting) if size.adapters else 0)
 
@@ -181,7 +181,7 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
     """Log-probabilities of `rows` completions: float32 tables of their logits, before, in and after softmax."""
     size, length = setting.size, setting.completion_tokens + 1
     rows = max(min(rows, MOST_LOGITS // (length * size.vocabulary)), 1)  # as many at once
-    parts = {"logits": 12 * rows * length * size.vocabulary}
+    parts: dict[str, float] = {"logits": 12 * rows * length * size.vocabulary}
     if setting.device == "cpu":  # keys and values of the forward pass, just freed
         freed = rows * setting.tokens * 2 * size.key_value_heads * size.head * setting.weight_bytes * size.layers
         parts["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * freed)
