@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from npo_core.allowed import require_interpreter
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Generated
 from npo_core.engines.check import k3, refuse_stale
@@ -44,12 +45,13 @@ class VLLMWorker:
     """The process with vLLM; it ends with this object, and with this process, however that ends.
 
     Raises, when asked:
-        ConfigError: `engine.python` is no interpreter, or has no vLLM.
+        ConfigError: `engine.python` is not allowed here, is no interpreter, or has no vLLM.
         OutOfMemoryError: the model or its KV cache does not fit.
         DataError: vLLM cannot run the model. DeviceError: the process died.
     """
 
     def __init__(self, settings: EngineSettings, device: str):
+        require_interpreter(settings.python)
         self.settings, self.device = settings, device
         self.python = settings.python or sys.executable
         self.loaded: str | None = None
