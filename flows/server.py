@@ -103,6 +103,8 @@ def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     os.environ |= {
         "PREFECT_HOME": str(prefect_home()),
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        # Pages of other sites in the same browser could start programs here: this server asks for no password.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         # On disk, for a slot whose lease a killed server forgot would never be free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
