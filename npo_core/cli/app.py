@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that `npo --help` 
 """
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -75,6 +76,7 @@ app = typer.Typer(
     "Begin with: [cyan]npo run grpo --config demo --workspace runs/grpo --local[/]",
 )
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
+command: Callable[..., None]
 for command in (approve, serve):
     app.command(rich_help_panel=RUN)(command)
 for command in (status, timeline, cache, report, signals, decide, config, problems, verify, plan, evaluate):
