@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
 RUNS ?= 1
 
-.PHONY: setup setup-vllm demo test bench results serve gpu-check clean-demo
+.PHONY: setup setup-vllm demo check test docs audit bench results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -31,10 +31,23 @@ setup-vllm: .venv-vllm/.ready  ## vLLM for the CPU in an environment of its own,
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison
 	$(BIN)/python -m flows.demo --folder $(NPO_HOME)/demo
 
-test: setup  ## everything CI runs
+check: setup  ## what needs no test to be seen: lint, format, layers, types, docstrings
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/interrogate npo_core flows tasks
+
+test: check  ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+
+docs: setup  ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --quiet
+
+audit: setup  ## known vulnerabilities of what is installed; asks PyPI's advisory service, and fails where that knows nothing
+	mkdir -p build
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > build/audit.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement build/audit.txt
 
 bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 	$(BIN)/python -m benchmarks

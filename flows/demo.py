@@ -47,6 +47,7 @@ def demo(config: RunConfig, folder: Path) -> None:
 
 
 def main() -> None:
+    """`make demo`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(".npo/demo"))
     parser.add_argument("--config", type=Path, default=preset_file("demo"))

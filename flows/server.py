@@ -53,6 +53,7 @@ class Server:
             self.starts += 1
 
     def end(self) -> None:
+        """End the server that was started here, and stop watching it."""
         self.ended.set()
         if self.thread.is_alive():
             self.thread.join()
@@ -62,6 +63,7 @@ class Server:
 
 
 def tell(sentence: str) -> None:
+    """Print a sentence to standard error."""
     print(sentence, file=sys.stderr, flush=True)
 
 
@@ -101,6 +103,8 @@ def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     os.environ |= {
         "PREFECT_HOME": str(prefect_home()),
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        # Pages of other sites in the same browser could start programs here: this server asks for no password.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         # On disk, for a slot whose lease a killed server forgot would never be free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
@@ -123,6 +127,7 @@ def start_process(module: str, arguments: list[str], log_name: str) -> subproces
 
 
 def free_port() -> int:
+    """A loopback port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -84,25 +84,30 @@ def refuse(kind: str, name: str, error: urllib.error.HTTPError) -> None:
 
 
 def unknown(kind: str, name: str) -> str:
+    """The sentence about something that was not downloaded."""
     return f"There is no folder {name}, the {WORDS[kind]} of this id was not downloaded to {cache()}"
 
 
 def remedy(kind: str) -> str:
+    """What to do where there is no hub."""
     if kind == "dataset":
         return "load the data set elsewhere, save_to_disk it, and name that folder"
     return "copy the model's files here and name their folder"
 
 
 def endpoint() -> str:
+    """The hub's address, without a slash at its end."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def offline() -> bool:
+    """Whether the environment forbids asking a hub."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
 def hub_home() -> Path:
+    """The folder of the hub's cache and token."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("HF_HOME") or Path(caches) / "huggingface").expanduser()
 
@@ -122,6 +127,7 @@ def downloaded(kind: str, name: str) -> bool:
 
 
 def read_token() -> str | None:
+    """The token of the environment or of its file; None where there is none."""
     if token := os.environ.get("HF_TOKEN"):
         return token
     file = Path(os.environ.get("HF_TOKEN_PATH") or hub_home() / "token")

@@ -32,6 +32,7 @@ def table(rows: Mapping[str, object], head: tuple[str, str] = ("what", "value"))
 
 
 def show(value: object) -> str:
+    """A value in a table."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

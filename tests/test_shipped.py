@@ -2,17 +2,20 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from npo_core.cli.app import app
 from npo_core.config import load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "deployments/configs").glob("*.yaml"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -35,6 +38,26 @@ def test_named_files_exist(page):
         r"`((?:npo_core|flows|tasks|benchmarks|studies|tests|examples|deployments)/[\w./-]+)`", page.read_text()
     ):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's code blocks that begin with `npo`."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip().startswith("npo ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_and_their_options_exist(page):
+    program = get_command(app)
+    for line in commands(page):
+        words = shlex.split(line, comments=True)[1:]
+        command = program
+        while hasattr(command, "commands"):
+            assert words and words[0] in command.commands, f"{page.name}: {line}"
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        unknown = {word for word in words if word.startswith("--")} - known
+        assert not unknown, f"{page.name}: {line} has {unknown}"
 
 
 def test_formulas_name_functions_that_exist():

@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that `npo --help` 
 """
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -43,9 +44,11 @@ class Guarded(TyperGroup):
     """Prints the project's own errors as their sentence on stderr and ends with their exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, `run` first."""
         return sorted(super().list_commands(ctx), key=lambda name: name != "run")  # what comes first is shown first
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error on purpose becomes one sentence and its exit code."""
         try:
             return super().invoke(ctx)
         except NPOError as error:
@@ -73,6 +76,7 @@ app = typer.Typer(
     "Begin with: [cyan]npo run grpo --config demo --workspace runs/grpo --local[/]",
 )
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
+command: Callable[..., None]
 for command in (approve, serve):
     app.command(rich_help_panel=RUN)(command)
 for command in (status, timeline, cache, report, signals, decide, config, problems, verify, plan, evaluate):

@@ -57,6 +57,7 @@ def approve_data(uri: str, answer: str | None, delta: int | None) -> Data:
 
 
 def show(data: Data, console: Console) -> None:
+    """Print what waits, or what was answered."""
     from npo_core.control.decision import Decision
     from npo_core.reporting.tables import answer
 

@@ -30,6 +30,7 @@ def cache_data(uri: str) -> Data:
 
 
 def show(data: Data, console: Console) -> None:
+    """Print a table for each cache."""
     from npo_core.reporting.tables import guidance_table
 
     for summary in data["caches"]:

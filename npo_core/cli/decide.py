@@ -42,6 +42,7 @@ def decide_data(uri: str, step: int, number: int | None, changes: dict[str, Any]
 
 
 def show(data: Data, console: Console) -> None:
+    """Print the recorded decision beside the recomputed one."""
     from npo_core.control.decision import Decision
     from npo_core.reporting.tables import answer, outcome
 
@@ -74,6 +75,7 @@ def show_decision(head: str, decision: Any, console: Console) -> None:
 
 
 def show_differences(found: list[Data], console: Console) -> None:
+    """Print the fields that differ, at most `MOST` of them."""
     if not found:
         console.print(Text("Recomputed from the records: the same.", "green"))
         return

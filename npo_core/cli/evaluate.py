@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides
+from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides, pretrained
 from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ def evaluate_data(config: "RunConfig") -> Data:
     from npo_core.process import quiet_stdout
     from npo_core.seeds import derive_seed
 
-    device, path = usable_device(config), config.model.path
+    device, path = usable_device(config), pretrained(config).path
     problems = read_problems(config)
     with quiet_stdout():  # code of a model or a library may print
         engine = load_engine(config, device)
     samples, limit = config.evaluation.samples, config.training.max_completion_tokens
     asked = sum(map(len, [problems.held_out, *problems.benchmarks.values()]))
-    print(f"Asking {path} {asked:,} problems, {samples} times each, on {engine.device}.", file=sys.stderr, flush=True)
+    print(f"Asking {path} {asked:,} problems, {samples} times each, on {device}.", file=sys.stderr, flush=True)
     started = time.perf_counter()
     with quiet_stdout():
         scores = passrate.evaluate(engine, problems, samples=samples, max_tokens=limit, seed=derive_seed("evaluation"))
@@ -79,11 +79,11 @@ def load_engine(config: "RunConfig", device: str) -> "Engine":
     from npo_core.engines.open import open_engine
     from npo_core.stages.base import no_model
 
+    model, batch, bf16 = pretrained(config), config.evaluation.batch, config.training.bf16
     try:
-        how = {"batch": config.evaluation.batch, "attention": config.model.attention, "bf16": config.training.bf16}
-        return open_engine(config.model.path, config.engine, device=device, **how)
+        return open_engine(model.path, config.engine, device=device, batch=batch, attention=model.attention, bf16=bf16)
     except (OSError, ValueError) as error:
-        raise no_model(config.model.path, error) from None
+        raise no_model(model.path, error) from None
 
 
 def read_problems(config: "RunConfig") -> "ProblemSet":
@@ -94,11 +94,12 @@ def read_problems(config: "RunConfig") -> "ProblemSet":
 
     if isinstance(config.problems, ChainProblems):
         return load_problems(config.problems)
-    processor = processor_for(config.problems, config.model.path)
+    processor = processor_for(config.problems, pretrained(config).path)
     return load_problems(config.problems, config.execution, processor, held_out_only=True)
 
 
 def show(data: Data, console: Console) -> None:
+    """Print the scores, and those of further data sets."""
     from npo_core.reporting.evaluation import data_sets_table, score_table
 
     render(score_table(f"Held-out problems of {data['name']}", data), console)

@@ -11,7 +11,7 @@ from npo_core.errors import ConfigError
 from npo_core.shipped import presets
 
 if TYPE_CHECKING:
-    from npo_core.config import RunConfig
+    from npo_core.config import PretrainedModel, RunConfig
 
 Uri = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Folder or s3://bucket/prefix of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
@@ -52,6 +52,17 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise ConfigError(f"--set {text}: the value is not YAML; put it in quotes.") from None
     return fields
+
+
+def pretrained(config: "RunConfig") -> "PretrainedModel":
+    """The model of a configuration. Raises ConfigError where it is the built-in one, which only a run makes."""
+    from npo_core.config import PretrainedModel
+
+    if not isinstance(config.model, PretrainedModel):
+        raise ConfigError(
+            "model.kind = built-in has no folder: name a model by model.kind = pretrained and model.path."
+        )
+    return config.model
 
 
 def load(config: Path, fields: dict[str, Any]) -> "RunConfig":

@@ -4,7 +4,7 @@ Each command's module has a function for its data (JSON-able) and one, `show`, t
 `npo --help` must not wait for pyarrow or matplotlib.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +19,7 @@ Data = dict[str, Any]
 
 
 def open_workspace(uri: str) -> "Workspace":
+    """The workspace at a URI."""
     from npo_core.stages.workspace import Workspace
 
     return Workspace(uri)
@@ -40,10 +41,11 @@ def grid(*columns: str) -> Table:
     """An empty table; columns that begin with > hold figures."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(columns):
-        justify = "right" if name.startswith(">") else "left"
+        justify: Literal["right", "left"] = "right" if name.startswith(">") else "left"
         table.add_column(name.removeprefix(">"), justify=justify, overflow="fold", no_wrap=i == 0)
     return table
 
 
 def plain(value: float | None, digits: int = 0) -> str:
+    """A number with thousands separators; empty where there is none."""
     return "" if value is None else f"{value:,.{digits}f}"

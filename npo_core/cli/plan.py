@@ -104,6 +104,7 @@ def measured_length(store: "Store") -> int | None:
 
 
 def show(data: Data, console: Console) -> None:
+    """Print the plan's tables, what it assumes, what it does not know, and what to change."""
     from npo_core.planning.tables import conclusion, plan_tables
 
     for table in plan_tables(data):

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides
+from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides, pretrained
 from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
-    from npo_core.config import Problems, RunConfig
+    from npo_core.config import ChainProblems, RunConfig
     from npo_core.problems import Problem, ProblemSet
 
 EXAMPLES = 3
@@ -91,17 +91,18 @@ def read(config: "RunConfig") -> tuple["ProblemSet", str]:
     if isinstance(config.problems, ChainProblems):
         problems = load_problems(config.problems)
         return with_report(problems, config.problems, make_tokenizer()), ""
+    path = pretrained(config).path
     try:
-        processor = processor_for(config.problems, config.model.path)
+        processor = processor_for(config.problems, path)
     except (DataError, HubError, ConfigError) as error:
-        if isinstance(error, ConfigError) and (is_path(config.model.path) or Path(config.model.path).exists()):
+        if isinstance(error, ConfigError) and (is_path(path) or Path(path).exists()):
             raise
         note = f"Shown as plain text, without chat template and lengths, for there is no tokenizer. {error}"
         return load_problems(without_template(config.problems), config.execution), note
     return load_problems(config.problems, config.execution, processor), ""
 
 
-def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) -> "ProblemSet":
+def with_report(problems: "ProblemSet", settings: "ChainProblems", tokenizer: Any) -> "ProblemSet":
     """The built-in task with a report like that of data."""
     from dataclasses import replace
 
@@ -116,6 +117,7 @@ def with_report(problems: "ProblemSet", settings: "Problems", tokenizer: Any) ->
 
 
 def show(data: Data, console: Console) -> None:
+    """Print counts, lengths, notes and the example prompts."""
     from npo_core.problems.values import visible
     from npo_core.reporting.tables import Table, problems_table
 

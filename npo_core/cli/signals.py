@@ -67,6 +67,7 @@ def draw_signals(found: "SignalsData", uri: str, out: Path | None) -> str:
 
 
 def show(found: "SignalsData", console: Console) -> None:
+    """Print the readings and the reason of each decision."""
     from npo_core.reporting.signals import readings_table
 
     render(readings_table(found), console)

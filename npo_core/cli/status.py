@@ -25,6 +25,7 @@ def status(workspace: Uri, as_json: AsJson = False) -> None:
 
 
 def show(data: Data, console: Console) -> None:
+    """Print a row for each stage."""
     console.print(
         f"[bold]{escape(data['name'])}[/]  {data['kind'] or 'not begun'}  {escape(data['workspace'])}", soft_wrap=True
     )
@@ -55,6 +56,7 @@ def advice(data: Data) -> str:
 
 
 def share(progress: Iterable[int] | None) -> str:
+    """Progress as `done of total`; empty where none is known."""
     return "" if progress is None else " of ".join(map(str, progress))
 
 

@@ -25,6 +25,7 @@ def timeline_data(uri: str) -> Data:
 
 
 def show(data: Data, console: Console) -> None:
+    """Print the tree, the branches and the segments."""
     console.print(Text(data["drawing"]), soft_wrap=True)
     branches = grid("branch", ">from step", "guidance cache", "reason")
     for branch in data["branches"]:

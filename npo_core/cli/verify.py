@@ -32,6 +32,6 @@ def verify(
     if (file is None) != (completion is not None and answer is not None):
         raise ConfigError("Give either --completion and --answer, or --file with rows of both.")
     chosen = load(config, parse_overrides(overrides or []))
-    pairs = [pair(completion, answer)] if file is None else read_pairs(file)
+    pairs = [pair(completion or "", answer or "")] if file is None else read_pairs(file)
     found = verdicts(chosen.problems, chosen.execution, pairs, verifier)
     emit(found, lambda data, console: render(verdicts_table(data), console), as_json)

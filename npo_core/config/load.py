@@ -72,6 +72,7 @@ class OnceEach(yaml.SafeLoader):
     """YAML in which a field that is written twice is an error: the second would silently replace the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """A mapping. Raises WrittenTwice where a key is there twice."""
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line = key.start_mark.line + 1

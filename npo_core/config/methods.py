@@ -56,8 +56,10 @@ def with_method(given: Mapping[str, Any], method: Mapping[str, Any], group: type
 
 
 def as_dict(group: Any) -> dict[str, Any]:
+    """A group of fields as plain values; of none, an empty one."""
     return group.model_dump() if isinstance(group, BaseModel) else dict(group or {})
 
 
 def same(given: Any, default: Any) -> bool:
+    """Whether a value is the default, whatever kind of list it is in."""
     return list(given) == list(default) if isinstance(given, list | tuple) and default is not None else given == default

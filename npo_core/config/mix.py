@@ -179,25 +179,29 @@ class Mix(Closed):
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Self:
-        for part, kinds in (("sources", [s.kind for s in self.sources]), ("prompts", [p.kind for p in self.prompts])):
-            if twice := next((kind for kind in kinds if kind != "plugin" and kinds.count(kind) > 1), None):
+        chosen: dict[str, list[str]] = {
+            "sources": [source.kind for source in self.sources if source.kind != "plugin"],
+            "prompts": [source.kind for source in self.prompts],
+        }
+        for part, kinds in chosen.items():
+            if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
                 raise ValueError(f"mix.{part} has {twice} twice: keep one of them")
-        if self.store is None and (who := self._needs_store()):
-            raise ValueError(f"{who} takes completions from the success store, and there is none: give mix.store")
-        if sum(getattr(source, "share", 0) for source in self.prompts) > 1:
-            raise ValueError("mix.prompts: the shares add up to more than the whole batch: lower one of them")
-        if self.replay is not None and self.replay.max_pass_rate > self.store.drop_above:
+        if self.store is None:
+            if who := self._needs_store(chosen):
+                raise ValueError(f"{who} takes completions from the success store, and there is none: give mix.store")
+        elif self.replay is not None and self.replay.max_pass_rate > self.store.drop_above:
             raise ValueError(
                 f"mix.replay.max_pass_rate = {self.replay.max_pass_rate} is above mix.store.drop_above = "
                 f"{self.store.drop_above}, where the store has dropped the prompt: lower it, or raise drop_above"
             )
+        if sum(getattr(source, "share", 0) for source in self.prompts) > 1:
+            raise ValueError("mix.prompts: the shares add up to more than the whole batch: lower one of them")
         return self
 
-    def _needs_store(self) -> str | None:
+    def _needs_store(self, chosen: dict[str, list[str]]) -> str | None:
         if self.replay is not None:
             return "mix.replay"
-        named = [(f"mix.sources: {s.kind}", s.kind) for s in self.sources]
-        named += [(f"mix.prompts: {p.kind}", p.kind) for p in self.prompts]
+        named = [(f"mix.{part}: {kind}", kind) for part, kinds in chosen.items() for kind in kinds]
         return next((name for name, kind in named if kind in ("past-successes", "success-buckets")), None)
 
     @property

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
@@ -26,7 +26,7 @@ class RunConfig(Closed):
         exclude_if=lambda method: method is None,
         description="a mixed-policy method by name (docs/mix.md), or a YAML file of your own; it sets what you "
         "leave at its default",
-        json_schema_extra={"examples": sorted(methods())},
+        json_schema_extra={"examples": list[JsonValue](sorted(methods()))},
     )
     problems: Problems = ChainProblems()
     model: Model = BuiltInModel()

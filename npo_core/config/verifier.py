@@ -192,6 +192,7 @@ class WeightedVerifier(Closed):
 
     @property
     def accuracy(self) -> Part:
+        """The part that pass rates and the gate read."""
         return next(part for part in self.parts if part.name == ACCURACY)
 
 

@@ -82,6 +82,6 @@ def rollback_step(
 
 def branch_name(decision: Decision) -> str:
     """The branch of a plan: `late-<rollback>-<guide>-<6 hex digits of all that decides it>`."""
-    content = [decision.rollback.snapshot, decision.snapshot, decision.thresholds]
+    content = [decision.back_to.snapshot, decision.snapshot, decision.thresholds]
     digits = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
-    return f"late-{decision.rollback.step}-{decision.step}-{digits}"
+    return f"late-{decision.back_to.step}-{decision.step}-{digits}"

@@ -56,6 +56,13 @@ class Decision(Record):
         """The snapshot that was decided at, which guides."""
         return SnapshotRef(step=self.step, snapshot=self.snapshot)
 
+    @property
+    def back_to(self) -> SnapshotRef:
+        """The snapshot that an intervention rolls back to. Raises ValueError where nothing is rolled back."""
+        if self.rollback is None:
+            raise ValueError(f"Decision {self.number} rolls nothing back.")
+        return self.rollback
+
     def complaint(self, answer: str, delta: int | None) -> str:
         """Why an answer to this proposal cannot be carried out; empty: it can."""
         able = [c.delta for c in self.candidates if c.excluded is None]
@@ -82,7 +89,7 @@ def distance(candidate: Candidate, choice: Choice) -> float | None:
 def variance_cost(candidate: Candidate, choice: Choice) -> float | None:
     """V of a candidate: exp(kl_scale x KL), with the KL of a token or of a whole completion; null: no KL is known."""
     kl = distance(candidate, choice)
-    if kl is None:
+    if kl is None or candidate.length is None:
         return None
     kl *= candidate.length if choice.kl_form == "sequence" else 1.0
     return math.exp(min(choice.kl_scale * max(kl, 0.0), 700.0))  # beyond, a float overflows, and S is 0 either way
@@ -141,4 +148,4 @@ def expected_cost(
         return {"updates": 0.0, "tokens": 0.0}
     replayed = sum(row["tokens_generated"] or 0.0 for row in rows if row["step"] > best.step)
     in_slice = probe.pool * best.prompts / max(probe.prompts, 1)
-    return {"updates": float(best.delta), "tokens": replayed + in_slice * samples * best.length}
+    return {"updates": float(best.delta), "tokens": replayed + in_slice * samples * (best.length or 0.0)}

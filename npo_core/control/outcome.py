@@ -19,7 +19,7 @@ def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Res
     windows = [summarise(name, rows) for name, rows in ((replay, new), (decision.branch, old))]
     return Result(
         number=decision.number,
-        t0=decision.rollback.step,
+        t0=decision.back_to.step,
         t1=new[-1]["step"],
         replay=windows[0],
         abandoned=windows[1],
@@ -31,7 +31,7 @@ def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Res
 
 def replayed_rows(timeline: Timeline, decision: Decision, replay: str) -> tuple[Rows, Rows]:
     """The updates of the replay, and of the abandoned branch over the same steps: a replay may run out of budget."""
-    t0, t1 = decision.rollback.step, decision.step
+    t0, t1 = decision.back_to.step, decision.step
     new = [row for row in path_rows(timeline, replay, t1) if row["step"] > t0]
     old = [row for row in path_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
     return new, old
@@ -44,9 +44,10 @@ def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:
     return Window(
         branch=branch,
         pass_rate=mean([row["pass_rate"] for row in last]),
-        entropy=mean([watched_entropy(row) for row in last]),
+        entropy=mean([nats for row in last if (nats := watched_entropy(row)) is not None]),
     )
 
 
 def mean(values: Sequence[float]) -> float:
+    """The mean of at least one value."""
     return sum(values) / len(values)

@@ -40,7 +40,9 @@ class MistakePool:
         return [mistake for mistake in self.mistakes.values() if mistake.step > step]
 
     def state(self) -> list[list[Any]]:
+        """What a snapshot keeps: rows of prompt id, step and pass rate, oldest first."""
         return [[m.prompt_id, m.step, m.pass_rate] for m in self.mistakes.values()]
 
     def restore(self, state: Sequence[Sequence[Any]]) -> None:
+        """Take over what `state` gave."""
         self.mistakes = {prompt_id: Mistake(prompt_id, step, rate) for prompt_id, step, rate in state}

@@ -139,6 +139,7 @@ def candidate(
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float | None:
+    """The share of right answers among those with a verdict; None without any."""
     known = [right for rollout in rollouts for right in rollout.correct if right is not None]
     return float(np.mean(known)) if known else None
 

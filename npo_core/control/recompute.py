@@ -35,7 +35,7 @@ def recompute(store: Store, config: RunConfig, recorded: Decision, changes: Chan
     check(changes, recorded.flow)
     timeline = Timeline(store)
     rows, at = path_rows(timeline, recorded.branch, recorded.step), recorded.at
-    common = {"number": recorded.number, "branch": recorded.branch}
+    common: dict[str, Any] = {"number": recorded.number, "branch": recorded.branch}
     if recorded.flow == PLATEAU:
         plateau = changed_plateau(recorded, changes)
         return plan_rollback(plateau, rows, timeline.states(recorded.branch), guide=at, **common)
@@ -62,10 +62,12 @@ def check(changes: Changes, flow: str) -> None:
 
 
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
+    """The configuration with other values at dotted names. Raises ConfigError where one does not fit."""
     return parse_config(override(config.model_dump(mode="json"), dict(changes)))
 
 
 def changed_plateau(recorded: Decision, changes: Changes) -> Plateau:
+    """The recorded settings of a breakthrough with other values. Raises ConfigError where one does not fit."""
     return parse_plateau(override({"plateau": dict(recorded.thresholds)}, dict(changes))["plateau"])
 
 
@@ -147,7 +149,7 @@ def signals_at(store: Store, config: RunConfig, step: int) -> dict[str, Any]:
     timeline = Timeline(store)
     final = timeline.final()
     rows = path_rows(timeline, final.name, step) if final else []
-    if not rows or rows[-1]["step"] != step:
+    if final is None or not rows or rows[-1]["step"] != step:
         last = f"the newest is {rows[-1]['step']}" if rows else "none is"
         raise DataError(f"No update {step} is recorded in {store.uri}: {last}.")
     seen = readings(rows, config.auto.control.trigger)

@@ -54,6 +54,7 @@ class Decisions:
         return [self._read(Decision, name) for name in sorted(names) if name.isdigit()]
 
     def get(self, number: int) -> Decision | None:
+        """The decision of this number; None where it is not recorded."""
         return self._read(Decision, f"{number:04d}")
 
     def add(self, decision: Decision) -> Decision:
@@ -63,22 +64,27 @@ class Decisions:
     def waiting(self) -> Decision | None:
         """The newest proposal of AutoNPO, if it was neither answered nor carried out."""
         newest = next((d for d in reversed(self.all()) if d.flow == AUTO_NPO), None)
-        asked = newest is not None and newest.intervene and self.approval(newest.number) is None
-        return newest if asked and self.result(newest.number) is None else None
+        if newest is None or not newest.intervene or self.approval(newest.number) is not None:
+            return None
+        return newest if self.result(newest.number) is None else None
 
     def result(self, number: int) -> Result | None:
+        """The outcome of a decision's replay; None where it is not recorded."""
         return self._read(Result, f"{number:04d}-outcome")
 
     def add_result(self, result: Result) -> Result:
+        """Record an outcome."""
         return self._add(result, f"{result.number:04d}-outcome")
 
     def approval(self, number: int) -> Approval | None:
+        """What somebody answered to a decision; None where nobody did."""
         return self._read(Approval, f"{number:04d}-approval")
 
     def add_approval(self, number: int, approval: Approval) -> Approval:
+        """Record an answer."""
         return self._add(approval, f"{number:04d}-approval")
 
-    def _read(self, kind: type, name: str) -> Any:
+    def _read(self, kind: type[Record], name: str) -> Any:
         rel = f"{FOLDER}/{name}.json"
         values = self.store.read_json(rel, default=None)
         try:

@@ -33,6 +33,7 @@ class Reading:
     warning: bool
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
         return asdict(self)
 
 
@@ -53,8 +54,9 @@ class Signals:
         past = self.trigger.ema
         self.weight = past * self.weight + 1 - past
         new = (row["pass_rate"], entropy)
-        self.sums = tuple(past * old + (1 - past) * value for old, value in zip(self.sums, new, strict=True))
-        self.averages.append(tuple(total / self.weight for total in self.sums))
+        rate, nats = (past * old + (1 - past) * value for old, value in zip(self.sums, new, strict=True))
+        self.sums = (rate, nats)
+        self.averages.append((rate / self.weight, nats / self.weight))
         return self.reading(row["step"])
 
     def reading(self, step: int) -> Reading:

@@ -35,7 +35,7 @@ def gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Ten
 
 
 def _gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
-    keys = []
+    keys: list[torch.Tensor] = []
     for half in (seed, seed >> 32):  # two keys of 32 bits a row
         start = mixed(torch.tensor([word(half + 0x9E3779B9 * (1 + len(keys)))], dtype=torch.int32, device=rows.device))
         keys.append(mixed(mixed(start ^ rows.to(torch.int32)) ^ position))

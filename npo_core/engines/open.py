@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from npo_core.allowed import require_interpreter
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Engine
 from npo_core.errors import ConfigError
@@ -21,7 +23,7 @@ def open_engine(
     bf16: bool = False,
 ) -> Engine:
     """The engine for a model folder; see `TransformersEngine` for the words."""
-    how = {"device": device, "batch": batch, "attention": attention, "bf16": bf16}
+    how: dict[str, Any] = {"device": device, "batch": batch, "attention": attention, "bf16": bf16}
     if settings.kind == "vllm":
         from npo_core.engines.vllm import VLLMEngine, worker
 
@@ -35,8 +37,10 @@ def require_engine(settings: EngineSettings, *, gpu: bool) -> None:
     """Find out before a run starts what would stop it after its first stages; vLLM itself is not loaded.
 
     Raises:
-        ConfigError: there is no vLLM where the settings say, or training is to sample with it and there is no GPU.
+        ConfigError: the interpreter is not allowed here, there is no vLLM where the settings say, or training is to
+            sample with it and there is no GPU.
     """
+    require_interpreter(settings.python)
     if settings.rollouts and not gpu:
         raise ConfigError(
             "engine.rollouts = true needs a GPU, and training runs on the CPU (execution.device): set it to false; "
@@ -55,6 +59,7 @@ def require_engine(settings: EngineSettings, *, gpu: bool) -> None:
 
 
 def has_vllm(python: str) -> bool:
+    """Whether an interpreter can be started and finds vLLM."""
     try:
         return subprocess.run([python, "-c", FIND], stderr=subprocess.DEVNULL).returncode == 0
     except OSError:

@@ -61,6 +61,7 @@ class TransformersEngine:
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
+        """`samples` completions for each problem; see `Engine.generate`."""
         sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
         rows = [problem for problem in problems for _ in range(samples)]
         starts = range(0, len(rows), self.batch)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from npo_core.allowed import require_interpreter
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Generated
 from npo_core.engines.check import k3, refuse_stale
@@ -44,12 +45,13 @@ class VLLMWorker:
     """The process with vLLM; it ends with this object, and with this process, however that ends.
 
     Raises, when asked:
-        ConfigError: `engine.python` is no interpreter, or has no vLLM.
+        ConfigError: `engine.python` is not allowed here, is no interpreter, or has no vLLM.
         OutOfMemoryError: the model or its KV cache does not fit.
         DataError: vLLM cannot run the model. DeviceError: the process died.
     """
 
     def __init__(self, settings: EngineSettings, device: str):
+        require_interpreter(settings.python)
         self.settings, self.device = settings, device
         self.python = settings.python or sys.executable
         self.loaded: str | None = None
@@ -127,6 +129,7 @@ class VLLMWorker:
             )
 
     def ask(self, what: str, *request: Any) -> Any:
+        """One request's answer. Raises DeviceError where the process ended, and what its kind of failure means."""
         try:
             self.connection.send(request)
             kind, value = self.connection.recv()
@@ -171,6 +174,7 @@ def start(python: str, connection: int, inherited: bool) -> subprocess.Popen:
 
 
 def environment(inherited: bool) -> dict[str, str]:
+    """The environment of the worker's process; without PYTHONPATH unless it is `inherited`."""
     own = {k: v for k, v in os.environ.items() if inherited or k != "PYTHONPATH"}
     return ENVIRONMENT | own | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # one process, which ends with this one
 
@@ -236,6 +240,7 @@ class VLLMEngine:
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
+        """`samples` completions for each problem; see `Engine.generate`."""
         if not problems:
             return []
         loaded = self.worker.load(self.folder, self.dtype)
@@ -264,6 +269,7 @@ class VLLMEngine:
         return list(zip(prompts, images, [request_seed(seed, problem) for problem in problems], strict=True))
 
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities of completions by the trainer's own model, nats; see `Engine.score`."""
         return self.own.score(problems, completions)
 
     def _check(self, problems: Sequence[Problem], drawn: list[list[Completion]]) -> None:

@@ -24,6 +24,8 @@ OF_MEMORY = ("out of memory", "No available memory", "Free memory on device", "l
 def beside(file: str) -> ModuleType:
     """A module of npo_core by its file in that package's folder."""
     spec = spec_from_file_location(Path(file).stem, Path(__file__).parents[1] / file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"There is no module in {file}.")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -94,6 +96,7 @@ def prompt(ids: list[int], images: list[bytes]) -> Any:
 
 
 def completions(answer: Any) -> list[tuple[list[int], list[float] | None]]:
+    """The token ids of each completion, in the order drawn, with log-probabilities where asked for."""
     return [(list(c.token_ids), of_tokens(c)) for c in sorted(answer.outputs, key=lambda c: c.index)]
 
 
@@ -118,6 +121,7 @@ def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:
 
 
 def main(connection: Connection, parent: int) -> None:
+    """Answer requests until the other end closes."""
     beside("process.py").die_with_parent(parent)
     server = Server()
     while True:

@@ -78,6 +78,7 @@ def estimates(known: list[list[bool]], samples: int) -> dict[int, list[float]]:
 
 
 def mean(values: list[float]) -> float:
+    """The mean of at least one value."""
     return sum(values) / len(values)
 
 

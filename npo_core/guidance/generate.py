@@ -105,6 +105,7 @@ def generate_guidance(
 
 
 def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    """Pieces of at most `size` rows, in order."""
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
@@ -142,6 +143,7 @@ class ChunkSamples:
     guessed: Counter[str] = field(default_factory=Counter)
 
     def costs(self) -> list[PromptCost]:
+        """What each prompt cost, in samples and tokens."""
         return [
             PromptCost(id_, self.drawn[id_], self.tokens[id_], self.refused[id_], self.guessed[id_])
             for id_ in self.found
@@ -174,7 +176,8 @@ class GuideSampler:
         samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
         if sampling.keep == "closest":
             self.rollback()  # models are loaded by this thread, and never beside one that generates
-        pending, kept = [r.problem for r in chunk], []
+        pending = [r.problem for r in chunk]
+        kept: list[Trajectory] = []
         for start in range(0, sampling.samples, sampling.samples_per_round):
             width = min(sampling.samples_per_round, sampling.samples - start)
             answers = self.engine().generate(
@@ -224,6 +227,7 @@ class GuideSampler:
         ]
 
     def may_guide(self, verdict: Verdict) -> bool:
+        """Whether a completion with this verdict may become guidance."""
         return verdict.may_guide(self.sampling.accept_fallback)
 
     def agreed(self, samples: ChunkSamples, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:

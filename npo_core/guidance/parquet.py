@@ -75,6 +75,7 @@ class RowGroupWriter:
         )
 
     def add(self, row: Trajectory) -> None:
+        """Take a row; a full row group is written at once."""
         self._rows.append(row)
         self._tokens += len(row.token_ids)
         if len(self._rows) >= ROWS_PER_GROUP or self._tokens >= TOKENS_PER_GROUP:

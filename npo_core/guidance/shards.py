@@ -152,7 +152,7 @@ def _without_zeros(values: tuple) -> tuple:
 
 def _rows_digest(store: Store) -> RowsDigest:
     """The digest of the merged rows, from the digests that the shards carry."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for index in done_shards(store):
         footer = _footer(store, index)
         digests = _note(store, index, footer, _DIGESTS)

@@ -88,15 +88,15 @@ class CacheWriter:
         self._reward_counts.add(len(row.rewards))
 
     def _check_facts(self, info: CacheInfo) -> None:
-        if strange := self._ends - info.eos_token_ids:
+        if ends := self._ends - info.eos_token_ids:
             raise DataError(
-                f"Guidance rows end with the tokens {sorted(strange)[:5]}, which are no end-of-sequence token "
+                f"Guidance rows end with the tokens {sorted(ends)[:5]}, which are no end-of-sequence token "
                 f"({sorted(info.eos_token_ids)}): keep only completions that ended by themselves, EOS included."
             )
-        if strange := self._guides - {(guide.id, guide.step) for guide in info.guides}:
-            raise DataError(f"Guidance rows name the guides {sorted(strange)}, which `guides` does not list.")
-        if strange := self._reward_counts - {len(info.reward_names)}:
-            raise DataError(f"Guidance rows hold {sorted(strange)} rewards, but reward_names is {info.reward_names}.")
+        if guides := self._guides - {(guide.id, guide.step) for guide in info.guides}:
+            raise DataError(f"Guidance rows name the guides {sorted(guides)}, which `guides` does not list.")
+        if counts := self._reward_counts - {len(info.reward_names)}:
+            raise DataError(f"Guidance rows hold {sorted(counts)} rewards, but reward_names is {info.reward_names}.")
         if self._prompts > info.prompts_asked:
             raise DataError(f"prompts_asked is {info.prompts_asked}, must be at least the {self._prompts} written.")
 
@@ -114,10 +114,12 @@ class RowsDigest:
         self._hash = hashlib.sha256()
 
     def add(self, digest: bytes) -> None:
+        """Take the digest of one more row."""
         self.rows += 1
         self._hash.update(digest)
 
     def digest(self) -> bytes:
+        """The digest of all rows so far, 32 bytes."""
         return self._hash.digest()
 
 
@@ -142,6 +144,7 @@ class PartWriter:
             self._parquet = RowGroupWriter(self._sink)
 
     def add(self, row: Trajectory) -> None:
+        """Write a row; rows come sorted by prompt id."""
         if self.rows == 0:
             self._first = row.prompt_id
         self._last = row.prompt_id
@@ -150,6 +153,7 @@ class PartWriter:
             self._parquet.add(row)
 
     def close(self) -> FileEntry:
+        """End the file; its entry for `cache.json`."""
         with self._storing():
             self._parquet.close()
             self._sink.close()
@@ -183,9 +187,11 @@ class HashingFile(io.RawIOBase):
         self.bytes = 0
 
     def writable(self) -> bool:
+        """True: pyarrow asks."""
         return True
 
     def write(self, data) -> int:
+        """Write and hash; the number of bytes."""
         view = memoryview(data)
         self._file.write(view)
         self._hash.update(view)
@@ -193,9 +199,11 @@ class HashingFile(io.RawIOBase):
         return view.nbytes
 
     def tell(self) -> int:
+        """The bytes written so far."""
         return self.bytes
 
     def close(self) -> None:
+        """Close; on a local disk everything has reached it then."""
         if not self.closed:
             if isinstance(self._file, io.BufferedWriter):  # on a local disk: cache.json must not outlive its files
                 self._file.flush()
@@ -204,4 +212,5 @@ class HashingFile(io.RawIOBase):
             super().close()
 
     def sha256(self) -> str:
+        """The hex digest of all that was written."""
         return self._hash.hexdigest()

@@ -67,7 +67,7 @@ class Mixer:
     def _source(self, chosen: Any) -> Source:
         if isinstance(chosen, config.ExtraSamples):
             return sources.ExtraSamples(chosen)
-        return sources.PastSuccesses(chosen, self.store) if chosen.kind == "past-successes" else plugin(chosen)
+        return sources.PastSuccesses(chosen, self._held) if chosen.kind == "past-successes" else plugin(chosen)
 
     def _prompts(self, chosen: Any, prompt_ids: Sequence[str]) -> Any:
         if isinstance(chosen, config.MistakePool):
@@ -75,9 +75,16 @@ class Mixer:
         if isinstance(chosen, config.ReviewQueue):
             return prompts.ReviewQueue(chosen, self.seed_of)
         if isinstance(chosen, config.SuccessBuckets):
-            return prompts.SuccessBuckets(chosen, self.store, self.group_size)
+            return prompts.SuccessBuckets(chosen, self._held, self.group_size)
         kind = prompts.Rest if isinstance(chosen, config.Rest) else prompts.DynamicSampling
         return kind(chosen, prompt_ids)
+
+    @property
+    def _held(self) -> SuccessStore:
+        """The store, for those that the configuration gives one."""
+        if self.store is None:
+            raise ConfigError("mix.store is not there: give it, for what takes completions from it.")
+        return self.store
 
     @property
     def injects(self) -> bool:
@@ -90,6 +97,7 @@ class Mixer:
         return self.settings.online and (self.store is not None or bool(self.settings.sources))
 
     def seed_of(self, *parts: Any) -> int:
+        """A seed of this mixer from parts."""
         return derive_seed("mix", self.seed, *parts)
 
     def _rng(self, *parts: Any) -> random.Random:
@@ -125,7 +133,8 @@ class Mixer:
 
     def others(self, step: int, round_: int, planned: Sequence[str], places: int) -> list[str]:
         """Prompts in place of dead groups."""
-        return self.dynamic.others(planned, places, self._rng("dynamic", step, round_))
+        dynamic = self.dynamic
+        return dynamic.others(planned, places, self._rng("dynamic", step, round_)) if dynamic else []
 
     # --- which trajectories ----------------------------------------------------------------------------------------
 
@@ -159,14 +168,14 @@ class Mixer:
         known = set(asked)
         rare = sorted(
             id_
-            for id_, stored in self.store.prompts.items()
+            for id_, stored in self._held.prompts.items()
             if id_ not in known
             and stored.pass_rate <= settings.max_pass_rate
             and step - stored.newest.guide_step <= settings.max_age
         )
         weight = settings.weight * (self.group_size - 1) / math.sqrt(self.group_size)
         chosen = prompts.draw(rare, settings.rows, self._rng("replay", step))
-        return [ReplayedRow(self.store.prompts[id_].newest, weight) for id_ in chosen]
+        return [ReplayedRow(self._held.prompts[id_].newest, weight) for id_ in chosen]
 
     # --- state -----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class MistakePool:
         self.pool: dict[str, int] = {}  # prompt -> update of its last failure
 
     def choose(self, step: int, planned: Sequence[str], places: int, rng: random.Random) -> list[str]:
+        """Some of the pool, at random."""
         begun = step - self.settings.from_step
         if begun <= 0:
             return []
@@ -45,6 +46,7 @@ class MistakePool:
         return draw(sorted(self.pool.keys() - set(planned)), places, rng)
 
     def learn(self, batch: Batch) -> None:
+        """Take in failures, and let go of what is solved."""
         for group in batch.groups:
             if group.pass_rate <= self.settings.max_pass_rate:
                 self.pool[group.prompt_id] = batch.step
@@ -56,9 +58,11 @@ class MistakePool:
         return self.settings.without_success and self.store is not None and prompt_id in self.store
 
     def state(self) -> dict[str, int]:
+        """Prompt -> update of its last failure."""
         return self.pool
 
     def restore(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
         self.pool = dict(state)
 
 
@@ -73,6 +77,7 @@ class ReviewQueue:
         self.asked: set[str] = set()  # for review, in the batch under way
 
     def choose(self, step: int, planned: Sequence[str], places: int, rng: random.Random) -> list[str]:
+        """The first in the queue, at a review."""
         if step <= self.settings.from_step or step % self.settings.every:
             return []
         taken = [id_ for id_ in self.queue if id_ not in set(planned)][:places]
@@ -81,6 +86,7 @@ class ReviewQueue:
         return taken
 
     def learn(self, batch: Batch) -> None:
+        """Let all-right prompts in, and those asked for review back or out."""
         for group in batch.groups:
             if group.prompt_id in self.asked:
                 if group.pass_rate < 1 or math.isnan(group.pass_rate):
@@ -96,9 +102,11 @@ class ReviewQueue:
         return random.Random(self.seed_of("review", step, prompt_id)).random() < self.settings.probability
 
     def state(self) -> list[str]:
+        """The queue, its head first."""
         return list(self.queue)
 
     def restore(self, state: Iterable[str]) -> None:
+        """Go on from a state."""
         self.queue = deque(state)
 
 
@@ -112,6 +120,7 @@ class SuccessBuckets:
         self.begun = False
 
     def choose(self, step: int, planned: Sequence[str], places: int, rng: random.Random) -> list[str]:
+        """Some of the store, by how often they were solved."""
         if not self.begun or step <= self.settings.from_step:
             return []
         held = sorted(self.store.prompts.keys() - set(planned))
@@ -123,14 +132,17 @@ class SuccessBuckets:
         return draw_weighted(held, weights, places, rng)
 
     def learn(self, batch: Batch) -> None:
+        """Begin once a batch is solved well enough."""
         known = [group.pass_rate for group in batch.groups if not math.isnan(group.pass_rate)]
         if known and sum(known) / len(known) > self.settings.start_above:
             self.begun = True
 
     def state(self) -> bool:
+        """Whether it has begun."""
         return self.begun
 
     def restore(self, state: bool) -> None:
+        """Go on from a state."""
         self.begun = state
 
 
@@ -152,7 +164,8 @@ class Rest:
 
     def fresh(self, planned: Sequence[str], places: int, rng: random.Random) -> list[str]:
         """Prompts that do not rest, from all of the data, for places of those that do."""
-        known, found = set(planned), []
+        known = set(planned)
+        found: list[str] = []
         for _ in range(20 * places):  # enough where most prompts do not rest
             if len(found) == places:
                 break
@@ -163,6 +176,7 @@ class Rest:
         return found
 
     def learn(self, batch: Batch) -> None:
+        """Count all-right visits in a row."""
         for group in batch.groups:
             if group.pass_rate == 1:
                 streak = max(self.streaks.get(group.prompt_id, 0), 0) + 1
@@ -171,9 +185,11 @@ class Rest:
                 del self.streaks[group.prompt_id]
 
     def state(self) -> dict[str, int]:
+        """Prompt -> streak, or turns still to rest below 0."""
         return self.streaks
 
     def restore(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
         self.streaks = dict(state)
 
 
@@ -187,7 +203,8 @@ class DynamicSampling(Stateless):
 
     def others(self, planned: Iterable[str], places: int, rng: random.Random) -> list[str]:
         """So many prompts that are not planned, at random, if there are so many."""
-        known, found = set(planned), []
+        known = set(planned)
+        found: list[str] = []
         while len(found) < min(places, len(self.prompt_ids) - len(set(planned))):
             id_ = self.prompt_ids[rng.randrange(len(self.prompt_ids))]
             if id_ not in known:

@@ -36,6 +36,7 @@ class Batch:
     counts: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str, value: float) -> None:
+        """Add to one of `counts`."""
         self.counts[name] = self.counts.get(name, 0.0) + value
 
 

@@ -19,6 +19,7 @@ class CacheSource(Stateless):
         self.guidance = guidance
 
     def find(self, wanted: Sequence[str], batch: Batch) -> dict[str, Sequence[Trajectory]]:
+        """What the cache has of the prompts."""
         several = getattr(self.guidance, "get_all", None)
         if several is not None:
             return {id_: rows for id_ in wanted if (rows := several(id_))}
@@ -34,6 +35,8 @@ class PastSuccesses(Stateless):
         self.settings, self.store = settings, store
 
     def find(self, wanted: Sequence[str], batch: Batch) -> dict[str, Sequence[Trajectory]]:
+        """Stored completions, the newest or the likeliest first."""
+        held: dict[str, Sequence[Trajectory]]
         held = {id_: self.store.prompts[id_].completions[::-1] for id_ in wanted if id_ in self.store}
         if self.settings.pick == "likeliest":
             held = {id_: sorted(rows, key=lambda row: -row.logprobs.mean()) for id_, rows in held.items()}
@@ -50,6 +53,7 @@ class ExtraSamples:
         self.history: dict[str, list[float]] = {}  # prompt -> decayed successes, samples, tokens
 
     def find(self, wanted: Sequence[str], batch: Batch) -> dict[str, Sequence[Trajectory]]:
+        """The first right completion of each prompt that more samples solve."""
         found: dict[str, Sequence[Trajectory]] = {}
         left, chunks = self.ranked(wanted), self.settings.chunks
         groups_left = chunks * len(left) if self.settings.budget is None else self.settings.budget // batch.group_size
@@ -77,6 +81,7 @@ class ExtraSamples:
         return sorted(wanted, key=lambda id_: -promise(id_))
 
     def learn(self, batch: Batch) -> None:
+        """Keep the history that `choice` reads."""
         if self.settings.choice == "all":
             return
         for group in batch.groups:
@@ -89,7 +94,9 @@ class ExtraSamples:
                 ]
 
     def state(self) -> Mapping[str, list[float]]:
+        """Prompt -> decayed successes, samples and tokens."""
         return self.history
 
     def restore(self, state: Mapping[str, list[float]]) -> None:
+        """Go on from a state."""
         self.history = {id_: list(values) for id_, values in state.items()}

@@ -58,6 +58,7 @@ class SuccessStore:
         return rows, [row for stored in self.prompts.values() for row in stored.completions]
 
     def restore(self, rows: list[list], completions: list[Trajectory]) -> None:
+        """Go on from what `state` gave."""
         self.prompts, first = {}, 0
         for id_, rate, visited, number in rows:
             self.prompts[id_] = Stored(completions[first : first + number], rate, visited)

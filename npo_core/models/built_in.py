@@ -55,6 +55,7 @@ def encode(
 
 
 def qwen3_config(settings: BuiltInModel, tokenizer: PreTrainedTokenizerFast, operands: int) -> Qwen3Config:
+    """The configuration of the built-in model: Qwen3 at the settings' size."""
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=settings.width,

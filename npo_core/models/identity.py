@@ -24,7 +24,7 @@ def describe(folder: Path) -> dict[str, str]:
     """`model` (architecture and vocabulary) and `tokenizer` fingerprints of a Hugging Face model folder."""
     config = json.loads((folder / "config.json").read_text())
     architecture = {name: config.get(name) for name in ARCHITECTURE}
-    files = TOKENIZER_FILES
+    files: tuple[str, ...] = TOKENIZER_FILES
     if config.get("vision_config"):
         architecture |= {name: shape(config.get(name)) for name in ("text_config", "vision_config")}
         files += PROCESSOR_FILES

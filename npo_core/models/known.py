@@ -55,6 +55,7 @@ def text_fields(size: str) -> dict[str, Any]:
 
 
 def vision_language(size: str) -> Qwen3VLConfig:
+    """The configuration of a Qwen3-VL of a known size."""
     text, depth, hidden, intermediate, deep = VISION[size]
     fields = text_fields(text)
     vision = {

@@ -48,6 +48,7 @@ def read_config(path: str) -> tuple[PreTrainedConfig, str]:
 
 
 def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of the configuration without memory for its weights (device `meta`)."""
     kind = AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
     with torch.device("meta"):
         return kind.from_config(config)
@@ -86,8 +87,9 @@ def describe(path: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
 def tower(config: PreTrainedConfig | None) -> dict[str, int] | None:
     """The fields of a `Tower`; None where there is none, or one that is not built as Qwen3-VL's."""
     named = ("depth", "hidden_size", "intermediate_size", "patch_size", "temporal_patch_size", "spatial_merge_size")
-    found, deep = [getattr(config, name, None) for name in named], getattr(config, "deepstack_visual_indexes", None)
-    if deep is None or not all(isinstance(value, int) for value in found):
+    given, deep = [getattr(config, name, None) for name in named], getattr(config, "deepstack_visual_indexes", None)
+    found = [value for value in given if isinstance(value, int)]
+    if deep is None or len(found) < len(named):
         return None
     layers, hidden, intermediate, side, frames, merge = found
     return {

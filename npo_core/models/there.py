@@ -61,6 +61,7 @@ def check_folder(folder: Path, weights: bool) -> None:
 
 
 def remedy(gguf: bool = False) -> str:
+    """What to give instead, as the end of a sentence."""
     if gguf:
         return (
             "weights quantized for llama.cpp cannot be trained; give the folder or hub id of the model that it was "

@@ -25,10 +25,11 @@ def changes(needs: Sequence[Need], setting: Setting, machine: Machine, flow: str
 
 
 def sentence(need: Need, setting: Setting, found: list[Fields]) -> str:
+    """What is too large, by how much, and the changes that help."""
     where = {"disk": "the workspace", "host": "the machine"}.get(need.what, f"stage {need.what}")
     amount = f"{where} needs {in_gib(need.total)}" + (f" in its {need.phase}" if need.phase else "")
     part = max(need.parts, key=need.parts.__getitem__)
-    text = f"{amount} and there are {in_gib(need.limit)} (most for {part}: {in_gib(need.parts[part])})"
+    text = f"{amount} and there are {in_gib(need.limit or 0.0)} (most for {part}: {in_gib(need.parts[part])})"
     ways = [written(fields, setting.config) for fields in found]
     if not ways:
         ways = [OTHERWISE.get(need.what, "a device with more memory, or a smaller model")]
@@ -48,12 +49,14 @@ def written(fields: Fields, config: RunConfig) -> str:
 
 
 def shown(value: object) -> str:
+    """A value as it is written in a configuration."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {shown(v)}" for name, v in value.items()) + "}"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def now(config: RunConfig, dotted: str) -> object:
+    """The value at a dotted name; None where there is none."""
     value: Any = config
     for name in dotted.split("."):
         value = getattr(value, name, None)
@@ -69,6 +72,7 @@ def working(need: Need, setting: Setting, machine: Machine, flow: str, folder: P
 def first_that_fits(
     way: Iterable[Fields], need: Need, setting: Setting, machine: Machine, flow: str, folder: Path | None
 ) -> list[Fields]:
+    """The first change of a way after which the need fits, alone in a list; empty where none does."""
     for fields in way:
         changed = with_fields(setting, fields)
         if changed is None:
@@ -108,6 +112,7 @@ def ways(need: Need, setting: Setting) -> list[list[Fields]]:
 
 
 def training_ways(need: Need, setting: Setting) -> list[list[Fields]]:
+    """The ways to lower what training needs, those that change least first."""
     training = setting.config.training
     smaller = halves("training.micro_batch", setting.micro_batch)
     again = {} if training.gradient_checkpointing else {"training.gradient_checkpointing": True}

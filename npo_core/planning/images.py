@@ -6,6 +6,7 @@ beside it; engines read them once a prompt. Counted per patch, of which several 
 
 from math import ceil
 
+from npo_core.config import PretrainedModel
 from npo_core.planning.setting import Setting
 
 PIXEL = 4  # bytes: processors give float32
@@ -21,8 +22,8 @@ def patches(setting: Setting, rows: int) -> int:
 
 def pixels(setting: Setting, rows: int) -> dict[str, float]:
     """The part that goes beside so many rows; none where there are no patches."""
-    number = patches(setting, rows)
-    return {"images": number * setting.size.tower.patch * PIXEL} if number else {}
+    number, tower = patches(setting, rows), setting.size.tower
+    return {"images": number * tower.patch * PIXEL} if number and tower else {}
 
 
 def read_ahead(setting: Setting) -> float:
@@ -34,7 +35,7 @@ def read_ahead(setting: Setting) -> float:
 def beside(setting: Setting, rows: int, phases: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Phases of so many rows with their images, and the one in which the tower passes them, keeping its outputs."""
     number, tower = patches(setting, rows), setting.size.tower
-    if not number:
+    if not number or tower is None:
         return phases
     wide, seen = setting.product_bytes, pixels(setting, rows)
     block = max(PASSING * tower.hidden, wide * (4 * tower.hidden + 2 * tower.intermediate))
@@ -46,7 +47,8 @@ def beside(setting: Setting, rows: int, phases: dict[str, dict[str, float]]) -> 
 def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
     """On a CPU, of the work of a tower that is trained whole, in all phases but the largest."""
     number = 0 if setting.size.adapters else patches(setting, setting.micro_batch)
-    if not number or number * setting.size.tower.hidden * setting.product_bytes >= KEPT_BELOW:
+    tower = setting.size.tower
+    if not number or tower is None or number * tower.hidden * setting.product_bytes >= KEPT_BELOW:
         return 0.0
     return KEPT_SHARE * sum(sorted(parts.get("vision tower", 0.0) for parts in phases.values())[:-1])
 
@@ -54,10 +56,11 @@ def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
 def update(setting: Setting) -> dict[str, float]:
     """What autograd keeps of a micro batch's images; of a tower that is not trained, only with checkpointing."""
     number, tower, training = patches(setting, setting.micro_batch), setting.size.tower, setting.config.training
-    if not number:
+    if not number or tower is None:
         return {}
     again, wide = training.gradient_checkpointing, setting.product_bytes
-    if setting.size.adapters and not setting.config.model.lora.vision and not again:
+    lora = setting.config.model.lora if isinstance(setting.config.model, PretrainedModel) else None
+    if setting.size.adapters and lora and not lora.vision and not again:
         return pixels(setting, setting.micro_batch)
     block = block_bytes(setting)
     blocks = tower.layers * (wide * tower.hidden if again else block) + again * block
@@ -66,8 +69,10 @@ def update(setting: Setting) -> dict[str, float]:
 
 
 def block_bytes(setting: Setting) -> float:
-    """Bytes a patch that autograd keeps of one block without checkpointing."""
+    """Bytes a patch that autograd keeps of one block without checkpointing; 0 without a tower."""
     tower, wide = setting.size.tower, setting.product_bytes
+    if tower is None:
+        return 0.0
     # On a GPU, autocast passes norms in float32: copies of two inputs.
     norms = 4 * tower.hidden if setting.device == "cuda" and setting.config.training.bf16 else 0
     return wide * (11 * tower.hidden + 2 * tower.intermediate) + norms

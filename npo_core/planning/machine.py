@@ -72,10 +72,10 @@ def look(
     name = gpu.upper() if gpu else there[0][0] if there else "GPU"
     known = GPUS.get(gpu_of(name) or "")
     memory = min((free for _, free in there), default=None)
-    if named:
-        memory = GIB * (gpu_memory or known.memory)
+    if each := gpu_memory or (known.memory if gpu and known else None):
+        memory = GIB * each
     host = free_memory() if there else None
-    return Machine("cuda", config.execution.processes, name, memory, host, disk, known and known.speed)
+    return Machine("cuda", config.execution.processes, name, memory, host, disk, known.speed if known else None)
 
 
 def gpus_here() -> list[tuple[str, float]]:

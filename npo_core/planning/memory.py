@@ -40,6 +40,7 @@ class Memory:
 
     @property
     def peak(self) -> float:
+        """The sum of the parts, bytes."""
         return sum(self.parts.values())
 
 
@@ -108,7 +109,7 @@ def block_bytes(setting: Setting) -> float:
     q, kv = size.heads * size.head, size.key_value_heads * size.head
     hidden = 26 if setting.mixed else 24 if wide == 4 else 16  # norms keep float32 copies; casts are kept beside them
     grouped = size.key_value_heads < size.heads  # keys and values are then kept repeated for every head
-    total = hidden * size.hidden + 4 * wide * size.intermediate + (4 + 3 * wide) * q + (4 + wide) * kv
+    total: float = hidden * size.hidden + 4 * wide * size.intermediate + (4 + 3 * wide) * q + (4 + wide) * kv
     total += 2 * wide * (q if grouped else kv) + attention_bytes(setting)
     return total + (adapted_bytes(setting) if size.adapters else 0)
 
@@ -180,7 +181,7 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
     """Log-probabilities of `rows` completions: float32 tables of their logits, before, in and after softmax."""
     size, length = setting.size, setting.completion_tokens + 1
     rows = max(min(rows, MOST_LOGITS // (length * size.vocabulary)), 1)  # as many at once
-    parts = {"logits": 12 * rows * length * size.vocabulary}
+    parts: dict[str, float] = {"logits": 12 * rows * length * size.vocabulary}
     if setting.device == "cpu":  # keys and values of the forward pass, just freed
         freed = rows * setting.tokens * 2 * size.key_value_heads * size.head * setting.weight_bytes * size.layers
         parts["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * freed)
@@ -188,6 +189,7 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
 
 
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
+    """Bytes of libraries and of `models` models at rest, by part."""
     weights = setting.size.parameters * setting.weight_bytes
     adapters = setting.size.trainable * setting.trained_bytes if setting.size.adapters else 0
     found = {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
@@ -195,6 +197,7 @@ def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
 
 
 def guide(setting: Setting) -> Memory:
+    """The memory of a guide stage."""
     guidance = setting.config.guidance
     prompts = min(guidance.chunk_prompts, prompts_met(setting.config, setting.config.training.steps))
     kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
@@ -203,12 +206,14 @@ def guide(setting: Setting) -> Memory:
 
 
 def evaluate(setting: Setting) -> Memory:
+    """The memory of an evaluate stage."""
     evaluation, asked = setting.config.evaluation, held_out(setting.config.problems)
     rows = evaluation.batch if asked is None else min(evaluation.batch, asked * evaluation.samples)
     return Memory("evaluate", loaded(setting), engine(setting, ceil(rows / evaluation.samples), evaluation.samples))
 
 
 def probe(setting: Setting) -> Memory:
+    """The memory of a probe stage."""
     asked = setting.config.auto.probe
     phases = engine(setting, asked.prompts, asked.samples)
     phases |= {"scoring by candidates": scoring(setting, asked.prompts * asked.samples)}

@@ -27,6 +27,7 @@ class Need:
 
     @property
     def total(self) -> float:
+        """The sum of the parts, bytes."""
         return sum(self.parts.values())
 
 

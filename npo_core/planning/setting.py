@@ -45,6 +45,7 @@ class Setting:
 
     @property
     def attention(self) -> str:
+        """The attention implementation of the configuration."""
         return self.config.model.attention if isinstance(self.config.model, PretrainedModel) else "auto"
 
     @property
@@ -59,6 +60,7 @@ class Setting:
 
     @property
     def prompt_tokens(self) -> int:
+        """The longest prompt, tokens; 0 where it is not known."""
         problems = self.config.problems
         if isinstance(problems, ChainProblems):
             return 2 * problems.operands
@@ -66,11 +68,13 @@ class Setting:
 
     @property
     def prompts_bounded(self) -> bool:
+        """Whether the configuration bounds the length of prompts."""
         problems = self.config.problems
         return isinstance(problems, ChainProblems) or problems.max_prompt_tokens is not None
 
     @property
     def completion_tokens(self) -> int:
+        """The longest completion, tokens."""
         return self.config.training.max_completion_tokens
 
     @property

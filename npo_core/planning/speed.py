@@ -28,6 +28,7 @@ class Gpu:
 
 
 def gpu(memory: float, bf16: float, fp32: float, bandwidth: float) -> Gpu:
+    """A GPU from its memory (GiB), TFLOP/s in bf16 and fp32, and TB/s."""
     return Gpu(memory, Speed(bf16 * 1e12, fp32 * 1e12, bandwidth * 1e12, GPU_SHARE, GPU_LAYER))
 
 

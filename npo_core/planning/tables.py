@@ -15,6 +15,7 @@ def plan_tables(plan: Mapping[str, Any]) -> list[Table]:
 
 
 def needs_table(plan: Mapping[str, Any]) -> Table:
+    """Memory and disk: needed, there, verdict."""
     words = {"host": "memory of the machine", "disk": "disk of the workspace"}
     rows = [
         [
@@ -44,6 +45,7 @@ def parts_table(plan: Mapping[str, Any]) -> Table:
 
 
 def stages_table(plan: Mapping[str, Any]) -> Table:
+    """Updates, completions, tokens and time of each stage."""
     rows = [
         [
             stage["label"],

@@ -54,6 +54,7 @@ def judge(completions: Sequence[Completion], whole: bool = False) -> list[Verdic
 
 
 def judge_whole(completions: Sequence[Completion]) -> list[Verdict]:
+    """A verdict a completion, right only if every running result is."""
     return judge(completions, whole=True)
 
 

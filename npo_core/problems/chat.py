@@ -33,6 +33,7 @@ def with_images(text: str, images: Sequence[ImageRef]) -> tuple[str | list[Messa
 
 
 def image_places(messages: list[Message]) -> int:
+    """How many images the messages ask for."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     return sum(part["type"] == "image" for part in parts)
 
@@ -45,6 +46,7 @@ def chat(value: Any, column: str) -> list[Message]:
 
 
 def message(value: Any, last: bool, column: str) -> Message:
+    """A message of the chat. Raises Unusable where role or content is none."""
     role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
     if role not in ROLES:
         raise Unusable(f"a message (column {column}) has a role other than {', '.join(ROLES)}")

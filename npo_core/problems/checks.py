@@ -44,9 +44,11 @@ class Reads(Protocol):
 
     lacks: str  # what a reference must have
 
-    def reference(self, answer: str) -> Any: ...  # None: it cannot be read
+    def reference(self, answer: str) -> Any:
+        """What a reference says; None: it cannot be read."""
 
-    def given(self, text: str) -> Given: ...
+    def given(self, text: str) -> Given:
+        """What a completion says, and where."""
 
     def __call__(self, completion: Completion) -> Verdict: ...
 
@@ -100,6 +102,7 @@ def make_check(verifier: LeafVerifier, answer_pattern: str, *, accuracy: bool) -
 
 
 def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared:
+    """The check of a number, within the verifier's tolerances."""
     relative = None if verifier.relative_tolerance is None else Fraction(verifier.relative_tolerance)
     absolute = Fraction(verifier.absolute_tolerance)
 
@@ -182,4 +185,5 @@ def unusable(verifier: Verifier, answer_pattern: str, answer: str) -> str | None
 
 @lru_cache(maxsize=64)
 def reference_check(leaf: LeafVerifier, answer_pattern: str) -> Reads:
+    """The check that reads the references of a leaf."""
     return make_check(leaf, answer_pattern, accuracy=False)

@@ -17,6 +17,7 @@ class Faults:
         self.rows: dict[str, list[str]] = {}
 
     def add(self, what: str, row: str) -> None:
+        """Note what is wrong with a row."""
         self.rows.setdefault(what, []).append(row)
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 from urllib.error import URLError
 
+from npo_core.allowed import require_module
 from npo_core.errors import ConfigError
 from npo_core.problems.problem import Completion, Outcome, Verdict, found, graded
 from npo_core.problems.values import visible
@@ -45,9 +46,11 @@ class OwnFunction:
         """Import it and look at its signature.
 
         Raises:
-            ConfigError: it is not there, is no function, or does not take prompt, completion and answer by name.
+            ConfigError: its module is not allowed here, and is not imported then; or it is not there, is no function,
+                or does not take prompt, completion and answer by name.
         """
         module, _, name = path.partition(":")
+        require_module(module, path)
         try:
             function = reduce(getattr, name.split("."), importlib.import_module(module))
         except Exception as error:
@@ -55,6 +58,7 @@ class OwnFunction:
                 f"The verifier's function {path} cannot be imported ({type(error).__name__}: {error}): write "
                 "package.module:name, with the package installed or on PYTHONPATH."
             ) from error
+        require_module(getattr(function, "__module__", None) or "", path)  # `mine:os.system` is not mine's
         return cls(path, function, parameters(path, function), accuracy)
 
     @property

@@ -38,6 +38,7 @@ def refer(table: SourceRows, source: Source, row: int, column: str, cell: Any) -
 
 
 def digest(content: bytes) -> str:
+    """128 bits of the SHA-256 of an image's bytes, as 32 hex digits."""
     return hashlib.sha256(content).hexdigest()[:32]
 
 
@@ -108,6 +109,7 @@ def check_present(problems: Iterable[Problem]) -> None:
 
 
 def has_size(file: str, size: int) -> bool:
+    """Whether the file is there and has so many bytes."""
     try:
         return Path(file).stat().st_size == size
     except OSError:
@@ -115,6 +117,7 @@ def has_size(file: str, size: int) -> bool:
 
 
 def where(ref: ImageRef) -> str:
+    """Where an image comes from, in words."""
     return ref.file or f"{Source.model_validate_json(ref.source).path} row {ref.row + 1}, column {ref.column}"
 
 

@@ -61,6 +61,7 @@ def as_array(file: TextIO) -> list[dict | None] | None:
 
 
 def as_object(line: str) -> dict | None:
+    """The JSON object of a line; None where it is none."""
     try:
         row = json.loads(line)
     except ValueError:

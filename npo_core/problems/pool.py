@@ -44,6 +44,7 @@ class Worker:
         self.deadline = time.monotonic() + START_SECONDS
 
     def give(self, job: int, asked: Completion | Reference, seconds: float) -> None:
+        """Hand it an answer, to be verified within so many seconds."""
         self.job, self.deadline = job, time.monotonic() + seconds
         with suppress(OSError):  # it died; its closed connection is found by whoever waits for it
             self.connection.send(asked)
@@ -57,6 +58,7 @@ class Worker:
 
 
 def end_all(workers: list[Worker]) -> None:
+    """End all workers and empty the list."""
     while workers:
         workers.pop().end()
 
@@ -104,6 +106,7 @@ class Pool:
         return ["form that is read in time" if isinstance(one, Verdict) else one for one in said]
 
     def answers(self, asked: Sequence[Completion | Reference], max_outages: float) -> list:
+        """The answers of the workers, in the order asked. Raises what a call does, with another bound of outages."""
         try:
             return Batch(self, asked, max_outages).answers()
         except BaseException:
@@ -111,10 +114,12 @@ class Pool:
             raise
 
     def start(self, count: int) -> None:
+        """See to it that there are so many workers."""
         while len(self.workers) < count:
             self.workers.append(Worker(self.hello, None, self.environment))
 
     def replace(self, worker: Worker, job: int | None) -> None:
+        """A fresh worker in the place of one; it is first given the job."""
         worker.end()
         self.workers[self.workers.index(worker)] = Worker(self.hello, job, self.environment)
 
@@ -132,6 +137,7 @@ class Batch:
         self.faulted: set[int] = set()  # for which a function raised once
 
     def answers(self) -> list[Verdict | str | None]:
+        """All answers, once there is one for each."""
         self.pool.start(min(self.pool.size, len(self.asked)) or 1)
         while self.open or not any(worker.ready for worker in self.pool.workers):
             for worker in self.pool.workers:
@@ -145,6 +151,7 @@ class Batch:
             self.hand(worker, self.waiting.popleft())
 
     def hand(self, worker: Worker, job: int) -> None:
+        """Give a worker a job, and count the try."""
         self.tries[job] += 1
         worker.give(job, self.asked[job], self.pool.verifier.timeout)
 
@@ -160,6 +167,7 @@ class Batch:
                 self.give_up(worker, Outcome.TIMEOUT, f"no verdict within {self.pool.verifier.timeout:g} s")
 
     def hear(self, worker: Worker) -> None:
+        """Act on a worker's message, or on its end."""
         try:
             kind, value = worker.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -195,6 +203,7 @@ class Batch:
         self.pool.replace(worker, None if self.settled(worker.job, outcome, why) else worker.job)
 
     def settle(self, job: int, answer: Verdict | str | None) -> None:
+        """Note a final answer."""
         self.found[job] = answer
         self.open -= 1
 
@@ -209,6 +218,7 @@ class Batch:
 
 
 def named(verifier: LeafVerifier) -> str:
+    """A verifier's name in messages."""
     return verifier.path if isinstance(verifier, FunctionVerifier) else verifier.kind
 
 

@@ -19,6 +19,7 @@ class Outcome(StrEnum):
 
     @property
     def is_outage(self) -> bool:
+        """Whether nobody could tell if the answer is right."""
         return self in (Outcome.TIMEOUT, Outcome.CRASH)
 
 

@@ -64,6 +64,7 @@ class Renderer:
         return {token for token in self.special if token in text}
 
     def text(self, messages: list[Message]) -> str:
+        """The prompt of a chat. Raises Unusable where template and system prompt do not fit it."""
         if self.settings.system_prompt:
             if messages[0]["role"] == "system":
                 raise Unusable("the chat has a system message, and problems.system_prompt would be another")
@@ -71,6 +72,7 @@ class Renderer:
         return self.by_template(messages) if self.templated else "\n\n".join(plain(m["content"]) for m in messages)
 
     def by_template(self, messages: list[Message]) -> str:
+        """The prompt as the model's chat template writes it. Raises Unusable where that refuses."""
         from jinja2 import TemplateError
 
         try:

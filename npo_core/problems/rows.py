@@ -106,6 +106,7 @@ def check_columns(table: SourceRows, columns: Columns) -> set[str]:
 
 
 def row_name(index: int, values: dict | None, columns: Columns) -> str:
+    """A row in messages: its number from 1, and its id where it has one."""
     id_ = id_of(values, columns)
     return f"{index + 1}" if id_ is None else f"{index + 1} ({visible(id_)})"
 

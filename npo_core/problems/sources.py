@@ -81,12 +81,14 @@ def open_source(source: Source) -> SourceRows:
 
 
 def jsonl(source: Source) -> SourceRows:
+    """The rows of a JSON Lines file or a JSON array."""
     rows = read_json(source.path, source.limit)
     columns = dict.fromkeys(name for row in rows if row for name in row)
     return SourceRows(source.path, Path(source.path).absolute().parent, list(columns), rows)
 
 
 def parquet(source: Source) -> SourceRows:
+    """The rows of a Parquet file or folder."""
     from datasets import Dataset
     from pyarrow.dataset import ParquetFragmentScanOptions
 
@@ -105,6 +107,7 @@ def parquet(source: Source) -> SourceRows:
 
 
 def saved(source: Source) -> SourceRows:
+    """The rows of a folder of `datasets.save_to_disk`."""
     from datasets import load_from_disk
 
     try:
@@ -118,6 +121,7 @@ def saved(source: Source) -> SourceRows:
 
 
 def hub(source: Source) -> SourceRows:
+    """The rows of a hub's data set. Raises HubError, ConfigError or DataError where it cannot be loaded."""
     require_reachable("dataset", source.path)
     from datasets import load_dataset
 

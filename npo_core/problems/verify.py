@@ -90,6 +90,7 @@ def verify(problems: Problems, execution: Execution, pairs: Sequence[Completion]
 
 
 def known(value: float) -> float | None:
+    """The value; None for NaN."""
     return None if math.isnan(value) else value
 
 

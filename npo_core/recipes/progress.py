@@ -71,10 +71,12 @@ class Bar:
         self.task, self.pace = self.rich.add_task(label, total=None, figures=""), Pace()
 
     def tell(self, event: dict[str, Any]) -> None:
+        """Show an event of the stage."""
         figures = "  ".join(filter(None, [self.pace(event), describe(event)]))
         self.rich.update(self.task, completed=event["done"], total=event["total"], figures=figures)
 
     def close(self, failed: bool) -> None:
+        """End the bar."""
         task = self.rich.tasks[self.task]
         if task.total is None and not failed:
             self.rich.update(self.task, total=1, completed=1, figures="done already")
@@ -89,12 +91,14 @@ class Lines:
         self.started, self.pace = self.told, Pace()
 
     def tell(self, event: dict[str, Any]) -> None:
+        """Print an event, at most one in `EVERY` seconds."""
         self.last, pace = event, self.pace(event)
         if time.monotonic() - self.told >= EVERY:
             self.told = time.monotonic()
             self._print("  ".join(filter(None, [f"{event['done']}/{event['total']}", pace, describe(event)])))
 
     def close(self, failed: bool) -> None:
+        """Print how it ended."""
         seconds = time.monotonic() - self.started
         state = "failed" if failed else "done" if self.last else "done already"
         self._print(f"{state} after {seconds:.1f} s  {describe(self.last) if self.last else ''}")

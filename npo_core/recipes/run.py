@@ -32,6 +32,7 @@ class Run:
 
     @property
     def common(self) -> dict[str, Any]:
+        """What every specification has."""
         config = self.config
         return {
             "workspace": self.workspace.uri,
@@ -41,6 +42,7 @@ class Run:
         }
 
     def base(self) -> BaseSpec:
+        """The specification of the base model's stage."""
         return BaseSpec(model=self.config.model, **self.common)
 
     def train(
@@ -108,6 +110,7 @@ class Run:
         )
 
     def probe(self, *, snapshot: str, candidates: list[str]) -> ProbeSpec:
+        """The specification of a probe of a snapshot by candidates."""
         config = self.config
         return ProbeSpec(
             control=config.auto.control,
@@ -121,6 +124,7 @@ class Run:
         )
 
     def evaluate(self, snapshots: list[str]) -> EvaluateSpec:
+        """The specification of an evaluation of snapshots."""
         return EvaluateSpec(
             evaluation=self.config.evaluation,
             snapshots=snapshots,

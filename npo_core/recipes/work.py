@@ -47,6 +47,7 @@ def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int)
 
 
 def train(config: RunConfig, updates: int) -> dict[str, int | None]:
+    """Updates, completions and snapshots of a training stage."""
     training = config.training
     return {
         "updates": updates,
@@ -71,6 +72,7 @@ def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[
 
 
 def evaluate(spec: EvaluateSpec) -> dict[str, int | None]:
+    """Completions of an evaluation; None where the number of problems is not known."""
     evaluation, number = spec.evaluation, len(spec.snapshots)
     asked, further = held_out(spec.problems), benchmarks(spec.problems)
     times = number if evaluation.benchmarks == "all" else 1

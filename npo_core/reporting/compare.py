@@ -61,6 +61,7 @@ class ScoreRow:
 
     @property
     def difference(self) -> Value:
+        """The run's score less the baseline's, with its interval."""
         (a, of_a, here), (b, of_b, there) = self.run, self.baseline
         return Value(a - b, difference(a, of_a, b, of_b), here and there)
 
@@ -140,6 +141,7 @@ def worth_asking(run: Sequence[CurvePoint], baseline: Sequence[CurvePoint]) -> l
 
 
 def level_row(run: RunData, baseline: RunData, target: float) -> LevelRow:
+    """Where run and baseline first reach a pass rate, and the ratios of what it took."""
     ours, theirs = first_crossing(run.points, target), first_crossing(baseline.points, target)
     ratios = {
         axis: getattr(theirs, axis) / getattr(ours, axis) if ours and theirs and getattr(ours, axis) else None
@@ -185,6 +187,7 @@ def settings(run: RunData) -> dict[str, object]:
 
 
 def flatten(values: dict, prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one, by dotted names."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         nested = isinstance(value, dict) and value  # no fields in it: a value like others
@@ -204,6 +207,7 @@ def levels_table(comparison: Comparison) -> Table:
 
 
 def level_cells(row: LevelRow) -> list[str]:
+    """The cells of a level: the target, both crossings, the ratios."""
     cells = [f"{row.target:.2f}"]
     for axis in AXES:
         cells += [crossed(row.run, axis), crossed(row.baseline, axis)]

@@ -11,6 +11,7 @@ MANY = 0.3  # share above which a report says what to do
 
 
 def share(value: float | None) -> str:
+    """A share in percent."""
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
@@ -47,6 +48,7 @@ def completions_table(run: RunData) -> Table | None:
 
 
 def cells(part: Metrics, batch: int) -> Sequence[str]:
+    """Length, share cut off and share without an answer."""
     return [number(part.mean("completion_length"), 1), share(part.mean("cut_off")), share(without_answer(part, batch))]
 
 

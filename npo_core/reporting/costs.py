@@ -41,6 +41,7 @@ def stage_costs(workspace: Workspace, stages: Sequence[Stage]) -> list[StageCost
 
 
 def finished_cost(stage: Stage, steps: Mapping[str, int]) -> StageCost:
+    """What a stage with a result cost."""
     return StageCost(
         stage=stage.name,
         label=label(stage, steps),

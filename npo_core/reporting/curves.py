@@ -36,6 +36,7 @@ def curves(run: RunData, baseline: RunData | None = None, names: Names = ("this 
 
 
 def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
+    """Draw held-out curves over step, updates and tokens."""
     for axis, ax in zip(AXES, axes, strict=True):
         curve(ax, axis, run.points, RUN, names[0], "o")
         for old in run.abandoned:
@@ -64,6 +65,7 @@ def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, 
 
 
 def curve_lines(ax: "Axes") -> list:
+    """The lines of an axes that are curves."""
     return [line for line in ax.lines if line.get_gid() == CURVE]
 
 
@@ -76,12 +78,14 @@ def legend_above(axes: Sequence["Axes"]) -> None:
 
 
 def same_heights(axes: Sequence["Axes"]) -> None:
+    """Give all axes the same range of pass rates."""
     low, high = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
         ax.set_ylim(max(0.0, low), min(1.0, high))
 
 
 def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name: str, marker: str) -> None:
+    """Draw one run's curve with its intervals."""
     if not points:
         return
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
@@ -91,6 +95,7 @@ def curve(ax: "Axes", axis: str, points: Sequence[CurvePoint], colour: str, name
 
 
 def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
+    """Draw an abandoned branch's curve."""
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
     if len(points) > 1:
         style = {"color": ABANDONED, "linewidth": 1.6, "linestyle": DASHES, "zorder": height(ABANDONED)}
@@ -98,6 +103,7 @@ def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
 
 
 def target_line(ax: "Axes", target: float) -> None:
+    """Draw the target pass rate."""
     ax.axhline(target, color=FAINT, linewidth=1, linestyle=":")
     ax.annotate(
         f"target {target:g}",
@@ -132,6 +138,7 @@ def arrows(ax: "Axes", run: RunData) -> None:
 
 
 def told(rollback: Rollback) -> str:
+    """A rollback in words."""
     return f"back by {rollback.source - rollback.step}" + ("" if rollback.guided else ", without guide")
 
 

@@ -56,6 +56,7 @@ def candidates_table(decision: Decision) -> Table:
 
 
 def probed(candidate: Candidate) -> list[str]:
+    """The cells of a candidate."""
     counts = [number(value) for value in (candidate.delta, candidate.step, candidate.prompts)]
     return [*counts, number(candidate.q, 3), number(candidate.kl, 4)]
 
@@ -126,6 +127,7 @@ def with_average(ax: "Axes", window: Rows, name: str) -> None:
 
 
 def limit(ax: "Axes", height: float, name: str) -> None:
+    """Draw a threshold."""
     ax.axhline(height, color=BASELINE, linewidth=1.3, linestyle="--", label=name)
 
 
@@ -184,6 +186,7 @@ def outcome_table(result: Result) -> Table:
 
 
 def signed(new: object, old: object, name: str) -> str:
+    """The difference of a field between two records, with its sign."""
     return f"{getattr(new, name) - getattr(old, name):+.3f}"
 
 
@@ -193,6 +196,7 @@ def outcome_png(result: Result, new: Rows, old: Rows) -> bytes:
 
 
 def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -> None:
+    """Draw replay and abandoned branch over the same steps."""
     branches = ((old, ABANDONED, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
     values = {"pass rate": lambda row: row["pass_rate"], "nats a token": watched_entropy}
     for ax, (words, value) in zip(axes, values.items(), strict=True):
@@ -208,6 +212,7 @@ def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -
 
 
 def smoothed(ax: "Axes", rows: Rows, value: Callable[[Row], float | None], colour: str, label: str) -> None:
+    """Draw a value per step, raw and smoothed."""
     known = [row for row in rows if value(row) is not None]
     steps, values = [row["step"] for row in known], [value(row) for row in known]
     ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)

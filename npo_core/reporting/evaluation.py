@@ -59,6 +59,7 @@ def no_answer(score: Record) -> float | None:
 
 
 def part_of(score: Record, name: str) -> float | None:
+    """A count as share of all answers; None where it is not known."""
     asked = score.get("problems", 0) * score.get("samples", 0)
     return score[name] / asked if score.get(name) is not None and asked else None
 
@@ -77,6 +78,7 @@ def benchmarks_table(run: RunData) -> Table | None:
 
 
 def benchmark_cells(scores: Mapping[str, Record], names: list[str]) -> list[str]:
+    """Pass rates of the data sets and their mean."""
     rates = [scores[name]["pass_rate"] for name in names]
     cells = [pass_rate(scores[name]) for name in names]
     return [*cells, number(sum(rates) / len(rates), 3)]
@@ -133,6 +135,7 @@ def most_samples(score: Record) -> int:
 
 
 def pass_rate(score: Record) -> str:
+    """A pass rate with its interval."""
     return shown(score["pass_rate"], of_score(score))
 
 

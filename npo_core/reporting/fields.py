@@ -72,6 +72,7 @@ def marked(values: dict[str, object], name: str, field: Schema, variant: str) ->
 
 
 def shown(value: object) -> str:
+    """A value as it is written in a configuration."""
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

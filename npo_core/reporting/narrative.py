@@ -57,6 +57,7 @@ def what_ran(run: RunData) -> str:
 
 
 def bootstrap(run: RunData) -> str:
+    """What early bootstrapping did, in sentences."""
     plan = run.config.bootstrap
     end, steps = run.config.scout_steps, run.config.guide_steps
     ran = f"A scout ran {end} steps of plain GRPO ahead from the base model"
@@ -71,6 +72,7 @@ def bootstrap(run: RunData) -> str:
 
 
 def injection(run: RunData) -> str:
+    """How cached answers entered groups, in words."""
     how = run.config.injection
     which = {
         "pass_rate": f"a group whose pass rate was below {how.tau_gate:g}",
@@ -139,6 +141,7 @@ def settings_table(run: RunData) -> Table:
 
 
 def show(value: object) -> str:
+    """A value in a sentence."""
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 

@@ -52,6 +52,7 @@ def training(run: RunData, baseline: RunData | None = None, names: Names = ("thi
 
 
 def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
+    """Draw pass rate, entropy, groups without signal and the guide's signal."""
     rate, entropy, dead, fourth = axes
     half, size, parts = half_window(len(run.steps)), run.config.training.prompts_per_step, kept(run)
     for ax, column in ((rate, "pass_rate"), (entropy, "entropy_on_policy")):
@@ -93,6 +94,7 @@ def mark_rollbacks(ax: "Axes", run: RunData, name: str | None = None) -> None:
 
 
 def name_rates(rate: "Axes", entropy: "Axes") -> None:
+    """Title and scale of pass rate and entropy."""
     rate.set(title="training pass rate, on-policy", ylabel="pass rate")
     entropy.set(title="entropy of the policy", ylabel="nats a token", ylim=(0, None))
 
@@ -121,6 +123,7 @@ def fill_signal(ax: "Axes", parts: Sequence[Metrics], half: int, size: int | Non
 
 
 def finish(axes: Sequence["Axes"], left: int = 0) -> None:
+    """Label the steps and add legends."""
     for ax in axes:
         ax.set(xlabel="step", xlim=(left, None))
         whole_steps(ax)
@@ -135,6 +138,7 @@ def whole_steps(ax: "Axes") -> None:
 
 
 def whole_numbers(ax: "Axes") -> None:
+    """Count from 0 in whole numbers."""
     ax.set_ylim(bottom=0)
     ax.yaxis.get_major_locator().set_params(integer=True)
 

@@ -43,10 +43,12 @@ class Stage:
 
     @property
     def result(self) -> dict[str, Any]:
+        """The stage's result as stored; empty without one."""
         return (self.record or {}).get("result", {})
 
     @property
     def cost(self) -> dict[str, float]:
+        """Seconds, tokens and updates as stored; empty without a result."""
         return self.result.get("cost", {})
 
 

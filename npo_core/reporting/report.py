@@ -70,6 +70,7 @@ def figures(run: RunData, baseline: RunData | None, comparison: Comparison | Non
 
 
 def run_figures(run: RunData) -> dict[str, Any]:
+    """The figures of a run for report.json."""
     target = first_crossing(run.points, run.config.evaluation.target)
     return {
         "name": run.config.name,
@@ -100,6 +101,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
 
 
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
+    """The figures of a comparison for report.json."""
     scores = [
         {"at": row.at} | {name: getattr(row, name)._asdict() for name in ("run", "baseline", "difference")}
         for row in comparison.scores
@@ -162,6 +164,7 @@ TRAINING_NOTE = "A dotted line is where an intervention happened; its guided rep
 
 
 def section(table: Table) -> list[str]:
+    """A table under its title, as Markdown."""
     return [f"### {table.title}", markdown(table)]
 
 
@@ -183,10 +186,12 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
 
 
 def crossing(values: dict[str, float] | None) -> Crossing | None:
+    """A crossing as stored in report.json."""
     return None if values is None else Crossing(**values)
 
 
 def value(values: dict[str, Any]) -> Value:
+    """A pass rate with its interval as stored in report.json."""
     return Value(values["pass_rate"], Interval(*values["interval"]), values["measured"])
 
 

@@ -108,6 +108,7 @@ def beyond(segment: Segment, path: Sequence[Stretch]) -> Stretch | None:
 
 
 def by_branch(stretches: Sequence[Stretch]) -> dict[str, list[Stretch]]:
+    """The stretches of each branch, in order."""
     found: dict[str, list[Stretch]] = {}
     for stretch in stretches:
         found.setdefault(stretch.segment.branch, []).append(stretch)

@@ -55,6 +55,7 @@ class Spent:
 
     @property
     def tokens(self) -> int:
+        """Tokens generated outside the final branch."""
         return self.tokens_abandoned + self.tokens_guidance + self.tokens_probe
 
 
@@ -123,6 +124,7 @@ class RunData:
 
     @property
     def steps_done(self) -> int:
+        """The last step trained."""
         return int(self.steps["step"][-1]) if len(self.steps) else 0
 
     @property
@@ -196,6 +198,7 @@ def load(workspace: Workspace) -> RunData:
 
 
 def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
+    """A point of the curve: a score and what it had cost."""
     kept = {name: score[name] for name in ("problems", "samples") if name in score}
     rate, error = score["pass_rate"], score["standard_error"]
     return CurvePoint(score["step"], totals.updates, totals.tokens, rate, error, **kept)
@@ -246,6 +249,7 @@ def read_guidance(workspace: Workspace, roles: Roles, segments: Sequence[Segment
 
 
 def cache_figures(store: Store) -> dict[str, Any]:
+    """The figures of a guidance cache."""
     info = read_info(store)
     return summary(store) | {"samples_drawn": info.samples_drawn, "tokens_generated": info.tokens_generated}
 

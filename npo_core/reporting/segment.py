@@ -54,6 +54,7 @@ def segment_png(metrics: Metrics) -> bytes:
 
 
 def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:
+    """Draw a segment's pass rate, entropy, groups without signal and guide."""
     rate, entropy, dead, signal = axes
     line(rate, metrics, "pass_rate", RUN, "pass rate", half)
     line(entropy, metrics, "entropy_on_policy", RUN, "entropy", half)
@@ -85,6 +86,7 @@ def named(segment: RunSegment, t0: int, t1: int) -> str:
 
 
 def group_cells(part: Metrics) -> list[str]:
+    """Means over updates of what happened to groups."""
     names = [
         ("pass_rate", 3),
         ("entropy_on_policy", 3),

@@ -84,6 +84,7 @@ def read_signals(workspace: Workspace, trigger: Trigger) -> SignalsData:
 def fold(
     workspace: Workspace, trigger: Trigger, branches: Sequence[Branch], segments: Sequence[Segment]
 ) -> Iterator[Update]:
+    """The updates of all branches as the trigger saw them, in order."""
     tree, done = Tree(branches, segments), 0
     path = tree.stretches(branches[-1].name) if branches else []
     for branch in branches:
@@ -148,6 +149,7 @@ def signals_png(data: SignalsData) -> bytes:
 
 
 def fill(axes: Sequence["Axes"], data: SignalsData, probed: Sequence[Decision]) -> None:
+    """Draw pass rate and entropy with the decisions."""
     for ax, name, words in zip(axes[:2], ("pass_rate", "entropy"), ("pass rate", "nats a token"), strict=True):
         curves(ax, data, name)
         for decision in data.decisions:
@@ -202,6 +204,7 @@ def name_branches(ax: "Axes", data: SignalsData) -> None:
 
 
 def above(ax: "Axes", x: float, text: str, up: float, side: str, colour: str) -> None:
+    """Write a text above the axes."""
     place = {"xycoords": ("data", "axes fraction"), "xytext": (0, up), "textcoords": "offset points"}
     ax.annotate(text, (x, 1), ha=side, fontsize=8.5, color=colour, annotation_clip=False, **place)
 

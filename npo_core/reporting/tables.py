@@ -21,6 +21,7 @@ class Table:
     words: tuple[str, ...] = ()
 
     def is_text(self, column: int) -> bool:
+        """Whether a column holds words and not numbers."""
         return column == 0 or self.header[column] in self.words
 
 
@@ -46,6 +47,7 @@ def costs_table(costs: Sequence[StageCost], title: str = "Cost of each stage") -
 
 
 def cost_cells(costs: Sequence[StageCost]) -> list[str]:
+    """Seconds, tokens and updates of stages together."""
     sums = [sum(getattr(cost, name) for cost in costs) for name in ("seconds", "tokens", "updates")]
     return [number(sums[0], 1), number(sums[1]), number(sums[2])]
 
@@ -65,6 +67,7 @@ LEFT_OUT = {
 
 
 def guidance_rows(cache: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a cache holds, by name."""
     lengths = cache["lengths"]
     return [
         ("cache", cache["id"]),
@@ -99,6 +102,7 @@ def decisions_table(decisions: Sequence[dict[str, Any]]) -> Table:
 
 
 def decision_cells(decision: dict[str, Any]) -> list[str]:
+    """The cells of a decision."""
     chosen = next((c for c in decision["candidates"] if c["delta"] == decision["delta"]), {})
     result = decision.get("outcome")
     return [

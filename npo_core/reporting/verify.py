@@ -38,6 +38,7 @@ def verdicts_table(found: dict[str, Any]) -> Table:
 
 
 def end(text: str | None) -> str:
+    """The end of a text in one line."""
     if text is None:
         return NONE
     line = " ".join(text.split())

@@ -48,6 +48,7 @@ def run(spec: BaseSpec, context: StageContext) -> BaseResult:
 
 
 def adapters(spec: BaseSpec) -> Lora | None:
+    """The settings of adapters; None where the whole model is trained."""
     return spec.model.lora if isinstance(spec.model, PretrainedModel) else None
 
 
@@ -90,6 +91,7 @@ def processor_for(problems: DataProblems, path: str) -> Any:
 
 
 def no_model(path: str, error: Exception) -> DataError:
+    """The error about a folder without a usable model."""
     return DataError(f"model.path = {path} is no language or vision-language model with a tokenizer: {error}")
 
 
@@ -101,6 +103,7 @@ def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
 
 
 def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
+    """The folder of the built-in model, and whether it was made just now."""
     from npo_core.models.built_in import train_base
 
     folder = home() / "models" / model_key(spec.model, spec.problems)
@@ -164,6 +167,7 @@ def hard_chance(written: list[tuple[str, str]], model: BuiltInModel, problems: C
 
 
 def pretrained(settings: PretrainedModel, context: StageContext) -> Path:
+    """A folder with the model in the settings' number format, without adapters of its own."""
     import torch
 
     from npo_core.models.load import load_model, load_processor, merged

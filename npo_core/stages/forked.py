@@ -58,6 +58,7 @@ class ForkServer:
                 self.news.notify_all()
 
     def start(self, spec: Spec, scratch: Path) -> "Forked":
+        """Fork a stage."""
         with self.lock:
             number = len(self.answers)
             self.answers[number] = {}
@@ -87,15 +88,18 @@ class Forked:
 
     @property
     def pid(self) -> int:
+        """Its process id; 0 until it is forked."""
         return self.server.answers[self.number].get("pid", 0)
 
     def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
         code = self.server.answers[self.number].get("exit")
         if code is None and self.server.process.poll() is not None:
             return -9  # the server died, and its stages with it
         return code
 
     def wait(self, timeout: float) -> int:
+        """Its exit code, once it ended. Raises subprocess.TimeoutExpired."""
         with self.server.news:
             ended = self.server.news.wait_for(lambda: self.poll() is not None, timeout)
         if not ended:
@@ -103,9 +107,11 @@ class Forked:
         return self.poll()
 
     def terminate(self) -> None:
+        """Send SIGTERM."""
         self._send(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:

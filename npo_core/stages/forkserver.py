@@ -137,6 +137,7 @@ def reap(children: dict[int, int], answers: int) -> None:
 
 
 def answer(answers: int, **fields: int) -> None:
+    """Write one line of JSON to whoever asked."""
     os.write(answers, json.dumps(fields).encode() + b"\n")
 
 

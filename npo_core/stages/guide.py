@@ -160,6 +160,7 @@ def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
 
 
 def sampling(spec: GuideSpec) -> Sampling:
+    """How guidance is drawn."""
     names = (
         "samples",
         "samples_per_round",
@@ -186,4 +187,5 @@ def generation_rows(spec: GuideSpec) -> int:
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
+    """The engine of a guide."""
     return snapshot_engine(spec, context, snapshot, batch=generation_rows(spec), bf16=spec.training.bf16)

@@ -48,6 +48,7 @@ class StageResult(Generic[R]):
 
     @property
     def cost(self) -> Cost:
+        """What the stage cost."""
         return self.result.cost
 
 
@@ -210,6 +211,7 @@ def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
 
 
 def stopped(workspace: Workspace) -> StageError:
+    """The error about the stop file."""
     return StageError(
         f"The run was stopped by the file {workspace.uri}/{STOP_FILE}: remove it and start the same command again to "
         "go on.",

@@ -42,11 +42,13 @@ def lost_snapshots(workspace: Workspace, ids: list[str]) -> Iterator[tuple[str, 
 
 
 def lost_files(workspace: Workspace, folder: str, names: list[str]) -> dict[str, str]:
+    """What is missing of files in a folder, by path."""
     there = set(workspace.store.list(folder)) if names else set()
     return {f"{folder}/{name}": "is missing" for name in names if name not in there}
 
 
 def lost_cache(workspace: Workspace, cache: str) -> dict[str, str]:
+    """What is missing or damaged of a cache, by path."""
     store = workspace.guidance(cache)
     if not store.exists(INFO_FILE):
         return {f"guidance/{cache}": "is missing"}

@@ -44,5 +44,6 @@ def run(spec: ProbeSpec, context: StageContext) -> ProbeStageResult:
 
 
 def load_engine(spec: ProbeSpec, context: StageContext, snapshot: str) -> Engine:
+    """The engine of a snapshot that is probed, or that answers."""
     batch = spec.probe.prompts * spec.probe.samples
     return snapshot_engine(spec, context, snapshot, batch=batch, bf16=spec.bf16)

@@ -67,6 +67,7 @@ def keep(problems: ProblemSet, store: Store) -> None:
 
 
 def read(store: Store, part: str) -> list[Any]:
+    """The problems of a part. Raises DamagedError."""
     try:
         return from_parquet(store.read_bytes(name := f"{part}.parquet"))
     except (pa.ArrowException, OSError) as error:

@@ -157,6 +157,7 @@ def compare(
 
 
 def up_to(table: pa.Table, step: int) -> pa.Table:
+    """The rows up to a step."""
     import pyarrow.compute as pc
 
     return table.filter(pc.less_equal(table["step"], step))

@@ -59,6 +59,7 @@ class TrainResult(Result):
 
     @property
     def last(self) -> SnapshotRef:
+        """The last snapshot."""
         return SnapshotRef(step=self.step, snapshot=self.end)
 
     def at(self, step: int) -> SnapshotRef:

@@ -164,4 +164,5 @@ def shrunk(verifier: Verifier) -> dict[str, Any]:
 
 
 def has_function(verifier: Verifier | PartVerifier) -> bool:
+    """Whether a function of the user's verifies."""
     return any(isinstance(leaf, FunctionVerifier) for leaf in leaves(verifier))

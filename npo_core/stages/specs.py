@@ -83,6 +83,7 @@ class TrainSpec(Spec):
 
     @property
     def processes(self) -> int:
+        """How many processes train."""
         return self.execution.processes
 
 

@@ -106,6 +106,7 @@ def verified(
 
 
 def trajectory(problem: Problem, origin: str, ids: list[int], rewards: list[float], number: int) -> Trajectory:
+    """A verified completion; `number`: which one of its prompt."""
     return Trajectory(
         prompt_id=problem.id,
         token_ids=np.array(ids, np.int32),

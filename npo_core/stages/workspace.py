@@ -41,6 +41,7 @@ class Workspace:
 
     @property
     def uri(self) -> str:
+        """Where it is."""
         return self.store.uri
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Snapshots:
         """All complete snapshots, sorted by step and id."""
         return sorted(map(self.get, self._ids()), key=lambda snapshot: (snapshot.step, snapshot.id))
 
-    def _ids(self) -> Iterable[str]:
+    def _ids(self) -> Sequence[str]:
         return [id_ for id_ in self.store.list() if self.store.exists(f"{id_}/{MANIFEST}")]
 
     def _parsed(self, id_: str, manifest: Any) -> Snapshot:

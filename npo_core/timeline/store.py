@@ -228,7 +228,7 @@ class Store:
 
     def _keys(self, bucket: str, prefix: str) -> Iterator[str]:
         """The keys of a bucket that begin with a prefix."""
-        more: dict[str, str] = {}
+        more: dict[str, str] | None = {}
         while more is not None:
             page = self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
             yield from (found["Key"] for found in page.get("Contents", []))

@@ -50,17 +50,22 @@ def server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def deployed_run(
-    environment: dict[str, str], pool: str, workspace: str | Path, training: dict[str, Any] | None = None
+    environment: dict[str, str],
+    pool: str,
+    workspace: str | Path,
+    training: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    job_variables: dict[str, Any] | None = None,
 ) -> str:
     """Deploy the GRPO flow to a pool and ask for one run of it; the run's id."""
-    config = TINY | {"training": TINY["training"] | (training or {})}
+    config = config or TINY | {"training": TINY["training"] | (training or {})}
     code = f"""
 from prefect import flow
 from prefect.deployments import run_deployment
 grpo = flow.from_source(source={str(ROOT)!r}, entrypoint="flows/grpo.py:grpo")
 grpo.deploy({pool!r}, work_pool_name={pool!r}, build=False, push=False, print_next_steps=False, ignore_warnings=True)
 parameters = {{"config": {config!r}, "workspace": {str(workspace)!r}}}
-print(run_deployment("grpo/" + {pool!r}, parameters=parameters, timeout=0).id)
+print(run_deployment("grpo/" + {pool!r}, parameters=parameters, timeout=0, job_variables={job_variables!r}).id)
 """
     done = finish([sys.executable, "-c", code], environment)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""S3 credentials from a Prefect block: into the environment of a worker's run, and nowhere else."""
+"""Secrets of a block and of a worker's environment: into the environment of a run, and nowhere else."""
 
 import json
 import sys
@@ -12,7 +12,20 @@ from moto.server import ThreadedMotoServer
 from tests.deployments.conftest import deployed_run
 from tests.flows.conftest import ask, finish
 
-SECRET = "hidden-4711"
+SECRET = "hidden-4711"  # in the block
+PLANTED = {"HF_TOKEN": "hidden-0815", "WANDB_API_KEY": "hidden-1234"}  # in the worker's environment
+ANSWERED = (
+    "flow_runs",
+    "task_runs",
+    "flow_run_states",
+    "deployments",
+    "work_pools",
+    "logs",
+    "artifacts",
+    "events",
+    "automations",
+    "block_documents",
+)
 PREFECT = (sys.executable, "-m", "prefect")
 
 
@@ -34,19 +47,49 @@ def test_a_run_on_s3_with_credentials_from_the_block(server, s3):
     blocks = [sys.executable, "deployments/blocks.py"]
     missing = finish(blocks, plain)
     assert missing.returncode == 1 and "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set" in missing.stderr
+    old = 'from prefect.blocks.system import Secret; Secret(value={"key": "x"}).save("npo-s3", _sync=True)'
+    assert finish([sys.executable, "-c", old], plain).returncode == 0
     assert finish(blocks, plain | s3).returncode == 0
+    assert "npo-s3" not in {block["name"] for block in answered(plain, "block_documents", "")}
 
     template = ["--base-job-template", "deployments/process/work-pool.json"]
     made = finish([*PREFECT, "work-pool", "create", "npo-s3", "--type", "process", *template], plain)
     assert made.returncode == 0, made.stderr
     run = deployed_run(plain, "npo-s3", "s3://runs/tiny")
-    worker = finish([*PREFECT, "worker", "start", "--pool", "npo-s3", "--type", "process", "--run-once"], plain)
+    start = [*PREFECT, "worker", "start", "--pool", "npo-s3", "--type", "process", "--run-once"]
+    worker = finish(start, plain | PLANTED)
     state = ask(plain, f"flow_runs/{run}")["state"]
     assert state["type"] == "COMPLETED", state["message"] + worker.stdout + worker.stderr
     shown = finish([sys.executable, "-m", "npo_core", "status", "s3://runs/tiny", "--json"], plain | s3)
     assert shown.returncode == 0, shown.stderr
 
-    kept = json.dumps([ask(plain, f"{kind}/filter", {}) for kind in ("flow_runs", "deployments", "work_pools", "logs")])
-    assert "npo-s3.AWS_SECRET_ACCESS_KEY" in kept and SECRET not in kept + worker.stdout + worker.stderr
-    files = [path.read_bytes() for path in Path(plain["PREFECT_HOME"]).glob("prefect.db*")]
-    assert files and not any(SECRET.encode() in content for content in files), "the database holds it in clear"
+    told = {f"the server's {kind}": json.dumps(answered(plain, kind, run)).encode() for kind in ANSWERED}
+    assert b"blocks.secret.npo-s3-secret-access-key" in told["the server's work_pools"]
+    assert all(len(told[f"the server's {kind}"]) > 2 for kind in ("logs", "artifacts", "events", "task_runs"))
+    files = {str(path): path.read_bytes() for path in Path(plain["NPO_HOME"]).rglob("*") if path.is_file()}
+    assert any(name.endswith("prefect.db") for name in files) and any("lock" in name for name in files)
+    objects = stored(s3)
+    assert any(name.endswith("spec.json") for name in objects) and any(name.endswith("log.txt") for name in objects)
+    printed = {"the worker's output": (worker.stdout + worker.stderr).encode()}
+    everything = told | files | objects | printed
+    found = [
+        name for name, text in everything.items() for secret in (SECRET, *PLANTED.values()) if secret.encode() in text
+    ]
+    assert not found
+
+
+def answered(environment: dict[str, str], kind: str, run: str) -> list:
+    """What the server says of a kind of record."""
+    if kind == "flow_run_states":
+        return ask(environment, f"{kind}/?flow_run_id={run}")
+    found = ask(environment, f"{kind}/filter", {"limit": 50} if kind == "events" else {})
+    return found["events"] if kind == "events" else found
+
+
+def stored(s3: dict[str, str]) -> dict[str, bytes]:
+    """Every object of the bucket."""
+    keys = {name.lower(): s3[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    client = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"], region_name="us-east-1", **keys)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket="runs")
+    names = [found["Key"] for page in pages for found in page["Contents"]]
+    return {f"s3://runs/{name}": client.get_object(Bucket="runs", Key=name)["Body"].read() for name in names}

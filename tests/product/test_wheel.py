@@ -86,6 +86,7 @@ def test_what_the_wheel_brings(built):
         names = set(wheel.namelist())
     for name in ("flows/grpo.py", "tasks/train.py", "prefect.yaml", "deployments/configs/demo.yaml"):
         assert f"npo_core/_shipped/{name}" in names
+    assert "npo_core/py.typed" in names
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"npo_core"}
     with tarfile.open(built[1]) as sdist:
         inside = {name.split("/", 1)[-1] for name in sdist.getnames()}

@@ -18,6 +18,7 @@ def depths(text: str) -> Iterator[tuple[int, int]]:
 
 
 def balanced(text: str) -> bool:
+    """Whether every bracket is closed after it is opened."""
     found = [depth for _, depth in depths(text)]
     return not found or (min(found) >= 0 and found[-1] == 0)
 
@@ -30,6 +31,7 @@ def top_level(text: str, separator: regex.Pattern) -> list[regex.Match]:
 
 
 def split(text: str, separator: regex.Pattern) -> list[str]:
+    """The parts between separators outside brackets."""
     at, parts = 0, []
     for found in top_level(text, separator):
         parts.append(text[at : found.start()])

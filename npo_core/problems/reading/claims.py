@@ -22,6 +22,7 @@ class Claim(NamedTuple):
 
     @property
     def is_math(self) -> bool:
+        """Whether the answer is in a box, so that it is LaTeX."""
         return self.by == BOX
 
 
@@ -33,6 +34,7 @@ class Given(NamedTuple):
 
     @property
     def fallback(self) -> bool:
+        """Whether the answer is only the last one in the text."""
         return self.claim is not None and self.claim.by == LAST
 
 
@@ -55,6 +57,7 @@ def last_match(text: str, pattern: regex.Pattern) -> regex.Match | None:
 
 
 def last_of(matches: Iterable[regex.Match]) -> regex.Match | None:
+    """The last match; None without any."""
     return [None, *matches][-1]
 
 

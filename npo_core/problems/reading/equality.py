@@ -123,6 +123,7 @@ def matched(given: list[Value], reference: list[Value]) -> bool:
 
 
 def same_rows(given: Matrix, reference: Matrix) -> bool:
+    """Whether two matrices have equal shape and entries."""
     if [len(row) for row in given.rows] != [len(row) for row in reference.rows]:
         return False
     pairs = ((a, b) for r, s in zip(given.rows, reference.rows, strict=True) for a, b in zip(r, s, strict=True))
@@ -142,6 +143,7 @@ def same_expression(given: Number | Expression, reference: Number | Expression) 
 
 
 def latex_of(value: Number | Expression) -> str | Fraction:
+    """What math-verify compares: LaTeX of an expression, the value of a number."""
     return value.latex if isinstance(value, Expression) else value.value
 
 

@@ -103,6 +103,7 @@ def close(a: Any, b: Any, places: int | None, wanted: int | None) -> bool:
 
 
 def power_of_ten(exponent: int) -> Any:
+    """10 to the exponent, exactly, for sympy."""
     import sympy
 
     return sympy.Integer(10) ** exponent

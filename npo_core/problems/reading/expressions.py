@@ -53,6 +53,7 @@ def expression(text: str) -> str | None:
 
 
 def short_fraction(found: regex.Match) -> str:
+    r"""`\frac12` with the braces that it leaves out."""
     above, below = (found[i] if found[i] is not None else found[i + 1][1:-1] for i in (1, 3))
     return f"\\frac{{{above}}}{{{below}}}"
 

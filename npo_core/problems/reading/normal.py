@@ -61,6 +61,7 @@ PLAIN = regex.compile(r"[-+]?[0-9]{1,15}\.?|[A-Za-z]")
 
 
 def ascii_digits(text: str) -> str:
+    """The text with the digits of all scripts as 0 to 9."""
     return OTHER_DIGIT.sub(lambda found: str(unicodedata.digit(found[0])), text)
 
 

@@ -54,6 +54,7 @@ class Number(NamedTuple):
 
     @property
     def exact(self) -> bool:
+        """Whether it was written without rounding."""
         return not self.decimal or self.value.denominator == 1
 
 
@@ -163,6 +164,7 @@ def simple(text: str, at: int) -> tuple[Number, int, bool] | None:
 
 
 def scaled(number: Number, power: str, end: int) -> tuple[Number, int] | None:
+    """A number times a power of ten, and where it ends; None where the exponent is too large."""
     exponent = int(power.replace(" ", ""))
     if abs(exponent) > EXPONENT:
         return None

@@ -87,6 +87,7 @@ OPERATOR = {"\\le": "<=", "\\ge": ">="}
 
 
 def separators(text: str) -> list[str]:
+    """The separators of a list outside brackets."""
     return [found[0] for found in top_level(text, LISTED)]
 
 
@@ -167,6 +168,7 @@ ENVIRONMENT = regex.compile(r"\\begin\s*\{([pb]?matrix|array)\}(?:\s*\{[clr|\s]*
 
 
 def matrix(text: str) -> Matrix | None:
+    """The matrix of a LaTeX environment; None where an entry cannot be read."""
     found = ENVIRONMENT.fullmatch(text)
     if found is None:
         return None
