@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
-from npo_core.config import ChainProblems, Problems, RunConfig, Source
+from npo_core.config import ChainProblems, DynamicSampling, ExtraSamples, Problems, RunConfig, Source
 from npo_core.errors import DataError
 from npo_core.problems.count import source_rows
 from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
@@ -49,12 +49,24 @@ def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int)
 def train(config: RunConfig, updates: int) -> dict[str, int | None]:
     """Updates, completions and snapshots of a training stage."""
     training = config.training
+    batches = ceil(updates / training.updates_per_batch)
     return {
         "updates": updates,
-        "completions": ceil(updates / training.updates_per_batch) * training.batch,
+        "completions": round(batches * training.batch * (1 + extra_rounds(config))),
         "at_once": training.batch,
         "snapshots": ceil(updates / training.snapshot_every),
     }
+
+
+def extra_rounds(config: RunConfig) -> float:
+    """Rollouts beside a batch's own, at most, in sizes of a batch: every group dead, and nothing ever solved."""
+    sources, most = config.mix.sources, 0.0
+    for source in sources:
+        if isinstance(source, ExtraSamples):
+            most += (
+                source.chunks if source.budget is None else min(source.chunks, source.budget / config.training.batch)
+            )
+    return most + sum(source.rounds for source in config.mix.prompts if isinstance(source, DynamicSampling))
 
 
 def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[str, int | None]:

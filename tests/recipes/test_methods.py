@@ -36,6 +36,16 @@ def test_a_method_is_short_and_planned_on_every_task(name):
     assert any(guided) is (name in GUIDED)
 
 
+def test_a_plan_counts_extra_samples_at_most():
+    plain, rescued = (
+        sum(
+            w.completions for w in count(load_config(presets()["demo"], {"method": name}), "grpo") if w.stage == "train"
+        )
+        for name in ("grpo", "pool-rescue-replay-32")
+    )
+    assert rescued == 5 * plain  # a dead batch gets four rounds as large as itself
+
+
 def test_given_fields_win_and_defaults_give_way():
     form = {"method": "pool-rescue-replay-8", "injection": {"gate": "pass_rate", "tau_gate": 0.6}}
     form["mix"] = {"replay": {"rows": 3}, "prompts": []}
