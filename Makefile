@@ -39,7 +39,7 @@ check: setup  ## what needs no test to be seen: lint, format, layers, types, doc
 	$(BIN)/interrogate npo_core flows tasks
 
 test: check  ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: setup  ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet

@@ -28,11 +28,20 @@ SHARING = ("flows", "browser", "stages", "training", "recipes", "models", "engin
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order and groups of tests, for `-n 2 --dist loadgroup --no-loadscope-reorder`."""
     items.sort(key=lambda item: LONG.index(name) if (name := item.path.parent.name) in LONG else len(LONG))
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name in SHARING else item.path.stem))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Of `-n 2 --dist loadfile --no-loadscope-reorder`: some folders as if they were a file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.split("::")[0])
+            return str(file.parent if file.parent.name in SHARING else file)
+
+    return ByFileOrFolder(config, log)
 
 
 @pytest.fixture(scope="session")
