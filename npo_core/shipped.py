@@ -1,6 +1,6 @@
 """Where the files lie that come with the package: presets, flows, deployments. In a checkout they are beside it."""
 
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,11 +34,9 @@ def pipeline(module: str) -> ModuleType:
     """
     if str(shipped()) not in sys.path:
         sys.path.insert(0, str(shipped()))
-    try:
-        importlib.import_module("prefect")
-    except ImportError:
+    if importlib.util.find_spec("prefect") is None:  # imported, it would keep to the settings of before `module`
         raise ConfigError(
             "Prefect is not installed here: add --local to run without it, or install the extra `pipeline` "
             "(pip install 'npo-core[pipeline]')."
-        ) from None
+        )
     return importlib.import_module(module)
