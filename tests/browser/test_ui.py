@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.form import plain
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.browser.ui import UI
@@ -28,10 +29,10 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
 def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
     """The preset never warns; what is typed into the form makes it."""
     ui.open_form("auto-npo")
-    ui.type("Min gain", 1)
+    ui.type("auto.control.trigger.min_gain", 1)
     run = ui.start()
     ui.see_state("Completed")
-    config = served.ask(f"flow_runs/{run}")["parameters"]["config"]
+    config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
     assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
 
     workspace = served.home / "runs" / f"demo-{run[:8]}"
@@ -49,12 +50,14 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     workspace.mkdir()
     (workspace / "guidance").write_text("in the way")
     ui.open_form("smoke")
-    ui.type("Target", 0.7)
-    ui.type("Retries", 0)
+    ui.type("evaluation.target", 0.7)
+    ui.type("execution.retries", 0)
     ui.type("workspace", workspace)
+    ui.name_it("my-own run")
     run = ui.start()
     ui.see_state("Failed")
-    assert served.ask(f"flow_runs/{run}")["parameters"]["config"]["evaluation"]["target"] == 0.7
+    failed = served.ask(f"flow_runs/{run}")
+    assert failed["name"] == "my-own run" and failed["parameters"]["config"]["evaluation"]["target"] == 0.7
     before = finished_stages(workspace)
     assert {path.parent.name.split("-")[0] for path in before} == {"base", "train"}
 
@@ -109,7 +112,7 @@ def test_approval_in_the_form(ui: UI, served: Served, asking: tuple[str, Path]):
     ui.see_state("Completed")
     decisions = workspace / "decisions"
     answer = json.loads((decisions / "0001-approval.json").read_text())
-    assert (answer["answer"], answer["delta"]) == ("other", 4)
+    assert (answer["answer"], answer["delta"], answer["by"]) == ("other", 4, "UI")
     assert json.loads((decisions / "0001-outcome.json").read_text())["replay"]["branch"] == "replay-1"
     assert before.items() <= finished_stages(workspace).items()
 

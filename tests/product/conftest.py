@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.form import plain
 from flows.server import free_port
 from flows.worker import MARK
 
@@ -57,8 +58,8 @@ class Served:
         return self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
 
     def preset(self, name: str, **groups: Any) -> dict[str, Any]:
-        """What the form of a deployment is filled with, some fields changed."""
-        config = self.ask(f"deployments/name/{name}")["parameters"]["config"]
+        """What the form of a deployment is filled with, as a file has it, some fields changed."""
+        config = plain(self.ask(f"deployments/name/{name}")["parameters"]["config"])
         for group, change in groups.items():
             config[group] = {**config[group], **change} if isinstance(change, dict) else change
         return config
@@ -68,7 +69,7 @@ class Served:
         answer = self.ask(f"flow_runs/{run}/set_state", {"state": {"type": type_, "name": name}})
         assert answer["status"] == "ACCEPT", answer
 
-    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 180) -> dict[str, Any]:
+    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 400) -> dict[str, Any]:
         """The flow run, once it is in one of these states."""
         deadline = time.monotonic() + seconds
         while True:
@@ -78,7 +79,7 @@ class Served:
             assert time.monotonic() < deadline and found["state_type"] not in ENDED, (found["state"], self.logs(run))
             time.sleep(0.2)
 
-    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 120) -> None:
+    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while (name, state) not in {(task["name"], task["state_type"]) for task in self.tasks(run)}:
             assert time.monotonic() < deadline, (self.tasks(run), self.logs(run))
@@ -127,7 +128,7 @@ def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = R
     out = home / "serve.log"
     with open(out, "w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "Ready after" not in out.read_text():
         assert process.poll() is None and time.monotonic() < deadline, out.read_text()
         time.sleep(0.1)
