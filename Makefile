@@ -34,7 +34,7 @@ demo: setup  ## baseline and early bootstrap on the built-in task, then a compar
 test: setup  ## everything CI runs
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 	$(BIN)/python -m benchmarks

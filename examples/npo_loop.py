@@ -5,15 +5,12 @@ On the built-in task (chain arithmetic modulo 10):
 2. The guide samples the segment's prompts; of each prompt it solves, one correct completion is kept by its token ids.
 3. Back to the base: weights, optimizer, step. The segment runs again, same prompts, same random numbers; where the
    policy's pass rate on a prompt is below `tau_gate`, the last completion of its group gives way to the guide's.
-4. Plain GRPO from there to `--steps`.
+   Plain GRPO from there to `--steps`.
 
     python examples/npo_loop.py --steps 120 --scout 60 --seed 0              # add --compare for GRPO beside it
+    python examples/npo_loop.py --steps 120 --rescue 4                       # Delta = 0: the policy is its own guide
 
-Left out, because the method does not need it: a process for each stage, checkpoints on disk, resumption, devices,
-metrics, ladders of guides, AutoNPO. Left out, because with these settings it changes nothing: stored old log-probs
-(one update a batch: they are the current ones), the KL term (coefficient 0), a learning-rate schedule (constant),
-importance sampling of the guide's slot (off, the paper's default) and with it the guide's log-probs.
-
+Left out: processes, checkpoints, metrics, ladders, AutoNPO, and what changes nothing with these settings.
 With one configuration and seed this file and the pipeline sample the same tokens and reach the same weights, up to
 float rounding: tests/test_reference_loop.py holds them to it.
 """
@@ -53,6 +50,7 @@ class Settings:
     clip_low: float = 0.2
     clip_high: float = 0.28
     tau_gate: float = 0.6
+    rescue: int = 0  # rounds of `group_size` more samples that a dead group gets of the policy itself
     guide_samples: int = 8  # k, at most so many for a prompt
     guide_samples_per_round: int = 2
     guide_chunk_prompts: int = 512  # prompts sampled together; part of what decides the random numbers
@@ -141,13 +139,20 @@ def correct(task: Task, problem: Problem, completion: Tokens) -> bool:
     return verdict.correct
 
 
+def ask(model: torch.nn.Module, task: Task, asked: list[Problem], rounds: list[tuple[int, int]]) -> dict[str, Tokens]:
+    """Rounds of (samples, seed), until the first correct completion of each problem; by prompt id."""
+    found: dict[str, Tokens] = {}
+    for samples, seed in rounds:
+        if pending := [problem for problem in asked if problem.id not in found]:
+            for problem, rows in zip(pending, sample(model, task, pending, samples, seed), strict=True):
+                found |= {problem.id: right[0]} if (right := [r for r in rows if correct(task, problem, r)]) else {}
+    return found
+
+
 def inject(
     samples_PG: list[list[Tokens]], rewards_PG: torch.Tensor, cached_P: list[Tokens | None], tau_gate: float
 ) -> list[bool]:
-    """Replace the last slot of failing groups, and its reward, in place. Returns [P] which groups took guidance.
-
-    The gate reads all G samples of the policy: the one that gives way was drawn, scored, and counts in the pass rate.
-    """
+    """Replace the last of failing groups' G samples, which count in the gate, in place. [P]: who took guidance."""
     failing_P = (rewards_PG.mean(dim=1) < tau_gate).tolist()
     injected_P = [failing and cached is not None for failing, cached in zip(failing_P, cached_P, strict=True)]
     for group, injected in enumerate(injected_P):
@@ -166,11 +171,7 @@ def advantages(rewards_PG: torch.Tensor) -> torch.Tensor:
 def policy_loss(
     model: torch.nn.Module, task: Task, problems: list[Problem], samples_PG: list[list[Tokens]], adv_PG: torch.Tensor
 ) -> torch.Tensor:
-    """The clipped objective as a mean over all tokens of the batch.
-
-    With one update a batch the sampling policy is the current one: the ratio is 1 (its gradient is that of the
-    log-probability) and the clip never acts, not on the guide's slot either. Both stand here for the method's sake.
-    """
+    """The clipped objective as a mean over all tokens; with one update a batch the ratio is 1."""
     inputs = task.tokenizer([p.prompt for p in problems for _ in samples_PG[0]], return_tensors="pt", padding=True)
     rows_B = [torch.tensor(row) for group in samples_PG for row in group]
     ids_BT = pad_sequence(rows_B, batch_first=True, padding_value=task.tokenizer.pad_token_id)
@@ -196,6 +197,9 @@ def update(policy: Policy, task: Task, guidance: dict[str, Tokens]) -> list[Grou
     rewards_PG = torch.tensor([[float(correct(task, problem, row)) for row in rows]
                                for problem, rows in zip(problems, samples_PG, strict=True)])
     pass_rate_P = rewards_PG.mean(dim=1).tolist()
+    dead = [problem for problem, rate in zip(problems, pass_rate_P, strict=True) if rate == 0]
+    draws = [derive_seed("draw", settings.seed, policy.step, number + 1) for number in range(settings.rescue)]
+    guidance = guidance | ask(policy.model, task, dead, [(settings.group_size, seed) for seed in draws])  # Delta = 0
     injected_P = inject(samples_PG, rewards_PG, [guidance.get(p.id) for p in problems], settings.tau_gate)
 
     policy.optimizer.zero_grad()
@@ -228,18 +232,11 @@ def not_passed(task: Task, scout: list[Group]) -> list[Problem]:
 
 def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], guide_step: int) -> dict[str, Tokens]:
     """The guide's first correct completion of each problem it solves, by prompt id; a solved one is not asked again."""
-    settings, found = task.settings, {}
-    for chunk, start in enumerate(range(0, len(asked), settings.guide_chunk_prompts)):
-        pending = asked[start : start + settings.guide_chunk_prompts]
-        chunk_seed = derive_seed("guidance", settings.seed, guide_step, chunk)
-        for drawn in range(0, settings.guide_samples, settings.guide_samples_per_round):
-            if pending:
-                width = min(settings.guide_samples_per_round, settings.guide_samples - drawn)
-                drawn_PG = sample(guide, task, pending, width, derive_seed(chunk_seed, drawn))
-                for problem, rows in zip(pending, drawn_PG, strict=True):
-                    right = [row for row in rows if correct(task, problem, row)]
-                    found |= {problem.id: right[0]} if right else {}
-                pending = [problem for problem in pending if problem.id not in found]
+    found, most, width = {}, task.settings.guide_samples, task.settings.guide_samples_per_round
+    for chunk, start in enumerate(range(0, len(asked), task.settings.guide_chunk_prompts)):
+        seed = derive_seed("guidance", task.settings.seed, guide_step, chunk)
+        rounds = [(min(width, most - drawn), derive_seed(seed, drawn)) for drawn in range(0, most, width)]
+        found |= ask(guide, task, asked[start : start + task.settings.guide_chunk_prompts], rounds)
     return found
 
 
@@ -270,8 +267,7 @@ def npo(policy: Policy, task: Task, steps: int, scout_steps: int, compare: bool)
         train(policy, task, steps + scout_steps, rates=grpo)
     rollback(policy, base)
     replay = train(policy, task, scout_steps, guidance, rates=guided)
-    print(f"In the replay {sum(g.injected for g in replay)} of {len(replay)} groups took guidance. "
-          f"NPO at step s has cost s + {scout_steps} updates.")
+    print(f"{sum(g.injected for g in replay)} of {len(replay)} groups took guidance. Add {scout_steps} to NPO's steps.")
     train(policy, task, steps, rates=guided)
     return {"GRPO": grpo, "NPO": guided}
 
@@ -280,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=120, help="updates of the run, the abandoned scout not counted")
     parser.add_argument("--scout", type=int, default=60, help="updates that the scout runs ahead")
+    parser.add_argument("--rescue", type=int, default=0, help="no scout: so many rounds of samples for dead groups")
     parser.add_argument("--seed", type=int, default=0, help="order of the prompts and all sampling")
     parser.add_argument("--compare", action="store_true", help="let plain GRPO run on to --steps + --scout updates")
     parser.add_argument("--base", type=Path, default=Path.home() / ".cache/npo/example-base", help="made if not there")
@@ -287,9 +284,12 @@ def main() -> None:
     torch.set_num_threads(1)
     if not (args.base / "tokenizer.json").exists():
         train_base(BuiltInModel(), ChainProblems(), args.base, lambda done, total: None)
-    settings = Settings(seed=args.seed)
+    settings = Settings(seed=args.seed, rescue=args.rescue)
     task = Task(settings, load_problems(ChainProblems()), AutoTokenizer.from_pretrained(args.base, padding_side="left"))
-    columns = npo(load_policy(args.base, settings), task, args.steps, args.scout, args.compare)
+    policy, rates = load_policy(args.base, settings), {}
+    if args.rescue:
+        train(policy, task, args.steps, rates=rates)
+    columns = {"rescue": rates} if args.rescue else npo(policy, task, args.steps, args.scout, args.compare)
     print("\nstep   " + "".join(f"{name:>8}" for name in columns))
     for step in sorted({step for rates in columns.values() for step in rates}):
         print(f"{step:<7}" + "".join(f"{rates[step]:8.3f}" if step in rates else " " * 8 for rates in columns.values()))

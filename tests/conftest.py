@@ -1,14 +1,38 @@
 """What tests of several folders need."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
+# The same examples each time, however slow the machine.
+settings.register_profile(
+    "npo", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("npo")
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # who forgets to name a server gets none
 VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", Path(__file__).parents[1] / ".venv-vllm/bin/python"))
+
+
+# What takes longest begins, so that no process of the two has to wait for the other at the end.
+LONG = ("flows", "product", "browser", "stages", "training", "recipes", "models", "engines", "deployments")
+# Files that share a server or a finished run go to one process; all others, to whichever is free.
+SHARING = ("flows", "browser", "stages", "training", "recipes", "models", "engines", "deployments")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order and groups of tests, for `-n 2 --dist loadgroup --no-loadscope-reorder`."""
+    items.sort(key=lambda item: LONG.index(name) if (name := item.path.parent.name) in LONG else len(LONG))
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group(folder.name if folder.name in SHARING else item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +44,23 @@ def vllm_python() -> str:
             pytest.fail(missing)
         pytest.skip(missing)
     return str(VLLM)
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of a Prefect server, made once for all test processes: migrations cost a new one 15 seconds."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect"
+    folder.mkdir(exist_ok=True)
+    made = folder / "migrated.db"
+    with FileLock(folder / "lock"):
+        if not made.exists():
+            home = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            subprocess.run(command, env=os.environ | home, check=True, capture_output=True)
+            assert not (folder / "prefect.db-wal").exists()
+            shutil.move(folder / "prefect.db", made)
+    return made
 
 
 @pytest.fixture(autouse=True)

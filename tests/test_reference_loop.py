@@ -13,6 +13,7 @@ on to 8. Four updates make an epoch, so both segments cross into a second one. W
 Equal samples rest on no two noisy logits lying that close to each other: they did in none of those runs.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import sys
@@ -23,7 +24,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from npo_core.config import RunConfig, parse_config
+from npo_core.config import Injection, Mix, RunConfig, parse_config
 from npo_core.problems.load import load_problems
 from npo_core.stages.launch import run_stage
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, TrainSpec
@@ -32,6 +33,7 @@ from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_outcomes
 
 SCOUT, END = 6, 8
+ROUNDS = 3  # of extra samples for a dead group, with Delta = 0
 WEIGHT_TOLERANCE = 1e-3  # norm of a tensor's difference over the norm of its movement since the base model
 CONFIG = {
     "seed": 2,
@@ -86,7 +88,7 @@ def segment_of(workspace: Workspace, result: dict) -> SimpleNamespace:
     return SimpleNamespace(
         id=result.segment,
         end=result.end,
-        rows=[tuple(row.values()) for row in rows],
+        rows=[tuple(row.values())[:5] for row in rows],  # without the source
         weights=AutoModelForCausalLM.from_pretrained(folder).state_dict(),
     )
 
@@ -112,10 +114,10 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
     common = {"workspace": workspace.uri, "execution": execution, "problems": config.problems}
     base = run_stage(BaseSpec(model=config.model, **common)).result.snapshot
 
-    def train(branch: str, start: str, until: int, cache: str | None = None) -> SimpleNamespace:
+    def train(branch: str, start: str, until: int, cache: str | None = None, **mixed: object) -> SimpleNamespace:
         spec = TrainSpec(
             training=config.training,
-            injection=config.injection,
+            injection=mixed.pop("injection", config.injection),
             seed=config.seed,
             sampling_seed=config.seed,
             branch=branch,
@@ -123,10 +125,11 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
             until=until,
             cache=cache,
             **common,
+            **mixed,
         )
         return segment_of(workspace, run_stage(spec).result)
 
-    for branch in ("scout", "replay"):
+    for branch in ("scout", "replay", "rescue"):
         workspace.timeline.add_branch(Branch(name=branch, parent=base, parent_step=0, reason=branch))
     scout = train("scout", base, SCOUT)
     spec = GuideSpec(
@@ -148,7 +151,9 @@ def run_pipeline(config: RunConfig, workspace: Workspace) -> SimpleNamespace:
         max_completion_tokens=config.training.max_completion_tokens,
         **common,
     )
+    mix = Mix(sources=[{"kind": "extra-samples", "chunks": ROUNDS}])
     return SimpleNamespace(
+        rescue=train("rescue", base, SCOUT, injection=Injection(gate="dead"), mix=mix, guidance=config.guidance),
         base=workspace.timeline.snapshots.folder(base, workspace.scratch / "snapshots"),
         scout=scout,
         replay=replay,
@@ -229,6 +234,20 @@ def test_the_run_exercises_the_method(pipeline):
 
 def test_example_and_pipeline_agree(example, config, pipeline):
     assert disagreements(run_example(example, config, pipeline), pipeline) == set()
+
+
+def test_with_delta_zero_they_agree_as_well(example, config, pipeline):
+    """The policy as its own guide: dead groups take its first right one of a few more samples; no rollback."""
+    torch.set_num_threads(1)
+    chosen = dataclasses.replace(settings(example, config), rescue=ROUNDS)
+    tokenizer = AutoTokenizer.from_pretrained(pipeline.base, padding_side="left")
+    policy = example.load_policy(pipeline.base, chosen)
+    groups = example.train(policy, example.Task(chosen, load_problems(config.problems), tokenizer), SCOUT)
+    injected = [row[3] for row in pipeline.rescue.rows]
+    assert 4 <= sum(injected) < sum(row[2] == 0 for row in pipeline.rescue.rows)  # some are rescued, some are not
+    assert outcome_rows(groups) == pipeline.rescue.rows
+    base = AutoModelForCausalLM.from_pretrained(pipeline.base).state_dict()
+    assert distance(policy.model.state_dict(), pipeline.rescue.weights, base) < WEIGHT_TOLERANCE
 
 
 def first_slot(samples_PG, rewards_PG, cached_P, tau_gate):

@@ -50,6 +50,6 @@ def test_the_pages_have_the_marks_that_their_study_looks_for(report, page):
 
 def test_a_study_without_runs_says_where_they_come_from(tmp_path):
     command = [sys.executable, "-m", "studies.triggers", "--runs", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert f"{tmp_path} holds no run: make them with `make results`" in done.stderr

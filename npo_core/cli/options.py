@@ -22,6 +22,10 @@ ConfigFile = Annotated[
 Local = Annotated[
     bool, typer.Option("--local", help="Run right here, without Prefect; a run that was begun either way goes on.")
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(help="A mixed-policy method (docs/mix.md), such as pool-rescue-replay-8, or a YAML file of your own."),
+]
 WorkspaceUri = Annotated[str, typer.Option(help="Folder or s3://bucket/prefix; a started run goes on where it was.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Another replicate: data order and sampling.")]
 Shrink = Annotated[

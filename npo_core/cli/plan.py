@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from npo_core.cli.options import AsJson, Overrides, emit, load, parse_overrides
+from npo_core.cli.options import AsJson, Method, Overrides, emit, load, parse_overrides
 from npo_core.cli.output import Data, render
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def plan(
     tokens_per_second: Rate = None,
     completion_tokens: Length = None,
     overrides: Overrides = None,
+    method: Method = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run will need before it starts: memory by part, disk, tokens, time; what does not fit, what to change.
@@ -53,6 +54,7 @@ def plan(
     Example: [cyan]npo plan deployments/configs/qwen3-0.6b-gsm8k-1gpu.yaml --gpu L4[/]
     """
     fields = parse_overrides(overrides or []) | ({} if gpus is None else {"execution.processes": gpus})
+    fields |= {} if method is None else {"method": method}
     chosen = load(config, fields)
     found = plan_data(
         chosen,

@@ -11,6 +11,7 @@ from npo_core.cli.options import (
     Baseline,
     ConfigFile,
     Local,
+    Method,
     Overrides,
     Seed,
     Shrink,
@@ -38,6 +39,7 @@ def run_early_bootstrap(
     workspace: WorkspaceUri,
     seed: Seed = None,
     overrides: Overrides = None,
+    method: Method = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
     local: Local = False,
@@ -50,7 +52,7 @@ def run_early_bootstrap(
     Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
     --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("early-bootstrap", chosen, workspace, baseline, as_json, local)
 
 
@@ -60,6 +62,7 @@ def run_grpo(
     workspace: WorkspaceUri,
     seed: Seed = None,
     overrides: Overrides = None,
+    method: Method = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
     local: Local = False,
@@ -71,7 +74,7 @@ def run_grpo(
 
     Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("grpo", chosen, workspace, baseline, as_json, local)
 
 
@@ -81,6 +84,7 @@ def run_auto_npo(
     workspace: WorkspaceUri,
     seed: Seed = None,
     overrides: Overrides = None,
+    method: Method = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
     local: Local = False,
@@ -94,7 +98,7 @@ def run_auto_npo(
     Example: [cyan]npo run auto-npo --config deployments/configs/demo.yaml --workspace runs/auto
     --set auto.max_interventions=2[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink)
+    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("auto-npo", chosen, workspace, baseline, as_json, local)
 
 
@@ -116,6 +120,7 @@ def run_plateau_breakthrough(
     ] = None,
     seed: Seed = None,
     overrides: Overrides = None,
+    method: Method = None,
     baseline: Baseline = None,
     shrink: Shrink = False,
     local: Local = False,
@@ -137,7 +142,7 @@ def run_plateau_breakthrough(
             f"{next(iter(others), 'seed')}: without --config the run keeps the settings that it has; only fields that "
             "begin with plateau. can be set."
         )
-    resolved = None if config is None else resolve(config, seed, others, shrink)
+    resolved = None if config is None else resolve(config, seed, others, shrink, method)
     run_recipe("plateau-breakthrough", resolved, workspace, baseline, as_json, local, plateau)
 
 
@@ -150,9 +155,12 @@ def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau"
     return parse_plateau(override({"plateau": given}, own)["plateau"])
 
 
-def resolve(config: Path, seed: int | None, fields: dict[str, Any], shrink: bool) -> "RunConfig":
+def resolve(
+    config: Path, seed: int | None, fields: dict[str, Any], shrink: bool, method: str | None = None
+) -> "RunConfig":
     """The configuration of a file, with the fields and the seed that win over it; shrunk for a trial."""
-    resolved = load(config, fields | ({} if seed is None else {"seed": seed}))
+    named = {"seed": seed, "method": method}
+    resolved = load(config, fields | {name: value for name, value in named.items() if value is not None})
     if not shrink:
         return resolved
     from npo_core.stages.shrink import replaced

@@ -8,36 +8,70 @@ from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Trigger
 from npo_core.config.engine import EngineSettings
 from npo_core.config.load import explain, load_config, override, parse_config, parse_plateau
-from npo_core.config.model import BuiltInModel, Lora, Model, PretrainedModel
-from npo_core.config.problems import ChainProblems, Columns, DataProblems, Problems, Source
+from npo_core.config.mix import (
+    DynamicSampling,
+    ExtraSamples,
+    Guide,
+    MistakePool,
+    Mix,
+    ModelGuide,
+    PastSuccesses,
+    PluginSource,
+    Replay,
+    Rest,
+    ReviewQueue,
+    SnapshotGuide,
+    SuccessBuckets,
+    SuccessStore,
+    TracesGuide,
+)
+from npo_core.config.model import BaseBounds, BuiltInModel, Lora, Model, PretrainedModel
+from npo_core.config.problems import ChainFacts, ChainProblems, Columns, DataProblems, Problems, Source
 from npo_core.config.run import RunConfig
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
     "AutoNPO",
+    "BaseBounds",
     "BuiltInModel",
+    "ChainFacts",
     "ChainProblems",
     "Choice",
     "Closed",
     "Columns",
     "Control",
     "DataProblems",
+    "DynamicSampling",
     "EarlyBootstrap",
     "EngineSettings",
     "Evaluation",
     "Execution",
+    "ExtraSamples",
     "Guidance",
+    "Guide",
     "Injection",
     "Lora",
+    "MistakePool",
+    "Mix",
     "Model",
+    "ModelGuide",
+    "PastSuccesses",
     "Plateau",
+    "PluginSource",
     "Pool",
     "PretrainedModel",
     "Probe",
     "Problems",
+    "Replay",
+    "Rest",
+    "ReviewQueue",
     "RunConfig",
+    "SnapshotGuide",
     "Source",
+    "SuccessBuckets",
+    "SuccessStore",
+    "TracesGuide",
     "Training",
     "Trigger",
     "Verifier",

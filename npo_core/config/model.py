@@ -7,6 +7,17 @@ from pydantic import Field, model_validator
 from npo_core.config.closed import Closed, choices
 
 
+class BaseBounds(Closed):
+    """What a built-in base has to be like; one that is not stops the run when it is made."""
+
+    dead_groups: float | None = Field(
+        None, ge=0, le=1, description="share of groups of 8 without a right completion, at least"
+    )
+    hard_right: tuple[float, float] | None = Field(
+        None, description="bounds of the chance that a hard product comes out right where it is met"
+    )
+
+
 class BuiltInModel(Closed):
     """A small Qwen3 causal LM trained on imperfect demonstrations of the built-in task."""
 
@@ -18,6 +29,9 @@ class BuiltInModel(Closed):
     batch: int = Field(64, ge=1, description="demonstrations an update")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak of a one-cycle schedule")
     seed: int = Field(0, ge=0, description="seed of weights, demonstrations and their errors")
+    bounds: BaseBounds | None = Field(
+        None, exclude_if=lambda bounds: bounds is None, description="looked at when the base is made; none: any base"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

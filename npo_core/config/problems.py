@@ -8,6 +8,26 @@ from npo_core.config.closed import Closed, choices
 from npo_core.config.verifier import ExactVerifier, Verifier, one_group
 
 
+class ChainFacts(Closed):
+    """How the demonstrations that the built-in base learns from treat the 100 products of two digits."""
+
+    hard_share: float = Field(0.5, ge=0, le=1, description="share of products that are hard")
+    hard_right: float = Field(0.15, ge=0, le=1, description="chance that a hard product is demonstrated right")
+    hard_wrong: float = Field(
+        0.6, ge=0, le=1, description="chance of its one fixed wrong value; what is left falls on any digit"
+    )
+    easy_right: float = Field(0.73, ge=0, le=1, description="chance that any other product is right, else any digit")
+
+    @model_validator(mode="after")
+    def _chances_add_up(self) -> Self:
+        if self.hard_right + self.hard_wrong > 1:
+            raise ValueError(
+                f"problems.facts.hard_right = {self.hard_right} and hard_wrong = {self.hard_wrong} add up to more than "
+                "1: lower one of them"
+            )
+        return self
+
+
 class ChainProblems(Closed):
     """The built-in task: chain arithmetic modulo 10, generated from a seed."""
 
@@ -17,6 +37,14 @@ class ChainProblems(Closed):
     operands: int = Field(6, ge=2, le=16, description="numbers in a chain")
     difficulties: list[int] = Field([3, 4, 5], min_length=1, description="multiplications in a chain, taking turns")
     seed: int = Field(1, ge=0, description="seed that the problems are drawn from")
+    verdict: Literal["last", "all"] = Field(
+        "last",
+        exclude_if=lambda verdict: verdict == "last",
+        description="what has to be right: the last running result, a tenth of which is right by luck, or all of them",
+    )
+    facts: ChainFacts = Field(
+        ChainFacts(), exclude_if=lambda facts: facts == ChainFacts(), description="what the built-in base has learned"
+    )
 
     @model_validator(mode="after")
     def _difficulty_fits(self) -> Self:

@@ -8,10 +8,13 @@ from pydantic import Field, model_validator
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO
 from npo_core.config.engine import EngineSettings
+from npo_core.config.methods import methods, read_method, with_method
+from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import LengthVerifier, leaves
+from npo_core.errors import ConfigError
 
 
 class RunConfig(Closed):
@@ -19,10 +22,18 @@ class RunConfig(Closed):
 
     name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9.-]*$", description="lower-case letters, digits, dots, dashes")
     seed: int = Field(0, ge=0, description="data order and sampling")
+    method: str | None = Field(
+        None,
+        exclude_if=lambda method: method is None,
+        description="a mixed-policy method by name (docs/mix.md), or a YAML file of your own; it sets what you "
+        "leave at its default",
+        json_schema_extra={"examples": sorted(methods())},
+    )
     problems: Problems = ChainProblems()
     model: Model = BuiltInModel()
     training: Training = Training()
     injection: Injection = Injection()
+    mix: Mix = Field(Mix(), exclude_if=lambda mix: mix == Mix(), description="what is mixed in besides a cache")
     guidance: Guidance = Guidance()
     bootstrap: EarlyBootstrap = EarlyBootstrap()
     auto: AutoNPO = AutoNPO()
@@ -40,6 +51,32 @@ class RunConfig(Closed):
         filled = {f: {"kind": kind, **values[f]} for f, kind in kinds.items() if isinstance(values.get(f), dict)}
         return values | filled
 
+    @model_validator(mode="before")
+    @classmethod
+    def _method_below(cls, values: object) -> object:
+        """The method's fields, below those that are given."""
+        if not isinstance(values, dict) or not values.get("method"):
+            return values
+        try:
+            return with_method(values, read_method(values["method"])[1], cls)
+        except ConfigError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe that the method is for; None: any."""
+        return read_method(self.method)[0] if self.method else None
+
+    @property
+    def scout_steps(self) -> int:
+        """Optimizer updates that the scout of an early bootstrapping runs ahead."""
+        return self.training.steps if self.bootstrap.far_future else self.bootstrap.scout_steps
+
+    @property
+    def guide_steps(self) -> list[int]:
+        """The scout's steps whose snapshots guide, rising."""
+        return sorted(set(self.bootstrap.ladder)) or [self.scout_steps]
+
     @model_validator(mode="after")
     def _all_agree(self) -> Self:
         """Every contradiction between settings, not the first alone."""
@@ -48,6 +85,7 @@ class RunConfig(Closed):
             self._processes_divide,
             self._enough_problems,
             self._engine_can_do_it,
+            self._mix_fits,
             self._second_opinion_fits,
             self._penalty_is_in_reach,
         )
@@ -56,7 +94,7 @@ class RunConfig(Closed):
         return self
 
     def _steps_agree(self) -> Iterator[str]:
-        every, scout = self.training.snapshot_every, self.bootstrap.scout_steps
+        every, scout = self.training.snapshot_every, self.scout_steps
         for name, value in [
             ("bootstrap.scout_steps", scout),
             ("training.steps", self.training.steps),
@@ -146,6 +184,56 @@ class RunConfig(Closed):
             yield (
                 f"engine.max_model_len = {most} has no room for a prompt of {prompt} and a completion of {completion} "
                 f"tokens: set at least {prompt + completion}"
+            )
+
+    def _mix_fits(self) -> Iterator[str]:
+        beside = "mix.replay" if self.mix.replay else "injection.place = append" * (self.injection.place == "append")
+        if beside and self.training.kl_coef:
+            yield (
+                f"{beside} trains on rows beside the batch's groups, which no KL to the base is computed for: set "
+                f"training.kl_coef = 0 (now {self.training.kl_coef})"
+            )
+        if beside and self.training.loss == "bnpo":
+            yield (
+                f"{beside} with training.loss = bnpo: rows beside the batch would change the weight of each micro "
+                "batch; set training.loss to dapo, grpo or dr_grpo"
+            )
+        yield from self._guide_fits()
+        if self.injection.importance_sampling.startswith("shaped") and self.training.kl_coef:
+            yield (
+                f"injection.importance_sampling = {self.injection.importance_sampling} reshapes log-probabilities, of "
+                f"which no KL can be taken: set training.kl_coef = 0 (now {self.training.kl_coef})"
+            )
+        if self.injection.gate != "pass_rate" and self.injection.tau_gate != Injection().tau_gate:
+            yield (
+                f"injection.tau_gate = {self.injection.tau_gate} is for injection.gate = pass_rate, and gate = "
+                f"{self.injection.gate}: leave one of them out"
+            )
+
+    def _guide_fits(self) -> Iterator[str]:
+        guide, every = self.mix.guide, self.training.snapshot_every
+        if guide is None:
+            return
+        for name in ("step", "from_step"):
+            if getattr(guide, name, 0) % every:
+                yield (
+                    f"mix.guide.{name} = {getattr(guide, name)} is no multiple of training.snapshot_every = {every}, "
+                    "so there would be no snapshot: change either"
+                )
+        if guide.from_step >= self.training.steps:
+            yield (
+                f"mix.guide.from_step = {guide.from_step} leaves nothing of training.steps = {self.training.steps} to "
+                "be guided: begin earlier, or train longer"
+            )
+        if guide.kind == "snapshot" and guide.step > guide.from_step:
+            yield (
+                f"mix.guide.step = {guide.step} is later than mix.guide.from_step = {guide.from_step}, where the run "
+                "has no such snapshot yet: early-bootstrap is what takes guides from ahead"
+            )
+        if guide.kind == "traces" and self.injection.importance_sampling in ("guide", "shaped_guide"):
+            yield (
+                f"injection.importance_sampling = {self.injection.importance_sampling} needs the log-probabilities of "
+                "who wrote a completion, and mix.guide.kind = traces has none: set it to off or shaped_policy"
             )
 
     def _second_opinion_fits(self) -> Iterator[str]:

@@ -29,6 +29,9 @@ class Training(Closed):
     )
     warmup_steps: int = Field(0, ge=0, description="optimizer updates")
     weight_decay: float = Field(0.01, ge=0, description="AdamW")
+    adam_beta2: float = Field(
+        0.999, gt=0, lt=1, exclude_if=lambda beta: beta == 0.999, description="AdamW's memory of squared gradients"
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="norm to which larger gradients are scaled down")
     clip_low: float = Field(0.2, gt=0, description="epsilon below 1 of the clipped ratio")
     clip_high: float = Field(0.28, gt=0, description="epsilon above 1 of the clipped ratio")
@@ -65,15 +68,54 @@ class Training(Closed):
 
 
 class Injection(Closed):
-    """How guidance enters a group."""
+    """How a trajectory enters a group: which groups take one (gate), where (place), and how its tokens enter the loss
+    (importance_sampling); see docs/mix.md."""
 
-    tau_gate: float = Field(0.6, ge=0, le=1, description="a group takes guidance when its on-policy pass rate is below")
-    importance_sampling: Literal["off", "guide"] = Field(
-        "off", description="ratio of the guide's slot: 1, or pi_policy / pi_guide from the stored log-probabilities"
+    gate: Literal["pass_rate", "dead", "every"] = Field(
+        "pass_rate",
+        exclude_if=lambda gate: gate == "pass_rate",
+        description="which groups take a trajectory. pass_rate: those below tau_gate; dead: those without a right "
+        "completion; every: all",
     )
+    tau_gate: float = Field(0.6, ge=0, le=1, description="a group takes guidance when its on-policy pass rate is below")
+    start_above: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        exclude_if=lambda rate: rate is None,
+        description="the gate stays shut in batches whose pass rate is not above this; none: it does not matter",
+    )
+    place: Literal["last", "random_wrong", "append"] = Field(
+        "last",
+        exclude_if=lambda place: place == "last",
+        description="where it goes. last: the last completion gives way; random_wrong: one of the wrong ones; append: "
+        "the group grows",
+    )
+    slots: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda slots: slots == 1,
+        description="trajectories a group takes, with place = append; a prompt with fewer takes none",
+    )
+    importance_sampling: Literal["off", "guide", "shaped_guide", "shaped_policy"] = Field(
+        "off",
+        description="ratio of its tokens. off: 1; guide: pi_policy / pi_guide from the stored log-probabilities, "
+        "clipped; shaped_guide: x / (x + gamma) of that ratio, not clipped (ExGRPO); shaped_policy: the same of "
+        "pi_policy (LUFFY)",
+    )
+    gamma: float = Field(0.1, gt=0, exclude_if=lambda gamma: gamma == 0.1, description="of the shaped ratios")
     baseline: Literal["mixed", "on_policy_only"] = Field(
         "mixed", description="whose mean the advantages are taken against"
     )
+
+    @model_validator(mode="after")
+    def _slots_are_appended(self) -> Self:
+        if self.slots > 1 and self.place != "append":
+            raise ValueError(
+                f"injection.slots = {self.slots} is for injection.place = append, and place = {self.place} takes one "
+                "completion's place: set slots to 1, or place to append"
+            )
+        return self
 
 
 class Guidance(Closed):
@@ -84,6 +126,9 @@ class Guidance(Closed):
     keep: Literal["first", "shortest", "closest"] = Field(
         "first",
         description="which correct sample is kept; closest: highest mean log-probability under the rollback policy",
+    )
+    keep_most: int = Field(
+        1, ge=1, exclude_if=lambda most: most == 1, description="correct samples kept a prompt at most, best by `keep`"
     )
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
@@ -101,6 +146,11 @@ class Guidance(Closed):
 
     @model_validator(mode="after")
     def _keep_needs_samples(self) -> Self:
+        if self.stop_at_first_correct and self.keep_most > 1:
+            raise ValueError(
+                f"guidance.keep_most = {self.keep_most} keeps several correct samples, but "
+                "guidance.stop_at_first_correct = true draws no more after the first: set it to false, or keep_most: 1"
+            )
         if self.stop_at_first_correct and self.keep != "first":
             raise ValueError(
                 f"guidance.keep = {self.keep} chooses among several correct samples, but "
@@ -119,14 +169,15 @@ class EarlyBootstrap(Closed):
         description="scout steps whose snapshots guide; each prompt takes the nearest later "
         "one that solves it. Empty: the scout's last snapshot alone",
     )
+    far_future: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="the scout runs to training.steps, whatever scout_steps says: its end guides the whole run",
+    )
     guided: bool = Field(True, description="false: roll back and replay without guidance, a control")
     fresh_randomness: bool = Field(
         False, description="true: the replay samples anew instead of repeating the scout's random numbers"
     )
-
-    @property
-    def guide_steps(self) -> list[int]:
-        return sorted(set(self.ladder)) or [self.scout_steps]
 
 
 class Evaluation(Closed):

@@ -46,13 +46,13 @@ class ReadCount:
 
 
 class GuidanceCache:
-    """At most one correct trajectory per prompt, by prompt id; made by `GuidanceCache.open`.
+    """Correct trajectories by prompt id, one a prompt unless more were kept; made by `GuidanceCache.open`.
 
     info     the content of `cache.json`, for the whole cache
     read     what `open` had to read
     """
 
-    def __init__(self, store: Store, info: CacheInfo, rows: dict[str, Trajectory], read: ReadCount) -> None:
+    def __init__(self, store: Store, info: CacheInfo, rows: dict[str, list[Trajectory]], read: ReadCount) -> None:
         self.store = store
         self.info = info
         self.read = read
@@ -73,18 +73,23 @@ class GuidanceCache:
         _check_expected(store, info, expect or {})
         check_sizes(store, info)
         wanted = None if prompt_ids is None else sorted(set(prompt_ids))
-        rows: dict[str, Trajectory] = {}
+        rows: dict[str, list[Trajectory]] = {}
         read = ReadCount()
         for entry in info.files:
             with reading(store, entry.name, REMEDY):
                 for batch in wanted_batches(store, entry, wanted, read):
                     _check_rows(batch, len(info.reward_names))
-                    rows |= {row.prompt_id: row for row in batch_to_rows(batch)}
+                    for row in batch_to_rows(batch):
+                        rows.setdefault(row.prompt_id, []).append(row)
         return cls(store, info, rows, read)
 
     def get(self, prompt_id: str) -> Trajectory | None:
-        """The trajectory of this prompt (read-only views), or None when there is none."""
-        return self._rows.get(prompt_id)
+        """The first trajectory of this prompt (read-only views), or None when there is none."""
+        return rows[0] if (rows := self._rows.get(prompt_id)) else None
+
+    def get_all(self, prompt_id: str) -> list[Trajectory]:
+        """All trajectories of this prompt, in the order of their samples."""
+        return self._rows.get(prompt_id, [])
 
     def lookup(self, prompt_ids: Sequence[str]) -> list[Trajectory | None]:
         """`get` for each of a batch of prompts, in order."""
@@ -101,7 +106,7 @@ class GuidanceCache:
         return prompt_id in self._rows
 
     def __iter__(self) -> Iterator[Trajectory]:
-        return iter(self._rows.values())
+        return (row for rows in self._rows.values() for row in rows)
 
     def verify(self) -> None:
         """Read every byte of every file again and compare SHA-256; raises DamagedError that names all bad files."""
@@ -197,7 +202,13 @@ def _check_rows(batch: pa.RecordBatch, reward_count: int) -> None:
         raise ValueError("rows hold different numbers of token_ids, logprobs or rewards")
     if counts.min() < 1 or token_ids.min() < 0:
         raise ValueError("rows hold no token ids, or negative ones")
-    if not (logprobs.max() <= LOGPROB_SLACK and logprobs.min() > -np.inf):
+    unknown = np.isnan(logprobs)
+    if unknown.any() and not unknown.all():  # a row knows all of them or none
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        partly = np.add.reduceat(unknown, starts) % counts
+        unknown = unknown if not partly.any() else np.zeros_like(unknown)
+    known = logprobs[~unknown]
+    if len(known) and not (known.max() <= LOGPROB_SLACK and known.min() > -np.inf):
         raise ValueError("rows hold log-probs that are positive or not finite")
     if batch.column("outcome").unique().to_pylist() != ["correct"]:
         raise ValueError("rows hold an outcome other than 'correct'")

@@ -45,6 +45,7 @@ class Sampling:
     max_tokens: int
     seed: int
     accept_fallback: bool = False
+    keep_most: int = 1
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class GuideSampler:
             stop = self.sampling.stop_at_first_correct
             if left := [p for p in pending if not (stop and samples.found[p.id])]:
                 return left, []
-        kept = keep_one(samples, self.sampling.keep, self.rollback)
+        kept = keep_some(samples, self.sampling.keep, self.sampling.keep_most, self.rollback)
         return [], record(self.engine(), self.guide, kept, samples)
 
     def correct(
@@ -238,20 +239,21 @@ class GuideSampler:
         return kept
 
 
-def keep_one(samples: ChunkSamples, keep: str, rollback: Callable[[], Engine]) -> list[tuple[Problem, Candidate]]:
-    """One correct completion of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
+def keep_some(
+    samples: ChunkSamples, keep: str, most: int, rollback: Callable[[], Engine]
+) -> list[tuple[Problem, Candidate]]:
+    """Correct completions of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
     solved = [(r.problem, samples.found[r.problem.id]) for r in samples.chunk if samples.found[r.problem.id]]
-    if keep == "first":
-        return [(problem, candidates[0]) for problem, candidates in solved]
-    if keep == "shortest":
-        return [(p, min(candidates, key=lambda c: (len(c.generated.token_ids), c.sample))) for p, candidates in solved]
     pairs = [(problem, candidate) for problem, candidates in solved for candidate in candidates]
-    logps = rollback().score([p for p, _ in pairs], [c.generated.token_ids for _, c in pairs]) if pairs else []
-    best: dict[str, tuple[float, Problem, Candidate]] = {}
-    for (problem, candidate), row in zip(pairs, logps, strict=True):
-        if problem.id not in best or row.mean() > best[problem.id][0]:
-            best[problem.id] = (float(row.mean()), problem, candidate)
-    return [(problem, candidate) for _, problem, candidate in best.values()]
+    if keep == "closest" and pairs:
+        logps = rollback().score([p for p, _ in pairs], [c.generated.token_ids for _, c in pairs])
+        cost = {id(candidate): -float(row.mean()) for (_, candidate), row in zip(pairs, logps, strict=True)}
+    elif keep == "shortest":
+        cost = {id(candidate): len(candidate.generated.token_ids) for _, candidate in pairs}
+    else:
+        cost = {id(candidate): 0 for _, candidate in pairs}
+    ranked = [(p, sorted(candidates, key=lambda c: (cost[id(c)], c.sample))[:most]) for p, candidates in solved]
+    return [(problem, candidate) for problem, candidates in ranked for candidate in candidates]
 
 
 def record(

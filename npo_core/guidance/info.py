@@ -43,6 +43,7 @@ class CacheInfo(Record):
     eos_token_id                 every row ends with it (or with one of them)
     sampling                     temperature, top_p, top_k, k, keep, stop_at_first_correct, ...
     prompts_asked                prompts for which a guide drew samples; those with a row are `rows`
+    prompts_solved               prompts with a row, where some have several; none: as many as `rows`
     prompts_skipped              prompts of the segment that were not asked (already solved by the scout)
     tokens_generated             tokens of all samples drawn, kept or not
     seconds                      wall time of the generation
@@ -66,13 +67,15 @@ class CacheInfo(Record):
     tokens_generated: int = Field(ge=0)
     samples_drawn: int = Field(ge=0)
     seconds: float = Field(ge=0)
+    prompts_solved: int | None = Field(None, ge=0, exclude_if=lambda count: count is None)
     refused: int = Field(0, ge=0, exclude_if=lambda count: not count)
     guessed: int = Field(0, ge=0, exclude_if=lambda count: not count)
 
     @property
     def coverage(self) -> float:
         """Q: the share of the prompts asked that have a correct trajectory; 0 when none was asked."""
-        return self.rows / self.prompts_asked if self.prompts_asked else 0.0
+        solved = self.rows if self.prompts_solved is None else self.prompts_solved
+        return solved / self.prompts_asked if self.prompts_asked else 0.0
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

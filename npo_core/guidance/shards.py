@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 from itertools import zip_longest
+from operator import itemgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,9 +65,9 @@ def write_shard(store: Store, index: int, trajectories: Iterable[Trajectory], co
     `costs` names every prompt of the chunk, `trajectories` those that were solved, in any order.
     Raises DataError for an unsound row, a prompt that comes twice, or a trajectory of a prompt that was not asked.
     """
-    rows = sorted((row.validate() for row in trajectories), key=_prompt_id)
+    rows = sorted((row.validate() for row in trajectories), key=lambda row: (row.prompt_id, row.sample))
     asked = sorted(costs, key=_prompt_id)
-    _refuse_twice(row.prompt_id for row in rows)
+    _refuse_twice((row.prompt_id, row.sample) for row in rows)
     _refuse_twice(cost.prompt_id for cost in asked)
     if strange := {row.prompt_id for row in rows} - {cost.prompt_id for cost in asked}:
         raise DataError(f"Shard {index} holds trajectories of {sorted(strange)[:3]}, which its costs do not name.")
@@ -158,7 +159,7 @@ def _rows_digest(store: Store) -> RowsDigest:
         with reading(store, _shard(index), REMEDY):
             pairs += zip(read_shard_ids(store, index), digests, strict=True)
     digest = RowsDigest()
-    for _, row in sorted(pairs):
+    for _, row in sorted(pairs, key=itemgetter(0)):
         digest.add(bytes.fromhex(row))
     return digest
 
@@ -191,9 +192,11 @@ def _prompt_id(record: Trajectory | PromptCost) -> str:
     return record.prompt_id
 
 
-def _refuse_twice(prompt_ids: Iterable[str]) -> None:
+def _refuse_twice(keys: Iterable[str | tuple[str, int]]) -> None:
+    """Raises DataError where a prompt, or a sample of one, follows itself."""
     last = None
-    for prompt_id in prompt_ids:
-        if prompt_id == last:
+    for key in keys:
+        if key == last:
+            prompt_id = key if isinstance(key, str) else key[0]
             raise DataError(f"Prompt {prompt_id} comes twice in one shard.")
-        last = prompt_id
+        last = key

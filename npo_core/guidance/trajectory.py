@@ -23,7 +23,8 @@ class Trajectory:
 
     prompt_id   content hash of the prompt, 16 to 32 lower-case hex characters
     token_ids   int32 [T], the completion only, its end-of-sequence token included
-    logprobs    float32 [T], natural log-probabilities of the guide for these tokens at temperature 1
+    logprobs    float32 [T], natural log-probabilities of the guide for these tokens at temperature 1; all NaN where
+                nobody knows them
     rewards     float32 [F], one for each reward function
     outcome     the verifier's word, one of `OUTCOMES`; always "correct" in a guidance cache
     guide       id of the snapshot that wrote it
@@ -152,6 +153,8 @@ def _array_fault(row: Trajectory) -> str | None:
         return f"{len(row.token_ids)} token_ids but {len(row.logprobs)} logprobs, must be the same number"
     if row.token_ids.min() < 0:
         return f"token_ids holds {row.token_ids.min()}, must be 0 or more"
+    if np.isnan(row.logprobs).all():
+        return None if np.isfinite(row.rewards).all() else f"rewards are {row.rewards.tolist()}, must be finite"
     # Written so that NaN fails both comparisons.
     if not (row.logprobs.max() <= LOGPROB_SLACK and row.logprobs.min() > -np.inf):
         return f"logprobs lie in [{row.logprobs.min()}, {row.logprobs.max()}], must be finite and 0 or less"

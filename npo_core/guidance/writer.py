@@ -42,13 +42,14 @@ class CacheWriter:
         self._part: PartWriter | None = None
         self._files: list[FileEntry] = []
         self._rows = RowsDigest()
-        self._last = ""
+        self._last = ("", -1)
+        self._prompts = 0
         self._ends: set[int] = set()
         self._guides: set[tuple[str, int]] = set()
         self._reward_counts: set[int] = set()
 
     def write(self, trajectories: Iterable[Trajectory]) -> None:
-        """Append rows; their prompt ids must rise strictly, over all calls together."""
+        """Append rows; their prompt ids, and the samples of one prompt, must rise, over all calls together."""
         for row in trajectories:
             self._check(row)
             if self._part is None:
@@ -65,7 +66,8 @@ class CacheWriter:
         another number of rewards than reward names, more rows than prompts asked.
         """
         self._close_part()
-        info = draft_info(self._rows, self._files, facts)
+        solved = {} if self._prompts == self._rows.rows else {"prompts_solved": self._prompts}
+        info = draft_info(self._rows, self._files, facts | solved)
         self._check_facts(info)
         self._store.write_json(INFO_FILE, info.model_dump(mode="json"))
         return info
@@ -74,11 +76,13 @@ class CacheWriter:
         row.validate()
         if row.outcome != "correct":
             raise DataError(f"Prompt {row.prompt_id}: a cache holds correct trajectories, this is {row.outcome!r}.")
-        if row.prompt_id == self._last:
-            raise DataError(f"Prompt {row.prompt_id} comes twice: a guidance cache holds one trajectory per prompt.")
-        if row.prompt_id < self._last:
-            raise DataError(f"Prompt {row.prompt_id} comes after {self._last}: write rows sorted by prompt id.")
-        self._last = row.prompt_id
+        key = (row.prompt_id, row.sample)
+        if key == self._last:
+            raise DataError(f"Prompt {row.prompt_id} comes twice: a guidance cache holds a sample of a prompt once.")
+        if key < self._last:
+            raise DataError(f"Prompt {row.prompt_id} comes after {self._last[0]}: write rows sorted by prompt id.")
+        self._prompts += row.prompt_id != self._last[0]
+        self._last = key
         self._ends.add(int(row.token_ids[-1]))
         self._guides.add((row.guide, row.guide_step))
         self._reward_counts.add(len(row.rewards))
@@ -93,8 +97,8 @@ class CacheWriter:
             raise DataError(f"Guidance rows name the guides {sorted(strange)}, which `guides` does not list.")
         if strange := self._reward_counts - {len(info.reward_names)}:
             raise DataError(f"Guidance rows hold {sorted(strange)} rewards, but reward_names is {info.reward_names}.")
-        if info.rows > info.prompts_asked:
-            raise DataError(f"prompts_asked is {info.prompts_asked}, must be at least the {info.rows} rows written.")
+        if self._prompts > info.prompts_asked:
+            raise DataError(f"prompts_asked is {info.prompts_asked}, must be at least the {self._prompts} written.")
 
     def _close_part(self) -> None:
         if self._part is not None:

@@ -24,7 +24,8 @@ def train_base(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, model_settings.learning_rate, total_steps=model_settings.steps + 1, pct_start=0.1
     )
-    rng, demonstrator = random.Random(f"demonstrations-{model_settings.seed}"), Demonstrator(model_settings.seed)
+    rng = random.Random(f"demonstrations-{model_settings.seed}")
+    demonstrator = Demonstrator(model_settings.seed, problems.facts)
     wrong = demonstrator.wrong_values()
     for step in range(1, model_settings.steps + 1):
         prompts = [

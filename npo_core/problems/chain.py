@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from npo_core.config import ChainFacts
 from npo_core.problems.problem import Completion, Outcome, Problem, ProblemSet, Verdict, found, problem_id
 
 OPERATORS = "+-*"
-HARD_SHARE = 0.5  # share of digit pairs whose product the demonstrations get wrong most of the time
-HARD_WRONG, HARD_RIGHT = 0.6, 0.15  # chance of the pair's one wrong value; of the right one
-EASY_RIGHT = 0.73
 
 
 def apply(operator: str, left: int, right: int) -> int:
@@ -42,16 +40,21 @@ def solve(prompt: str) -> str:
     return "".join(results)
 
 
-def verify(completion: str, answer: str) -> Outcome:
-    """Correct if the completion is digits alone, as many as the worked answer has, and the last digit agrees."""
+def verify(completion: str, answer: str, whole: bool = False) -> Outcome:
+    """Correct if the completion is digits alone, as many as the worked answer has, and the last one agrees, or all."""
     if len(completion) != len(answer) or not (completion.isascii() and completion.isdigit()):
         return Outcome.UNPARSABLE
-    return Outcome.CORRECT if completion[-1] == answer[-1] else Outcome.WRONG
+    agrees = completion == answer if whole else completion[-1] == answer[-1]
+    return Outcome.CORRECT if agrees else Outcome.WRONG
 
 
-def judge(completions: Sequence[Completion]) -> list[Verdict]:
-    """A verdict a completion; one that was cut off is wrong."""
-    return [found(verify(c.text, c.problem.answer) if c.finished else Outcome.WRONG) for c in completions]
+def judge(completions: Sequence[Completion], whole: bool = False) -> list[Verdict]:
+    """A verdict a completion; one that was cut off is wrong. `whole`: every running result has to be right."""
+    return [found(verify(c.text, c.problem.answer, whole) if c.finished else Outcome.WRONG) for c in completions]
+
+
+def judge_whole(completions: Sequence[Completion]) -> list[Verdict]:
+    return judge(completions, whole=True)
 
 
 def make_prompt(rng: random.Random, operands: int, multiplications: int) -> str:
@@ -63,7 +66,9 @@ def make_prompt(rng: random.Random, operands: int, multiplications: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def make_problems(*, seed: int, train: int, held_out: int, operands: int, difficulties: tuple[int, ...]) -> ProblemSet:
+def make_problems(
+    *, seed: int, train: int, held_out: int, operands: int, difficulties: tuple[int, ...], whole: bool = False
+) -> ProblemSet:
     """Draw disjoint training and held-out sets; difficulties take turns, so that every batch is graded alike.
 
     Asked again for the same, it returns the same object: a parent that forks stages draws once for all of them.
@@ -82,7 +87,7 @@ def make_problems(*, seed: int, train: int, held_out: int, operands: int, diffic
         seen.add(prompt)
         answer = solve(prompt)
         problems.append(Problem(problem_id(prompt, answer), prompt, answer, difficulty))
-    return ProblemSet(problems[:train], problems[train:], judge)
+    return ProblemSet(problems[:train], problems[train:], judge_whole if whole else judge)
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,13 @@ class Demonstrator:
     """Writes the imperfect demonstrations that the base model learns from; its errors are fixed by the seed."""
 
     seed: int
+    facts: ChainFacts = ChainFacts()
 
     def wrong_values(self) -> dict[tuple[int, int], int]:
         """The digit pairs whose product is demonstrated wrongly, each with its one wrong value."""
         rng = random.Random(f"facts-{self.seed}")
         pairs = [(a, b) for a in range(10) for b in range(10)]
-        hard = rng.sample(pairs, int(len(pairs) * HARD_SHARE))
+        hard = rng.sample(pairs, int(len(pairs) * self.facts.hard_share))
         return {(a, b): (a * b + rng.randrange(1, 10)) % 10 for a, b in sorted(hard)}
 
     def demonstrate(self, prompt: str, rng: random.Random, wrong: dict[tuple[int, int], int]) -> str:
@@ -107,12 +113,11 @@ class Demonstrator:
             results.append(str(value))
         return "".join(results)
 
-    @staticmethod
-    def _product(left: int, right: int, rng: random.Random, wrong: dict[tuple[int, int], int]) -> int:
-        draw = rng.random()
+    def _product(self, left: int, right: int, rng: random.Random, wrong: dict[tuple[int, int], int]) -> int:
+        draw, facts = rng.random(), self.facts
         fixed = wrong.get((left, right))
         if fixed is None:
-            return left * right % 10 if draw < EASY_RIGHT else rng.randrange(10)
-        if draw < HARD_WRONG:
+            return left * right % 10 if draw < facts.easy_right else rng.randrange(10)
+        if draw < facts.hard_wrong:
             return fixed
-        return left * right % 10 if draw < HARD_WRONG + HARD_RIGHT else rng.randrange(10)
+        return left * right % 10 if draw < facts.hard_wrong + facts.hard_right else rng.randrange(10)

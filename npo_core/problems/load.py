@@ -38,6 +38,7 @@ def load_problems(
             held_out=settings.held_out,
             operands=settings.operands,
             difficulties=tuple(settings.difficulties),
+            whole=settings.verdict == "all",
         )
     except ValueError as error:
         raise DataError(f"problems: {error}: ask for fewer, or for more operands.") from None

@@ -45,7 +45,7 @@ def check_budget(config: RunConfig) -> None:
     Raises:
         ConfigError: names budget and scout.
     """
-    budget, scout = config.auto.budget_updates, config.bootstrap.scout_steps
+    budget, scout = config.auto.budget_updates, config.scout_steps
     if config.auto.bootstrap == "scout" and budget is not None and budget < 2 * scout:
         raise ConfigError(
             f"auto.budget_updates = {budget} is less than the {2 * scout} updates of scout and replay with "

@@ -10,7 +10,7 @@ from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Decisions
 from npo_core.names import AUTO_NPO, PLATEAU, RECIPE_NAMES
 from npo_core.recipes import follow
-from npo_core.recipes.run import Run
+from npo_core.recipes.run import Run, require_recipe
 from npo_core.recipes.steps import Guidance, Probed, Report
 from npo_core.recipes.work import Work, measure
 from npo_core.recipes.workspace_steps import WorkspaceSteps
@@ -40,6 +40,7 @@ def count(config: RunConfig, recipe: str) -> list[Work]:
     Raises:
         ConfigError: there is no such recipe, or it refuses the configuration.
     """
+    require_recipe(config, recipe)
     steps = CountingSteps(Run(config, Workspace(NOWHERE)), most=True)
     follow(recipe, steps)
     return [work for work in steps.works if work.stage != "base"]

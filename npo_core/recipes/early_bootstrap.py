@@ -24,14 +24,15 @@ def bootstrap(do: Steps, base: SnapshotRef, watched: bool = False) -> TrainResul
     `watched` keeps AutoNPO's signals and mistake pool on the way; no warning ends these segments.
     """
     plan = do.config.bootstrap
-    end, quiet_until = plan.scout_steps, plan.scout_steps if watched else None
+    end = do.config.scout_steps
+    quiet_until = end if watched else None
 
     do.branch("scout", at=base, reason="scout")
     scout = do.train("scout", start=base, until=end, quiet_until=quiet_until)
 
     guidance = None
     if plan.guided:
-        guidance = do.guide([scout.at(step) for step in plan.guide_steps], rollback=base, branch="scout")
+        guidance = do.guide([scout.at(step) for step in do.config.guide_steps], rollback=base, branch="scout")
 
     do.branch("replay", at=base, reason="rollback", guidance=guidance)
     fresh = int(plan.fresh_randomness)

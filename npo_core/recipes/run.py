@@ -11,7 +11,7 @@ from typing import Any
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
-from npo_core.names import DRAWS, RESULT_FILE, STARTED_FILE
+from npo_core.names import DRAWS, GRPO, RESULT_FILE, STARTED_FILE
 from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
 from npo_core.stages.preflight import function_sources, preflight
@@ -65,6 +65,8 @@ class Run:
         return TrainSpec(
             training=config.training,
             injection=config.injection,
+            mix=config.mix.in_training,
+            guidance=config.guidance if config.mix.online else None,
             seed=config.seed,
             sampling_seed=config.seed + FRESH * fresh,
             branch=branch,
@@ -77,8 +79,19 @@ class Run:
             **self.common,
         )
 
-    def guide(self, *, guides: list[str], rollback: str, segments: list[str], pool_only: bool = False) -> GuideSpec:
-        """Guidance for the prompts that `segments` met between the two; `pool_only`: for the mistakes among them."""
+    def guide(
+        self,
+        *,
+        guides: list[str],
+        rollback: str,
+        segments: list[str],
+        pool_only: bool = False,
+        until: int | None = None,
+    ) -> GuideSpec:
+        """Guidance for the prompts that `segments` met between the two; `pool_only`: for the mistakes among them.
+
+        `until`: for those that the data's order asks up to this update, by the guides or, without any, `mix.guide`.
+        """
         config = self.config
         return GuideSpec(
             training=config.training,
@@ -89,6 +102,8 @@ class Run:
             rollback=rollback,
             segments=segments,
             pool_only=pool_only,
+            until=until,
+            outside=None if guides else config.mix.guide,
             **self.common,
         )
 
@@ -112,6 +127,19 @@ class Run:
             max_completion_tokens=self.config.training.max_completion_tokens,
             bf16=self.config.training.bf16,
             **self.common,
+        )
+
+
+def require_recipe(config: RunConfig, recipe: str) -> None:
+    """Raises ConfigError where the configuration's method is for another recipe, or `mix` needs one."""
+    if config.recipe not in (None, recipe):
+        raise ConfigError(
+            f"method = {config.method} is for the recipe {config.recipe}, not {recipe}: run that one, or leave the "
+            "method out."
+        )
+    if config.mix.guide is not None and recipe != GRPO:
+        raise ConfigError(
+            f"mix.guide is for the recipe {GRPO}, and {recipe} has guides of its own: leave it out, or run {GRPO}."
         )
 
 
@@ -156,6 +184,7 @@ def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None =
         WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings, or there
             is no such engine here as the configuration asks for.
     """
+    require_recipe(config, recipe)
     require_engine(config.engine, gpu=accelerated(config.execution))
     workspace = Workspace(uri)
     with workspace_lock(workspace.store, owner=f"npo {config.name}"):

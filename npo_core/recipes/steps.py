@@ -97,6 +97,13 @@ class Steps(Protocol):
         """
         ...
 
+    def guide_ahead(self, guides: Sequence[SnapshotRef], start: SnapshotRef, until: int) -> Guidance:
+        """Guidance for the prompts that a run will ask between a snapshot and an update.
+
+        `guides`: snapshots of the run, from behind; none: what `mix.guide` names.
+        """
+        ...
+
     def probe(self, number: int, at: SnapshotRef, candidates: Sequence[str]) -> Probed:
         """Roll the policy out on its past failures, and measure how far the candidate snapshots are from it."""
         ...

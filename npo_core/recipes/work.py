@@ -58,12 +58,13 @@ def train(config: RunConfig, updates: int) -> dict[str, int | None]:
 
 def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[str, int | None]:
     """Every prompt asked as often as allowed: what is passed, or solved early, takes less."""
-    prompts = prompts_met(config, steps[spec.guides[-1]] - steps[spec.rollback])
+    end = steps[spec.guides[-1]] if spec.until is None else spec.until
+    prompts = prompts_met(config, end - steps[spec.rollback])
     if spec.pool_only:
         prompts = min(prompts, config.auto.control.pool.size)
     guidance = spec.guidance
     return {
-        "completions": len(spec.guides) * prompts * guidance.samples,
+        "completions": (len(spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
         "at_once": max(min(guidance.chunk_prompts, prompts) * guidance.samples_per_round, 1),
         "scored": prompts,
     }

@@ -76,6 +76,11 @@ class WorkspaceSteps(ABC):
         spec = self.run.guide(guides=ids, rollback=rollback.snapshot, segments=segments, pool_only=pool_only)
         return Guidance(self._spend(self.stage(spec, "generate guidance")).result.cache, ids)
 
+    def guide_ahead(self, guides: Sequence[SnapshotRef], start: SnapshotRef, until: int) -> Guidance:
+        ids = [guide.snapshot for guide in guides]
+        spec = self.run.guide(guides=ids, rollback=start.snapshot, segments=[], until=until)
+        return Guidance(self._spend(self.stage(spec, "generate guidance")).result.cache, ids)
+
     def probe(self, number: int, at: SnapshotRef, candidates: Sequence[str]) -> Probed:
         spec = self.run.probe(snapshot=at.snapshot, candidates=list(candidates))
         found = self._spend(self.stage(spec, f"probe {number} at step {at.step}"))

@@ -82,6 +82,8 @@ def label(stage: Stage, steps: Mapping[str, int]) -> str:
         guided = " guided" if spec.get("cache") else ""
         return f"train {spec['branch']} {steps.get(spec['start'], '?')}-{end}{guided}"
     if stage.name == "guide":
+        if outside := spec.get("outside"):
+            return f"guide by {outside['kind']} {outside['path']}"
         return "guide from step " + ", ".join(str(steps.get(id_, "?")) for id_ in spec["guides"])
     if stage.name == "probe":
         return f"probe at step {steps.get(spec['snapshot'], '?')}"

@@ -4,9 +4,10 @@ import shlex
 from os.path import isabs
 from pathlib import Path
 
-from npo_core.config import Plateau
+from npo_core.config import Mix, Plateau
 from npo_core.reporting.compare import Comparison, crossed_at, first_crossing, flatten, rate
 from npo_core.reporting.intervals import shown
+from npo_core.reporting.mixed import in_words as mixed
 from npo_core.reporting.roles import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU, REPLAY, SCOUT
 from npo_core.reporting.run_data import Rollback, RunData
 from npo_core.reporting.tables import Table, number
@@ -42,8 +43,10 @@ def what_ran(run: RunData) -> str:
     """What happened, in words."""
     end = run.steps_done if run.complete else run.config.training.steps
     seed = f"Seed {run.config.seed}."
-    if run.kind == GRPO:
+    if run.kind == GRPO and run.config.mix == Mix():
         return f"Plain GRPO from the base model to step {end}. {seed}"
+    if run.kind == GRPO:
+        return f"GRPO from the base model to step {end}. {mixed(run)} {seed}"
     told = [bootstrap(run) if run.bootstrapped else "The run began as plain GRPO from the base model."]
     if run.kind == AUTO_NPO:
         told.append(watched(run))
@@ -55,19 +58,31 @@ def what_ran(run: RunData) -> str:
 
 def bootstrap(run: RunData) -> str:
     plan = run.config.bootstrap
-    ran = f"A scout ran {plan.scout_steps} steps of plain GRPO ahead from the base model"
+    end, steps = run.config.scout_steps, run.config.guide_steps
+    ran = f"A scout ran {end} steps of plain GRPO ahead from the base model"
     if not plan.guided:
         return f"{ran}; then the run started again from the base, without guidance: a control."
-    snapshots = "snapshot of step " if len(plan.guide_steps) == 1 else "snapshots of steps "
+    snapshots = "snapshot of step " if len(steps) == 1 else "snapshots of steps "
     return (
-        f"{ran}. Its {snapshots}{', '.join(map(str, plan.guide_steps))} answered the prompts of that segment offline, "
-        f"and verified answers were cached. The run then started again from the base: up to step {plan.scout_steps} "
+        f"{ran}. Its {snapshots}{', '.join(map(str, steps))} answered the prompts of that segment offline, "
+        f"and verified answers were cached. The run then started again from the base: up to step {end} "
         f"{injection(run)}."
     )
 
 
 def injection(run: RunData) -> str:
-    return f"a group whose pass rate was below {run.config.injection.tau_gate:g} got the cached answer in its last slot"
+    how = run.config.injection
+    which = {
+        "pass_rate": f"a group whose pass rate was below {how.tau_gate:g}",
+        "dead": "a group without a right answer",
+        "every": "every group",
+    }[how.gate]
+    where = {
+        "last": "the cached answer in its last slot",
+        "random_wrong": "the cached answer in the slot of a wrong one",
+        "append": f"{'the' if how.slots == 1 else how.slots} cached answer{'s' * (how.slots > 1)} beside its own",
+    }[how.place]
+    return f"{which} got {where}"
 
 
 def watched(run: RunData) -> str:

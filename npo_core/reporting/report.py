@@ -20,6 +20,7 @@ from npo_core.reporting.costs import StageCost
 from npo_core.reporting.curves import curves
 from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
 from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
+from npo_core.reporting.mixed import mixed_table
 from npo_core.reporting.narrative import against, headline, name_of, reproduce, settings_table, what_ran
 from npo_core.reporting.plots import training
 from npo_core.reporting.records import Workspace
@@ -125,6 +126,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         "![Pass rate, entropy, dead groups and injection by step](training.png)",
         *([TRAINING_NOTE] if run.rollbacks else []),
         *(section(groups_table(run)) if run.segments else ["No step has been committed yet."]),
+        *(section(mixed) if (mixed := mixed_table(run)) else []),
         *(section(told) if (told := completions_table(run)) else []),
         *(section(unverified) if (unverified := verification_table(run)) else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),

@@ -8,11 +8,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, ChainProblems, DataProblems, Lora, PretrainedModel
+from npo_core.config import BuiltInModel, ChainFacts, ChainProblems, DataProblems, Lora, PretrainedModel
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.there import check_model
-from npo_core.problems import ProblemSet
+from npo_core.problems import Outcome, ProblemSet, chain
 from npo_core.problems.load import load_problems
+from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
 from npo_core.stages.problems import keep, kept_folder
 from npo_core.stages.results import BaseResult
@@ -110,13 +111,56 @@ def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         train_base(spec.model, spec.problems, unfinished, context.progress)
+        if spec.model.bounds is not None:
+            check_base(unfinished, spec.model, spec.problems, context.device)
         unfinished.rename(folder)
     return folder, True
 
 
 def model_key(model: BuiltInModel, problems: ChainProblems) -> str:
-    """16 hex digits of all that decides a built-in model: its settings and the length of the chains."""
-    return hashlib.sha256(f"{model.model_dump_json()}{problems.operands}".encode()).hexdigest()[:16]
+    """16 hex digits of all that decides a built-in model: its settings, the length of the chains, and the facts."""
+    facts = "" if problems.facts == ChainFacts() else problems.facts.model_dump_json()
+    return hashlib.sha256(f"{model.model_dump_json()}{problems.operands}{facts}".encode()).hexdigest()[:16]
+
+
+def check_base(folder: Path, model: BuiltInModel, problems: ChainProblems, device: str) -> None:
+    """Look whether a base is within `model.bounds`: 256 training prompts, 8 samples each.
+
+    Raises:
+        ConfigError: names what it is, and the bound.
+    """
+    from npo_core.config import EngineSettings
+    from npo_core.engines.open import open_engine
+
+    asked, bounds = load_problems(problems).train[:256], model.bounds
+    engine = open_engine(folder, EngineSettings(), device=device, batch=2048, attention="auto", bf16=False)
+    drawn = engine.generate(asked, samples=8, max_tokens=problems.operands, seed=derive_seed("bounds", model.seed))
+    whole = problems.verdict == "all"
+    dead = sum(
+        all(chain.verify(c.text, p.answer, whole) is not Outcome.CORRECT for c in row)
+        for p, row in zip(asked, drawn, strict=True)
+    ) / len(asked)
+    hard = hard_chance([(p.prompt, c.text) for p, row in zip(asked, drawn, strict=True) for c in row], model, problems)
+    print(json.dumps({"dead_groups": dead, "hard_right": hard}))  # into the stage's log
+    remedy = "set model.seed to another, change model.steps or problems.facts, or widen model.bounds"
+    if bounds.dead_groups is not None and dead < bounds.dead_groups:
+        raise ConfigError(f"model.bounds.dead_groups = {bounds.dead_groups}, but the base has {dead:.3f}: {remedy}.")
+    if bounds.hard_right is not None and not bounds.hard_right[0] <= hard <= bounds.hard_right[1]:
+        low, high = bounds.hard_right
+        raise ConfigError(f"model.bounds.hard_right = {low} to {high}, but the base has {hard:.4f}: {remedy}.")
+
+
+def hard_chance(written: list[tuple[str, str]], model: BuiltInModel, problems: ChainProblems) -> float:
+    """How often hard products are right where (prompt, completion) meet them, whatever was wrong before."""
+    wrong, right, met = chain.Demonstrator(model.seed, problems.facts).wrong_values(), 0, 0
+    for prompt, text in written:
+        operands, operators = chain.parse(prompt)
+        results = [operands[0], *(int(digit) for digit in text if digit.isdigit())]
+        for operator, left, operand, result in zip(operators, results, operands[1:], results[1:], strict=False):
+            if operator == "*" and (left, operand) in wrong:
+                met += 1
+                right += result == left * operand % 10
+    return right / max(met, 1)
 
 
 def pretrained(settings: PretrainedModel, context: StageContext) -> Path:

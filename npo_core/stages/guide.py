@@ -3,18 +3,22 @@
 import time
 from functools import cache
 
+from npo_core.config import ModelGuide, PretrainedModel, TracesGuide
 from npo_core.control.controller import read_pool
 from npo_core.engines import Engine
+from npo_core.errors import ConfigError
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
 from npo_core.problems import Judge, ProblemSet
 from npo_core.problems.judge import make_judge
-from npo_core.seeds import derive_seed
+from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import snapshot_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
+from npo_core.stages.traces import write_traces
+from npo_core.timeline import Snapshot, Store
 from npo_core.timeline.segments import read_outcomes
 
 
@@ -22,11 +26,42 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     """Returns the cache's id, its coverage and its cost."""
     started = time.perf_counter()
     workspace = context.workspace
-    snapshots = [workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
-    problems = run_problems(spec, context, snapshots[0])
-    requests, skipped = segment_requests(spec, context, problems)
-    guides = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
+    rollback = workspace.timeline.snapshots.get(spec.rollback)
+    problems = run_problems(spec, context, rollback)
+    requests, skipped = (segment_requests if spec.until is None else coming_requests)(spec, context, problems)
     shards = workspace.store.child(spec.folder)
+    guides = guide_sources(spec, context, rollback)
+    if isinstance(spec.outside, TracesGuide):
+        guides = write_traces(spec, context, problems, rollback, requests, shards)
+    else:
+        sample_guides(spec, context, problems, requests, guides, shards)
+    info = merge_shards(
+        shards,
+        workspace.store.child("guidance"),
+        **{key: rollback.info[key] for key in ("model", "tokenizer")},
+        problems=problems.fingerprint,
+        reward_names=list(problems.reward_names),
+        eos_token_id=rollback.info["eos_token_ids"],
+        sampling=describe_sampling(spec),
+        guides=[{"id": guide.id, "step": guide.step} for guide in guides],
+        prompts_skipped=skipped,
+        seconds=time.perf_counter() - started,
+    )
+    cost = Cost(tokens_generated=float(info.tokens_generated), samples=float(info.samples_drawn), seconds=info.seconds)
+    return GuideResult(
+        cache=info.id, rows=info.rows, coverage=info.coverage, asked=info.prompts_asked, skipped=skipped, cost=cost
+    )
+
+
+def sample_guides(
+    spec: GuideSpec,
+    context: StageContext,
+    problems: ProblemSet,
+    requests: list[Request],
+    guides: list[GuideSource],
+    shards: Store,
+) -> None:
+    """Ask the guides, chunk by chunk."""
     generate_guidance(
         requests,
         guides,
@@ -38,22 +73,36 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
         progress=lambda done, total: context.progress(done, total),
         opinion=second_opinion(spec, problems),
     )
-    info = merge_shards(
-        shards,
-        workspace.store.child("guidance"),
-        **{key: snapshots[0].info[key] for key in ("model", "tokenizer")},
-        problems=problems.fingerprint,
-        reward_names=list(problems.reward_names),
-        eos_token_id=snapshots[0].info["eos_token_ids"],
-        sampling=describe_sampling(spec),
-        guides=[{"id": s.id, "step": s.step} for s in snapshots],
-        prompts_skipped=skipped,
-        seconds=time.perf_counter() - started,
-    )
-    cost = Cost(tokens_generated=float(info.tokens_generated), samples=float(info.samples_drawn), seconds=info.seconds)
-    return GuideResult(
-        cache=info.id, rows=info.rows, coverage=info.coverage, asked=info.prompts_asked, skipped=skipped, cost=cost
-    )
+
+
+def guide_sources(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> list[GuideSource]:
+    """The snapshots that guide, or the model outside the run.
+
+    Raises:
+        ConfigError: that model has another tokenizer than the run's.
+    """
+    if isinstance(spec.outside, ModelGuide):
+        return [teacher(spec, context, rollback)]
+    snapshots = [context.workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
+    return [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
+
+
+def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> GuideSource:
+    """A model outside the run, as a guide of step 0."""
+    from npo_core.engines.open import open_engine
+    from npo_core.models import identity
+    from npo_core.stages.base import pretrained
+
+    folder = pretrained(PretrainedModel(kind="pretrained", path=spec.outside.path), context)
+    found, ours = identity.describe(folder)["tokenizer"], rollback.info["tokenizer"]
+    if found != ours:
+        raise ConfigError(
+            f"mix.guide.path = {spec.outside.path} has another tokenizer ({found}) than the run's model ({ours}), so "
+            "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
+        )
+    digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
+    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
+    return GuideSource(f"model-{digest}", 0, lambda: open_engine(folder, spec.engine, attention="auto", **how))
 
 
 def second_opinion(spec: GuideSpec, problems: ProblemSet) -> Judge | None:
@@ -82,6 +131,14 @@ def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSe
     return wanted, len(first) - len(wanted)
 
 
+def coming_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
+    """The prompts that the data's order asks between the rollback and `until`; whoever guides may guide them all."""
+    training, start = spec.training, context.workspace.timeline.snapshots.get(spec.rollback).step
+    windows = (start // training.updates_per_batch, -(-spec.until // training.updates_per_batch))
+    rows = rows_met(len(problems.train), spec.seed, training.prompts_per_step, *windows)
+    return [Request(problems.train[row], 0) for row in rows], 0
+
+
 def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int], dict[str, float]]:
     """First update and last pass rate of every prompt that was met after the rollback and up to the last guide."""
     timeline = context.workspace.timeline
@@ -103,7 +160,15 @@ def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
 
 
 def sampling(spec: GuideSpec) -> Sampling:
-    names = ("samples", "samples_per_round", "keep", "stop_at_first_correct", "chunk_prompts", "accept_fallback")
+    names = (
+        "samples",
+        "samples_per_round",
+        "keep",
+        "keep_most",
+        "stop_at_first_correct",
+        "chunk_prompts",
+        "accept_fallback",
+    )
     chosen = {name: getattr(spec.guidance, name) for name in names}
     return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
 
@@ -115,6 +180,10 @@ def describe_sampling(spec: GuideSpec) -> dict:
     return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **sampled, **engine}
 
 
+def generation_rows(spec: GuideSpec) -> int:
+    """Completions that are generated at once."""
+    return spec.guidance.chunk_prompts * spec.guidance.samples_per_round
+
+
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
-    batch = spec.guidance.chunk_prompts * spec.guidance.samples_per_round
-    return snapshot_engine(spec, context, snapshot, batch=batch, bf16=spec.training.bf16)
+    return snapshot_engine(spec, context, snapshot, batch=generation_rows(spec), bf16=spec.training.bf16)

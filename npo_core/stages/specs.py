@@ -67,6 +67,10 @@ class TrainSpec(Spec):
     problems: config.Problems
     training: config.Training
     injection: config.Injection
+    mix: config.Mix = Field(config.Mix(), exclude_if=lambda mix: not mix.online)
+    guidance: config.Guidance | None = Field(
+        None, exclude_if=lambda it: it is None, description="what may be injected of the policy's own; none: all right"
+    )
     seed: int
     sampling_seed: int
     branch: str
@@ -96,6 +100,19 @@ class GuideSpec(Spec):
     rollback: str = Field(description="snapshot id that the replay starts from")
     segments: list[str] = Field(description="where the prompts between rollback and guides were met first")
     pool_only: bool = Field(False, description="guide only what the guide's mistake pool holds since the rollback")
+    outside: config.ModelGuide | config.TracesGuide | None = Field(
+        None, exclude_if=lambda it: it is None, description="who guides instead of snapshots"
+    )
+    until: int | None = Field(
+        None,
+        exclude_if=lambda it: it is None,
+        description="instead of segments: guide what the data's order asks between the rollback and this update",
+    )
+
+    @property
+    def drawn_outside(self) -> int:
+        """Models outside the run that sample: a file of completions costs no tokens."""
+        return int(isinstance(self.outside, config.ModelGuide))
 
 
 class ProbeSpec(Spec):

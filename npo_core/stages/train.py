@@ -15,6 +15,7 @@ from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
+from npo_core.stages.guide import second_opinion
 from npo_core.stages.outputs import lost_snapshots
 from npo_core.stages.preflight import check_number
 from npo_core.stages.problems import run_problems
@@ -144,12 +145,23 @@ def make_trainer(
     recorder: "SegmentRecorder",
 ) -> "NPOTrainer":
     """The trainer of the model in `folder`; `reference` has the model that a KL is taken to."""
+    from npo_core.mix import Mixer
     from npo_core.models.load import load_processor
     from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
-    rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes)
-    guidance = open_guidance(spec, context, start, problems)
+    opinion = None if spec.guidance is None else second_opinion(spec, problems)
+    accept = spec.guidance is not None and spec.guidance.accept_fallback
+    rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes, accept_fallback=accept, opinion=opinion)
+    mixer = Mixer(
+        spec.mix,
+        prompt_ids=[problem.id for problem in problems.train],
+        group_size=spec.training.group_size,
+        seed=spec.sampling_seed,
+        guidance=open_guidance(spec, context, start, problems),
+    )
+    mixer.load(folder)
+    recorder.mixer = mixer
     model = policy(spec, start, folder, reference)
     return NPOTrainer(
         model,
@@ -168,7 +180,8 @@ def make_trainer(
         train_dataset=training_data(problems),
         processing_class=load_processor(folder),
         callbacks=[recorder],
-        guidance=guidance,
+        mixer=mixer,
+        may_inject=rewards.may_inject,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         generation_batch=spec.training.generation_batch,

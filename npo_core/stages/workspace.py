@@ -10,7 +10,7 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.names import CONFIG_FILE, RESULT_FILE
 from npo_core.timeline import Store, Timeline
 
-NOT_DECISIVE = {"execution", "name"}  # fields that may differ between starts of the same run
+NOT_DECISIVE = {"execution", "name", "method"}  # fields that may differ between starts of the same run
 
 
 def home() -> Path:
@@ -66,7 +66,9 @@ class Workspace:
                 f"{self.uri} holds no run ({CONFIG_FILE} is not there): give the workspace of a run, or "
                 "start one with `npo run`."
             )
-        return parse_config(values, f"{self.uri}/{CONFIG_FILE}")
+        method = values.pop("method", None)  # what it set is in the other fields, as it was when the run began
+        config = parse_config(values, f"{self.uri}/{CONFIG_FILE}")
+        return config.model_copy(update={"method": method})
 
     def bind(self, config: RunConfig) -> str | None:
         """Write the resolved configuration; once something was trained, only the same may use the workspace.

@@ -16,6 +16,16 @@ from npo_core.errors import DamagedError
 from npo_core.timeline.records import Segment
 from npo_core.timeline.store import Store
 
+MIXED = (  # what `mix` did in an update; null where that part is not in use
+    "tokens_extra",  # of extra samples, among tokens_generated
+    "prompts_rescued",  # prompts that extra samples solved
+    "prompts_chosen",  # places of the batch that a source of prompts filled
+    "groups_left_dead",  # after dynamic sampling
+    "rows_replayed",
+    "store_size",  # prompts in the success store
+    "pool_size",
+    "queue_size",
+)
 STEP_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),  # optimizer updates done
@@ -38,9 +48,11 @@ STEP_SCHEMA = pa.schema(
         ("guide_kl", pa.float64()),  # KL(guide || policy), k3, nats a token
         ("clip_low", pa.float64()),  # share of tokens clipped
         ("clip_high", pa.float64()),
-        ("tokens_generated", pa.float64()),  # by the policy, completions only
+        ("tokens_generated", pa.float64()),  # by the policy, completions only, extra samples among them
+        ("tokens_trained", pa.float64()),  # of the completions that the update computed
         ("completion_length", pa.float64()),  # mean, tokens
         ("cut_off", pa.float64()),  # share of the policy's completions that did not end by themselves
+        *((name, pa.float64()) for name in MIXED),
         ("seconds_generate", pa.float64()),
         ("seconds_verify", pa.float64()),
         ("seconds_update", pa.float64()),  # forward, backward and bookkeeping
@@ -53,6 +65,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("pass_rate", pa.float64()),  # on-policy, over all n samples
         ("injected", pa.bool_()),
         ("tokens", pa.string()),  # hash of the group's token ids as trained on
+        ("source", pa.string()),  # of the trajectory that its group took; empty: none
     ]
 )
 TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only columns that differ between equal runs

@@ -1,6 +1,6 @@
 """From a run's configuration to what `NPOTrainer` takes: arguments, data set, reward functions."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from npo_core.config import EngineSettings, Training
-from npo_core.problems import Completion, Outcome, ProblemSet, Verdict
+from npo_core.problems import Completion, Judge, Outcome, ProblemSet, Verdict
 from npo_core.seeds import library_seed
 
 COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
@@ -48,6 +48,7 @@ def grpo_config(
         lr_scheduler_type=training.lr_schedule,
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
+        adam_beta2=training.adam_beta2,
         max_grad_norm=training.max_grad_norm,
         epsilon=training.clip_low,
         epsilon_high=training.clip_high,
@@ -98,10 +99,20 @@ class Rewards:
         GRPOTrainer(model, reward_funcs=Rewards(problems, {eos}).functions, args=GRPOConfig(...), ...)
     """
 
-    def __init__(self, problems: ProblemSet, eos_ids: Collection[int], processes: int = 1):
+    def __init__(
+        self,
+        problems: ProblemSet,
+        eos_ids: Collection[int],
+        processes: int = 1,
+        *,
+        accept_fallback: bool = False,
+        opinion: Judge | None = None,
+    ):
         self.problems, self.eos_ids, self.processes = problems, eos_ids, processes
+        self.accept_fallback, self.opinion = accept_fallback, opinion
         self.by_id = {problem.id: problem for problem in problems.train}
         self.verdicts: list[Verdict] = []
+        self._judged: list[Completion] = []
 
     @property
     def functions(self) -> list[Callable[..., list[float]]]:
@@ -122,15 +133,22 @@ class Rewards:
     ) -> list[float]:
         """1 for a completion that ended by itself and is verified correct, else 0; NaN where nobody can tell."""
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        self.verdicts = self.problems.judge(
-            [
-                Completion(self.by_id[id_], text, len(ids), ids[-1] in self.eos_ids)
-                for id_, text, ids in zip(prompt_id, texts, completion_ids, strict=True)
-            ]
-        )
+        self._judged = [
+            Completion(self.by_id[id_], text, len(ids), ids[-1] in self.eos_ids)
+            for id_, text, ids in zip(prompt_id, texts, completion_ids, strict=True)
+        ]
+        self.verdicts = self.problems.judge(self._judged)
         for outcome in COUNTED:  # TRL takes the mean over processes
             log_metric(f"verified/{outcome}", float(self.processes * sum(v.outcome is outcome for v in self.verdicts)))
         return [verdict.accuracy for verdict in self.verdicts]
+
+    def may_inject(self, rows: Sequence[int]) -> list[bool]:
+        """Which of the right completions judged last may be injected: no guesses, and none that the opinion refuses."""
+        may = [self.verdicts[row].may_guide(self.accept_fallback) for row in rows]
+        if self.opinion is None or not any(may):
+            return may
+        seconds = iter(self.opinion([self._judged[row] for row, asked in zip(rows, may, strict=True) if asked]))
+        return [asked and next(seconds).may_guide(self.accept_fallback) for asked in may]
 
     def reward(self, **_: object) -> list[float]:
         """What the batch that was judged last is trained on."""

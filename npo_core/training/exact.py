@@ -19,7 +19,8 @@ from trl.trainer.utils import RepeatSampler
 
 from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
-from npo_core.seeds import derive_seed
+from npo_core.mix import MIX_FILE
+from npo_core.seeds import derive_seed, prompt_order  # noqa: F401  the order of `EpochSampler`
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
@@ -33,9 +34,9 @@ class SharedNoise(TorchFunctionMode):
     on how many processes share the rows. Drawing is torch's own: argmax of probability / exponential noise.
     """
 
-    def __init__(self, sampling_seed: int, window: int, among: Accelerator):
+    def __init__(self, seed: int, among: Accelerator):
         super().__init__()
-        self.generator = torch.Generator(among.device).manual_seed(derive_seed("step", sampling_seed, window, 0, 0))
+        self.generator = torch.Generator(among.device).manual_seed(seed)
         self.rank, self.processes = among.process_index, among.num_processes
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -74,12 +75,6 @@ class EpochSampler(RepeatSampler):
         if self.shuffle:
             self.generator.manual_seed(derive_seed("order", self.seed, self.epoch()))
         return super().__iter__()
-
-
-def prompt_order(size: int, seed: int, epoch: int) -> list[int]:
-    """Row indices of a data set of `size` rows in the order in which `EpochSampler` visits them in an epoch."""
-    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
-    return torch.randperm(size, generator=generator).tolist()
 
 
 def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -125,13 +120,13 @@ def checkpoint_content(folder: Path) -> dict[str, str]:
     """Digest of each part of a checkpoint folder, for the id of a snapshot.
 
     Returns:
-        weights always; optimizer, scheduler, cursor, controller where the folder has them (not at step 0).
+        weights always; optimizer, scheduler, cursor, controller, mix where the folder has them (not at step 0).
     """
     content = {"weights": weights_digest(folder)}
     for part in ("optimizer", "scheduler"):
         if (file := folder / f"{part}.pt").exists():
             content[part] = state_digest(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
-    for part, name in (("cursor", CURSOR_FILE), ("controller", CONTROLLER_FILE)):
+    for part, name in (("cursor", CURSOR_FILE), ("controller", CONTROLLER_FILE), ("mix", MIX_FILE)):
         if (file := folder / name).exists():
             content[part] = hashlib.sha256(file.read_bytes()).hexdigest()
     if (file := folder / BUFFER_FILE).exists():

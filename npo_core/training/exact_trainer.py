@@ -38,6 +38,7 @@ class ExactTrainer(SharingTrainer):
 
     sampling_seed: int | None = None  # TRL's own code may run without `__init__`
     generation_batch: int | None = None
+    _draws: int = 0  # rollouts that the generation batch under way has had beside its own
 
     def __init__(
         self, *args: Any, sampling_seed: int | None = None, generation_batch: int | None = None, **kwargs: Any
@@ -99,6 +100,14 @@ class ExactTrainer(SharingTrainer):
         asked = {name: self.generation_kwargs.get(name) or default for name, default in NO_MORE.items()}
         return asked == NO_MORE and set(self.generation_kwargs) <= {*NO_MORE, *TAKEN}
 
+    @property
+    def _rollout_seed(self) -> int:
+        """Of the generation batch's rollout, or of the one beside it that is under way."""
+        window = self._step // self._window
+        if self._draws == 0:
+            return derive_seed("step", self.sampling_seed, window, 0, 0)
+        return derive_seed("draw", self.sampling_seed, window, self._draws)
+
     def _sample(self, prompt_ids: list[list[int]], part: slice) -> list[Sampled]:
         """Completions of some rows of this process."""
         ids = prompt_ids[part]
@@ -106,7 +115,7 @@ class ExactTrainer(SharingTrainer):
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         prompts = [PromptInputs(list(k)) if self.open_images is None else self._prompt(k) for k in number]
         sampling = Sampling(
-            seed=derive_seed("step", self.sampling_seed, self._step // self._window, 0, 0),
+            seed=self._rollout_seed,
             max_tokens=self.max_completion_length,
             eos_ids=self.eos_token_ids,
             pad_id=self._tokenizer.pad_token_id,
@@ -125,7 +134,7 @@ class ExactTrainer(SharingTrainer):
         """With several processes, what makes the sampled tokens independent of their number."""
         if self.accelerator.num_processes == 1 or self.use_vllm or not self.model.training:
             return nullcontext()
-        return exact.SharedNoise(self.sampling_seed, self._step // self._window, self.accelerator)
+        return exact.SharedNoise(self._rollout_seed, self.accelerator)
 
     def agreed(self, value: Any) -> Any:
         """What the first process has: decided upon by it, every process decides the same."""

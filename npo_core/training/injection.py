@@ -3,7 +3,11 @@
 Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * G rows.
 """
 
-from typing import NamedTuple
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from trl.trainer.utils import nanstd
@@ -21,31 +25,52 @@ def pass_rates(accuracy_B: torch.Tensor, group_size: int) -> torch.Tensor:
     return accuracy_B.view(-1, group_size).nanmean(dim=1)
 
 
-def gate(pass_rate_P: torch.Tensor, tau_gate: float) -> torch.Tensor:
-    """[P] bool: the groups that may take guidance, p_hat < tau_gate. An unknown pass rate keeps the gate shut."""
-    return pass_rate_P < tau_gate
+@dataclass(frozen=True)
+class InjectionSettings:
+    """How a trajectory enters a group; the defaults are the paper's. Words as in `npo_core.config.Injection`."""
+
+    gate: Literal["pass_rate", "dead", "every"] = "pass_rate"
+    tau_gate: float = 0.6  # a group takes guidance when its on-policy pass rate is below this
+    start_above: float | None = None  # the gate stays shut in batches whose pass rate is not above this
+    place: Literal["last", "random_wrong", "append"] = "last"
+    slots: int = 1  # trajectories a group takes, where they are appended
+    importance_sampling: Literal["off", "guide", "shaped_guide", "shaped_policy"] = "off"
+    gamma: float = 0.1  # of the shaped ratios
+    baseline: Literal["mixed", "on_policy_only"] = "mixed"  # whose mean the advantages are taken against
 
 
-def last_slots(groups_P: torch.Tensor, group_size: int) -> torch.Tensor:
-    """[B] bool: the last slot of each group that is set in `groups_P`."""
-    slots_PG = torch.zeros(len(groups_P), group_size, dtype=torch.bool, device=groups_P.device)
-    slots_PG[:, -1] = groups_P
-    return slots_PG.view(-1)
+def gate(pass_rate_P: torch.Tensor, settings: InjectionSettings) -> torch.Tensor:
+    """[P] bool: the groups that may take a trajectory. An unknown pass rate keeps the gate shut."""
+    known_P = ~pass_rate_P.isnan()
+    if settings.start_above is not None and not pass_rate_P.nanmean() > settings.start_above:
+        return torch.zeros_like(known_P)
+    if settings.gate == "every":
+        return known_P
+    return pass_rate_P < settings.tau_gate if settings.gate == "pass_rate" else pass_rate_P == 0
 
 
-def on_policy_advantages(
-    rewards_PG: torch.Tensor, injected_PG: torch.Tensor, scale_rewards: str, eps: float = 1e-4
+def slot(accuracy_G: Sequence[float], place: str, seed: int) -> int | None:
+    """Which completion of a group gives way: the last, or one of the wrong ones, drawn by seed; None: none is wrong."""
+    if place == "last":
+        return len(accuracy_G) - 1
+    wrong = [i for i, accuracy in enumerate(accuracy_G) if accuracy == 0]
+    return random.Random(seed).choice(wrong) if wrong else None
+
+
+def group_advantages(
+    rewards_PG: torch.Tensor, baseline_PG: torch.Tensor, scale_rewards: str, eps: float = 1e-4
 ) -> torch.Tensor:
-    """Advantages against the mean of the on-policy slots alone; the scale stays that of the mixed group.
+    """Advantages against the mean of some slots of each group; the scale is that of the whole mixed group.
 
     Args:
-        rewards_PG: rewards after injection, NaN where unknown; injected_PG: bool, True in the guide's slot.
+        rewards_PG: rewards after injection, NaN where unknown; baseline_PG: bool, the slots whose mean is taken.
         scale_rewards: TRL's `group`, `batch` or `none`; eps is TRL's.
 
     Returns:
-        [P, G] advantages, 0 where the reward is unknown. Seven wrong and one injected give 0 and +1 without scaling.
+        [P, G] advantages, 0 where the reward is unknown. Seven wrong and one injected, which is left out of the
+        baseline, give 0 and +1 without scaling.
     """
-    kept_PG = (~injected_PG & ~rewards_PG.isnan()).to(rewards_PG.dtype)
+    kept_PG = (baseline_PG & ~rewards_PG.isnan()).to(rewards_PG.dtype)
     baseline_P1 = (rewards_PG.nan_to_num() * kept_PG).sum(1, keepdim=True) / kept_PG.sum(1, keepdim=True)
     advantages_PG = rewards_PG - baseline_P1
     if scale_rewards != "none":
@@ -58,6 +83,11 @@ def spread(rewards_PG: torch.Tensor, scale_rewards: str) -> torch.Tensor:
     over = {"dim": 1, "keepdim": True} if scale_rewards == "group" else {}
     std = rewards_PG.std(**over)  # NaN where a reward is; only there it is taken over the others
     return torch.where(std.isnan(), nanstd(rewards_PG, **over), std) if std.isnan().any() else std
+
+
+def log_shaped(log_ratio: torch.Tensor, gamma: float) -> torch.Tensor:
+    """log of f(x) = x / (x + gamma) from log x, elementwise: LUFFY's and ExGRPO's shaped ratio."""
+    return -torch.nn.functional.softplus(math.log(gamma) - log_ratio)
 
 
 class GroupCounts(NamedTuple):

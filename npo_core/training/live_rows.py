@@ -8,16 +8,19 @@ ROW = "rows"  # key in a batch: [B] where a row stood when it was generated
 SAMPLED_LOGPS, SAMPLED_ENTROPIES = "sampled_logps", "sampled_entropies"  # keys in a batch: [B, T], while sampling
 
 
+def moving_rows(inputs: dict[str, torch.Tensor], completion_mask: torch.Tensor) -> torch.Tensor:
+    """[B] bool: rows that can move the policy, and those of a guide, whose distance is measured."""
+    moving = (inputs["advantages"] != 0) & (completion_mask.sum(1) > 0)
+    return moving | inputs["guide_mask"].any(1) if "guide_mask" in inputs else moving
+
+
 def live_rows(inputs: dict[str, torch.Tensor], completion_mask: torch.Tensor) -> torch.Tensor:
-    """[B] bool: rows that can move the policy, and those of a guide, whose distance is measured.
+    """[B] bool: the rows that are computed, which are those that move the policy.
 
     One row is live in any case, the shortest: without one, nothing would have a gradient, not even 0, and with several
     processes the others would wait for it.
     """
-    tokens = completion_mask.sum(1)
-    live = (inputs["advantages"] != 0) & (tokens > 0)
-    if "guide_mask" in inputs:
-        live |= inputs["guide_mask"].any(1)
+    tokens, live = completion_mask.sum(1), moving_rows(inputs, completion_mask)
     if not live.any():
         live[torch.where(tokens > 0, tokens, tokens.max() + 1).argmin()] = True
     return live

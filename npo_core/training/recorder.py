@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 
 from npo_core.control.controller import Controller
 from npo_core.errors import DivergedError
+from npo_core.mix import Mixer
 from npo_core.timeline import Snapshots, Store
-from npo_core.timeline.segments import STEP_SCHEMA, Mark, write_part
+from npo_core.timeline.segments import MIXED, STEP_SCHEMA, Mark, write_part
 from npo_core.training import exact
 from npo_core.training.trainer import NPOTrainer
 
@@ -27,6 +28,7 @@ LOGGED_AS = {
     "seconds_generate": "seconds/generate",
     "seconds_verify": "seconds/verify",
     **{f"verified_{outcome}": f"verified/{outcome}" for outcome in ("unparsable", "timeout", "crash")},
+    **{name: f"mix/{name}" for name in MIXED},
     **{f"groups_{name}": f"groups/{name}" for name in ("all_wrong", "all_right", "injected", "rescued")},
 }
 
@@ -65,6 +67,7 @@ class SegmentRecorder(TrainerCallback):
         self.store, self.segment, self.until, self.info, self.progress = store, segment, until, info, progress
         self.controller, self.tokens_left = controller, tokens_left
         self.trainer: NPOTrainer | None = None
+        self.mixer: Mixer | None = None  # kept in every snapshot
         self.steps: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
         self.marks: list[Mark] = []
@@ -110,6 +113,8 @@ class SegmentRecorder(TrainerCallback):
         exact.strip_checkpoint(folder)
         if self.controller is not None:
             self.controller.save(folder)
+        if self.mixer is not None:
+            self.mixer.save(folder)
         content = exact.checkpoint_content(folder)
         if "base" in self.info:  # an adapter is a state only together with it
             content["base"] = self.info["base"]

@@ -122,17 +122,15 @@ class SharingTrainer(ImageTrainer):
 
     def _live(self, mask: torch.Tensor) -> torch.Tensor | None:
         """[B] the rows that are computed; None: all, as a term of the loss or a missing record demands."""
-        if self._batch is None or live_rows.SAMPLED_LOGPS not in self._batch or self._in_step:
-            return None
-        if (
-            not mask.any()
-            or self.beta
-            or self._entropy_bonus_enabled
-            or self.aux_loss_enabled
-            or self.top_entropy_quantile < 1
-        ):
+        if self._batch is None or live_rows.SAMPLED_LOGPS not in self._batch or self._all_live or not mask.any():
             return None
         return live_rows.live_rows(self._batch, mask)
+
+    @property
+    def _all_live(self) -> bool:
+        """Whether a term of the loss, or another process, needs every row."""
+        terms = self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1
+        return bool(terms or self._in_step)
 
     def _plain(self, model, input_ids, attention_mask, keep, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies of the tokens of some rows, one row behind another, by TRL's own pass."""

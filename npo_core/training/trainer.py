@@ -10,38 +10,29 @@ Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * 
 import hashlib
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from accelerate.utils import gather, gather_object
 
 from npo_core.engines.check import k3, refuse_stale
-from npo_core.errors import ConfigError, DataError, DivergedError
+from npo_core.errors import ConfigError
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.training import injection
-from npo_core.training.exact_trainer import ExactTrainer
+from npo_core.mix import Mixer
+from npo_core.training import injection, live_rows
+from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS
+from npo_core.training.injection import InjectionSettings
+from npo_core.training.mixing_trainer import MixingTrainer, other_rewards
 
-# Positions in what GRPOTrainer._generate returns; tests/training/test_trl_contract.py holds them.
-COMPLETION_IDS, COMPLETIONS, LOGPROBS = 1, 3, 4
+__all__ = ["Guidance", "InjectionSettings", "NPOTrainer", "PromptOutcome"]
 
 
 class Guidance(Protocol):
     """What the trainer asks of a guidance cache; a dict from prompt id to Trajectory also serves."""
 
     def get(self, prompt_id: str) -> Trajectory | None: ...
-
-
-@dataclass(frozen=True)
-class InjectionSettings:
-    """How guidance enters a group; the defaults are the paper's."""
-
-    tau_gate: float = 0.6  # a group takes guidance when its on-policy pass rate is below this
-    importance_sampling: Literal["off", "guide"] = "off"  # ratio of the guide's slot: 1, or pi_policy / pi_guide
-    baseline: Literal["mixed", "on_policy_only"] = "mixed"  # whose mean the advantages are taken against
 
 
 class PromptOutcome(NamedTuple):
@@ -51,15 +42,17 @@ class PromptOutcome(NamedTuple):
     pass_rate: float  # on-policy, over all n samples
     injected: bool
     tokens: str  # 16 hex digits: hash of the group's token ids as trained on
+    source: str = ""  # of the trajectory that it took; empty: none
 
 
-class NPOTrainer(ExactTrainer):
+class NPOTrainer(MixingTrainer):
     """GRPOTrainer with guidance by token id, per-prompt outcomes, and exact resumption.
 
     Args:
         guidance: maps a prompt id to its verified trajectory; None trains plain GRPO. The data set then needs a
             column `prompt_id`.
-        injection_settings: gate, importance sampling and baseline.
+        mixer: sources beside a guidance cache, success store, replay and prompts; it has the guidance in it then.
+        injection_settings: how a trajectory enters a group: gate, place, importance sampling and baseline.
         sampling_seed, generation_batch: see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.
         max_kl: nats a token from vLLM to this model, where vLLM samples, above which its weights are taken to be stale.
@@ -78,11 +71,8 @@ class NPOTrainer(ExactTrainer):
 
     # TRL runs code of its own before, and without, `__init__`: what it reaches of ours needs a value by then.
     guidance: Guidance | None = None
-    injection_settings = InjectionSettings()
     max_kl = 0.005
     outcomes: Sequence[PromptOutcome] = ()  # of the newest generation batch
-    _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
-    _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
     _loss_inputs: dict | None = None
     _entropies: torch.Tensor | None = None  # [B, T] of the micro batch whose loss is computed
     _logged_step: int | None = None
@@ -91,22 +81,19 @@ class NPOTrainer(ExactTrainer):
         self,
         *args: Any,
         guidance: Guidance | None = None,
-        injection_settings: InjectionSettings | None = None,
+        mixer: Mixer | None = None,
         max_kl: float = 0.005,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, mixer=mixer or Mixer(guidance=guidance), **kwargs)
         self.guidance = guidance
-        self.injection_settings = injection_settings or InjectionSettings()
         self.max_kl = max_kl
-        self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
-        self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
         self._guide_ratios: list[tuple[int, injection.GuideRatio]] = []  # with tokens, since the last log
         self._raw_loss = 0.0  # summed since the last log
         self._check_guidance()
 
     def _check_guidance(self) -> None:
-        if self.guidance is None:
+        if not (self.mixer.injects or self.mixer.settings.online):
             return
         if self.tools or self.rollout_func is not None:
             raise ConfigError(
@@ -132,10 +119,11 @@ class NPOTrainer(ExactTrainer):
             )
         if len(trajectory.rewards) != len(self.reward_funcs):
             raise other_rewards(prompt_id, len(trajectory.rewards), len(self.reward_funcs))
-        if self.injection_settings.importance_sampling == "guide" and np.isnan(trajectory.logprobs).any():
+        ratio = self.injection_settings.importance_sampling
+        if ratio in ("guide", "shaped_guide") and np.isnan(trajectory.logprobs).any():
             raise ConfigError(
-                f"guidance[{prompt_id!r}] has no log-probabilities, which importance_sampling = guide needs: give them "
-                "to Trajectory.from_text, or set it to off."
+                f"guidance[{prompt_id!r}] has no log-probabilities, which importance_sampling = {ratio} needs: give "
+                "them to Trajectory.from_text, or set it to off."
             )
 
     def _set_signature_columns_if_needed(self):
@@ -151,23 +139,24 @@ class NPOTrainer(ExactTrainer):
         self._logged_step = self.state.global_step if self._logged_step is None else self._logged_step
         return loss
 
-    # --- injection -------------------------------------------------------------------------------------------------
+    # --- rollouts --------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs):
-        self._rollout, self._guide_rows, self._scored = inputs if self.model.training else None, {}, None
         output = super()._generate_and_score_completions(inputs)
         # Log-probabilities of a rollout function are its own matter; without the correction TRL computes no others.
         if self.use_vllm and self.rollout_func is None and "old_per_token_logps" in output:
             self._check_weights(output)
-        if self.model.training and self.guidance is not None:
-            self._attach_guidance(output)
-        self._rollout = self._scored = None
+        if self.model.training:
+            self._count_trained(output)
+            replace_old_logps(output)
         return output
 
     def _check_weights(self, output: dict) -> None:
         """Stop where vLLM's log-probabilities are not this model's; a guide's slot has none of vLLM."""
         sampled = output["sampling_per_token_logps"]
         known = (output["completion_mask"] * output.get("tool_mask", 1)).bool() & ~sampled.isnan()
+        if GUIDE_MASK in output:
+            known &= ~output[GUIDE_MASK].bool()
         log_r = (output["old_per_token_logps"] - sampled)[known].float().cpu().numpy()
         mine = [k3(log_r) * len(log_r), len(log_r)] if len(log_r) else [0.0, 0.0]
         total, tokens = gather(torch.tensor([mine], device=sampled.device)).sum(0).tolist()
@@ -175,28 +164,11 @@ class NPOTrainer(ExactTrainer):
         self._metrics["train" if self.model.training else "eval"]["sampling/kl"].append(kl)
         refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
 
-    def _generate(self, prompts, *args, **kwargs):
-        if self._rollout is None or self.rollout_func is not None:  # in evaluation; or rewards need the whole rollout
-            return super()._generate(prompts, *args, **kwargs)
-        started = time.perf_counter()
-        try:
-            with self._shared_noise():
-                generated = super()._generate(prompts, *args, **kwargs)
-        except RuntimeError as error:
-            if "probability tensor" not in str(error):
-                raise
-            raise DivergedError(
-                f"After update {self.state.global_step} the policy's probabilities are not finite: "
-                f"lower training.learning_rate (now {self.args.learning_rate}) or "
-                "training.max_grad_norm; snapshots from before are kept."
-            ) from error
-        self.seconds["generate"] += time.perf_counter() - started
-        started = time.perf_counter()
-        completion_ids, completions = generated[COMPLETION_IDS], generated[COMPLETIONS]
-        rewards_BF = super()._calculate_rewards(self._rollout, prompts, completions, completion_ids)
-        self.seconds["verify"] += time.perf_counter() - started
-        self._metrics["train"]["tokens_generated"].append(sum(gather_object([sum(map(len, completion_ids))])))
-        return self._inject(generated, rewards_BF)
+    def _count_trained(self, output: dict) -> None:
+        """Completion tokens of the rows that can move the policy, of all processes; where all are computed, all."""
+        mask = output["completion_mask"]
+        tokens = (mask if self._all_live else mask[live_rows.moving_rows(output, mask)]).sum()
+        self._metrics["train"]["tokens_trained"].append(gather(tokens[None]).sum().item())
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """The rewards found before injection, so that nothing is verified twice; in evaluation, TRL's."""
@@ -208,83 +180,13 @@ class NPOTrainer(ExactTrainer):
         tokens = sum(map(len, completion_ids_list))
         self._metrics["train"]["tokens_generated"].append(sum(gather_object([tokens])))
         pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
-        self._record_groups(pass_rate_P, torch.zeros_like(pass_rate_P, dtype=torch.bool), completion_ids_list)
+        self._record_groups(pass_rate_P, [""] * len(pass_rate_P), completion_ids_list)
         return self._without_unknown(rewards_BF)
-
-    def _inject(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple:
-        """Replace the last slot of failing groups in what was generated, and in the rewards."""
-        pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
-        local = slice(self.accelerator.process_index * len(self._rollout), None)
-        open_B = injection.last_slots(
-            injection.gate(pass_rate_P, self.injection_settings.tau_gate), self.num_generations
-        )[local][: len(self._rollout)]
-        if self.guidance is not None:
-            candidates = {
-                row: self.guidance.get(self._rollout[row]["prompt_id"]) for row in open_B.nonzero()[:, 0].tolist()
-            }
-            self._guide_rows = {row: trajectory for row, trajectory in candidates.items() if trajectory is not None}
-        self._scored, injected_P = self._replace_rewards(self._without_unknown(rewards_BF))
-        generated = self._replace_completions(generated)
-        self._record_groups(pass_rate_P, injected_P, generated[COMPLETION_IDS])
-        return generated
-
-    def _replace_completions(self, generated: tuple) -> tuple:
-        completion_ids, completions, logprobs = (generated[i] for i in (COMPLETION_IDS, COMPLETIONS, LOGPROBS))
-        for row, trajectory in self._guide_rows.items():
-            completion_ids[row] = trajectory.token_ids.tolist()
-            text = self.processing_class.batch_decode([completion_ids[row]], skip_special_tokens=True)[0]
-            completions[row] = text if isinstance(completions[row], str) else [{"role": "assistant", "content": text}]
-            if logprobs is not None:  # the engine's own log-probs do not exist for this row: no correction
-                logprobs[row] = [None] * len(completion_ids[row])
-        return generated
-
-    def _without_unknown(self, rewards_BF: torch.Tensor) -> torch.Tensor:
-        """NaN in all of a row whose weighted rewards are: TRL leaves such rows out, others it would take for 0."""
-        weighed_BF = rewards_BF[:, self.reward_weights.to(rewards_BF.device) != 0]
-        return torch.where(weighed_BF.isnan().all(1, keepdim=True), torch.nan, rewards_BF)
-
-    def _replace_rewards(self, rewards_BF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards [B, F] of all processes with the guide's in its slots, and [P] which groups took one."""
-        mine = torch.full((len(self._rollout), rewards_BF.shape[1] + 1), 0.0, device=rewards_BF.device)
-        for row, trajectory in self._guide_rows.items():
-            if len(trajectory.rewards) != rewards_BF.shape[1]:
-                raise other_rewards(trajectory.prompt_id, len(trajectory.rewards), rewards_BF.shape[1])
-            mine[row, 0] = 1.0
-            mine[row, 1:] = torch.tensor(trajectory.rewards, device=mine.device)
-        everyone = gather(mine)
-        injected_B = everyone[:, 0].bool()
-        rewards_BF = torch.where(injected_B[:, None], everyone[:, 1:], rewards_BF)
-        return rewards_BF, injected_B.view(-1, self.num_generations).any(1)
-
-    def _attach_guidance(self, output: dict) -> None:
-        """Put the guide's mask and log-probs beside the batch, and what the settings make of them."""
-        ids = output["completion_ids"]
-        mask, logps = torch.zeros_like(ids), torch.zeros(ids.shape, device=ids.device)
-        for row, trajectory in self._guide_rows.items():
-            mask[row, : len(trajectory.token_ids)] = 1
-            logps[row, : len(trajectory.token_ids)] = torch.tensor(trajectory.logprobs, device=ids.device)
-        output["guide_mask"], output["guide_logps"] = mask, logps
-        if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" in output:
-            old = output["old_per_token_logps"]
-            output["old_per_token_logps"] = torch.where(mask.bool(), logps.to(old.dtype), old)
-        if self.injection_settings.baseline == "on_policy_only":
-            output["advantages"] = self._on_policy_advantages()
-
-    def _on_policy_advantages(self) -> torch.Tensor:
-        weights = self.reward_weights.to(self._scored.device)
-        rewards_B = torch.where(self._scored.isnan().all(1), torch.nan, (self._scored * weights).nansum(dim=1))
-        rewards_PG = rewards_B.view(-1, self.num_generations)
-        mine = torch.zeros(len(self._rollout), dtype=torch.bool, device=rewards_PG.device)
-        mine[list(self._guide_rows)] = True
-        injected_PG = gather(mine).view_as(rewards_PG)
-        advantages = injection.on_policy_advantages(rewards_PG, injected_PG, self.scale_rewards).view(-1)
-        start = self.accelerator.process_index * len(self._rollout)
-        return advantages[start : start + len(self._rollout)]
 
     # --- loss ------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model, inputs):
-        self._loss_inputs = inputs if "guide_mask" in inputs else None
+        self._loss_inputs = inputs if GUIDE_MASK in inputs else None
         try:
             loss = super()._compute_loss(model, inputs)
             if self.model.training:
@@ -296,8 +198,8 @@ class NPOTrainer(ExactTrainer):
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._entropies = result[1]
-        if self._loss_inputs is not None and self._loss_inputs["guide_mask"].any():
-            self._relate_to_guide(self._loss_inputs, result[0].detach())
+        if self._loss_inputs is not None and self._loss_inputs[GUIDE_MASK].any():
+            return (self._relate_to_guide(self._loss_inputs, result[0]), *result[1:])
         return result
 
     def _record_entropy(self, inputs: dict) -> None:
@@ -306,23 +208,31 @@ class NPOTrainer(ExactTrainer):
         if self._loss_inputs is None:
             metrics["entropy_on_policy"].append(metrics["entropy"][-1])
             return
-        own = inputs["completion_mask"] * inputs.get("tool_mask", 1) * ~inputs["guide_mask"].any(1, keepdim=True)
+        own = inputs["completion_mask"] * inputs.get("tool_mask", 1) * ~inputs[GUIDE_MASK].any(1, keepdim=True)
         sums = torch.stack([(self._entropies * own).sum(), own.sum().float()])
         total, tokens = self.accelerator.reduce(sums.detach(), reduction="sum")
         if tokens > 0:
             metrics["entropy_on_policy"].append((total / tokens).item())
 
-    def _relate_to_guide(self, inputs: dict, policy_logps: torch.Tensor) -> None:
-        """Record the distance to the guide; with importance sampling on, give its slots their own denominator."""
-        mask, guide_logps = inputs["guide_mask"], inputs["guide_logps"].to(policy_logps.dtype)
-        if (known := mask.bool() & ~guide_logps.isnan()).any():  # of a text that somebody wrote they are unknown
+    def _relate_to_guide(self, inputs: dict, logps: torch.Tensor) -> torch.Tensor:
+        """Record the distance to the guide; log-probabilities that give its tokens the ratios asked for."""
+        mask, guide_logps = inputs[GUIDE_MASK].bool(), inputs[GUIDE_LOGPS].to(logps.dtype)
+        policy_logps = logps.detach()
+        if (known := mask & ~guide_logps.isnan()).any():  # of a text that somebody wrote they are unknown
             self._guide_ratios.append((int(known.sum()), injection.guide_ratio(policy_logps, guide_logps, known)))
-        if self.injection_settings.importance_sampling == "guide" and "old_per_token_logps" not in inputs:
-            inputs["old_per_token_logps"] = torch.where(mask.bool(), guide_logps, policy_logps)
+        if not inputs[RATIO].any():
+            return logps
+        inputs.setdefault("old_per_token_logps", policy_logps)
+        replace_old_logps(inputs)
+        of = {name: mask & (inputs[RATIO] == number)[:, None] for number, name in enumerate(RATIOS)}
+        gamma = self.injection_settings.gamma
+        shaped = torch.where(of["shaped_guide"], injection.log_shaped(logps - guide_logps, gamma), logps)
+        return torch.where(of["shaped_policy"], injection.log_shaped(logps, gamma), shaped)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
-    def _record_groups(self, pass_rate_P: torch.Tensor, injected_P: torch.Tensor, completion_ids: list) -> None:
+    def _record_groups(self, pass_rate_P: torch.Tensor, sources: Sequence[str], completion_ids: list) -> None:
+        injected_P = torch.tensor([bool(name) for name in sources], device=pass_rate_P.device)
         counts = injection.count_groups(pass_rate_P, injected_P)
         metrics = self._metrics["train"]
         metrics["pass_rate"].append(pass_rate_P.nanmean().item())
@@ -332,8 +242,8 @@ class NPOTrainer(ExactTrainer):
         rows = gather_object(completion_ids)
         groups = (rows[i : i + self.num_generations] for i in range(0, len(rows), self.num_generations))
         self.outcomes = [
-            PromptOutcome(*fields, hashlib.sha256(repr(group).encode()).hexdigest()[:16])
-            for *fields, group in zip(ids, pass_rate_P.tolist(), injected_P.tolist(), groups, strict=True)
+            PromptOutcome(id_, rate, bool(source), hashlib.sha256(repr(group).encode()).hexdigest()[:16], source)
+            for id_, rate, source, group in zip(ids, pass_rate_P.tolist(), sources, groups, strict=True)
         ]
 
     def _log_guide_ratios(self) -> None:
@@ -357,8 +267,13 @@ class NPOTrainer(ExactTrainer):
         super().log(logs, *args, **kwargs)
 
 
-def other_rewards(prompt_id: str, found: int, functions: int) -> DataError:
-    return DataError(
-        f"The trajectory of prompt {prompt_id} has {found} rewards for {functions} reward functions: generate guidance "
-        "again with these, or give one reward for each."
-    )
+def replace_old_logps(batch: dict) -> None:
+    """What the ratio of a guide's tokens is taken against, where they have one; a shaped ratio is all in the other
+    log-probability."""
+    if "old_per_token_logps" not in batch or RATIO not in batch:
+        return
+    old, mask = batch["old_per_token_logps"], batch[GUIDE_MASK].bool()
+    exact = mask & (batch[RATIO] == RATIOS.index("guide"))[:, None]
+    shaped = mask & (batch[RATIO] > RATIOS.index("guide"))[:, None]
+    old = torch.where(exact, batch[GUIDE_LOGPS].to(old.dtype), old)
+    batch["old_per_token_logps"] = torch.where(shaped, torch.zeros_like(old), old)

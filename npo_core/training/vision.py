@@ -7,6 +7,7 @@ snapshots inside a generation window stay small.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,12 @@ class ImageTrainer(GRPOTrainer):
     def __init__(self, *args: Any, images: Callable[[str], Sequence[Any]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.open_images = images
-        self._number_of: dict[str, int] = {}
-        if images is not None:
-            self._number_of = {id_: number for number, id_ in enumerate(self.train_dataset["prompt_id"])}
         self._read: dict[int, PromptInputs] = {}  # of the newest generation batch, by number
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        """Prompt id -> row of the training data."""
+        return {id_: number for number, id_ in enumerate(self.train_dataset["prompt_id"])}
 
     def _prompt(self, number: int) -> PromptInputs:
         """A prompt with its images, read once a generation batch; anew after a resumption."""

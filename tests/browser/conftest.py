@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.ui import UI, SecondUI
 from tests.flows.conftest import TINY
@@ -42,6 +42,7 @@ def browser() -> Iterator[Browser]:
     if chromium is None:
         how = "chromium is not installed: apt-get install chromium"
         pytest.fail(how) if os.environ.get("NPO_NEED_PROGRAMS") else pytest.skip(how)
+    expect.set_options(timeout=120_000)  # it would be five seconds
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
@@ -59,10 +60,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="session")
-def served(browser: Browser, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def served(
+    browser: Browser, checkout: Path, prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """`make serve` in that copy; only where there is a browser to look at it."""
-    running = start(tmp_path_factory.mktemp("served"), checkout=checkout)
+    running = start(tmp_path_factory.mktemp("served"), prefect_database, checkout=checkout)
     yield running
     stop(running)
 
@@ -71,7 +74,7 @@ def served(browser: Browser, checkout: Path, tmp_path_factory: pytest.TempPathFa
 def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
     """A window of its own; what it shows at the end of a test is kept, for when the test failed."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
     yield page
     page.screenshot(path=tmp_path / f"{request.node.name}.png")
     page.close()

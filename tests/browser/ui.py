@@ -66,7 +66,7 @@ class UI:
         self.click(button)
         self.page.locator(".p-modal").get_by_role("button", name=confirm, exact=True).click()
 
-    def see_state(self, name: str, seconds: float = 240) -> None:
+    def see_state(self, name: str, seconds: float = 600) -> None:
         """The badge at the head of a run's page."""
         badge = self.page.locator(".state-badge").get_by_text(name, exact=True).first
         expect(badge).to_be_visible(timeout=1000 * seconds)

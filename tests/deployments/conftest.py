@@ -40,9 +40,12 @@ def prefect_server(home: Path, **variables: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server on SQLite."""
-    with prefect_server(tmp_path_factory.mktemp("server")) as environment:
+    home = tmp_path_factory.mktemp("server")
+    (home / "prefect").mkdir()
+    shutil.copy(prefect_database, home / "prefect/prefect.db")
+    with prefect_server(home) as environment:
         yield environment
 
 
@@ -89,7 +92,7 @@ class Postgres:
         return [str(INSTALLED[-1] / program), "-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect"]
 
     def wait(self, process: subprocess.Popen, log: Path) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while subprocess.run([*self.to("pg_isready"), "-q"]).returncode:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)

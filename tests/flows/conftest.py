@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,10 @@ from unittest.mock import patch
 import psutil
 import pytest
 import yaml
+from click.testing import Result
+from typer.testing import CliRunner
 
+from npo_core.cli.app import app
 from npo_core.config import RunConfig, override, parse_config
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
@@ -43,11 +47,13 @@ AUTO = {
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands, with a server that lives as long as the session."""
     from flows.server import QUIET, start_server, wait_until_healthy
 
     home = tmp_path_factory.mktemp("home")
+    (home / "prefect").mkdir()
+    shutil.copy(prefect_database, home / "prefect/prefect.db")
     with patch.dict(os.environ, QUIET, NPO_HOME=str(home), PREFECT_HOME=str(home / "prefect"), HF_HUB_OFFLINE="1"):
         process, url = start_server()
         try:
@@ -82,6 +88,19 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., Workspace]]:
 
 
 @pytest.fixture(scope="session")
+def call(start: Callable[..., Workspace]) -> Callable[..., Result]:
+    """The command in this process, whose stages fork from a parent that tests share; `code` is what it ends with."""
+
+    def run(*arguments: object, code: int = 0) -> Result:
+        with patch.dict(os.environ):  # what a command sets would end with its process
+            result = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def auto(start: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A finished AutoNPO run with two interventions."""
     return start("auto-npo", tmp_path_factory.mktemp("runs") / "auto", {"name": "auto"})
@@ -92,7 +111,7 @@ def npo(*arguments: object) -> list[str]:
 
 
 def finish(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 def ask(environment: dict[str, str], path: str, body: dict | None = None) -> Any:
@@ -133,7 +152,7 @@ def outcome(uri: str | Path) -> dict:
     }
 
 
-def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(path: Path, pattern: str, process: subprocess.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not list(path.glob(pattern)):
         assert process.poll() is None and time.monotonic() < deadline, f"{pattern} did not appear"

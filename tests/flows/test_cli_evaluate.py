@@ -1,26 +1,22 @@
-"""`npo evaluate`, as a person calls it."""
+"""`npo evaluate`."""
 
 import json
 from pathlib import Path
 
-from tests.flows.conftest import finish, npo
 
-
-def test_a_snapshot_gets_the_scores_that_its_run_gave_it(auto, config, environment):
+def test_a_snapshot_gets_the_scores_that_its_run_gave_it(auto, config, call):
     files = sorted(Path(auto.uri).glob("evaluations/*/*.json"))
     file = next(file for file in files if json.loads(file.read_text())["step"] > 0)
     snapshot = Path(auto.uri) / "snapshots" / file.stem
-    done = finish(npo("evaluate", snapshot, "--data", config, "--json"), environment)
-    assert done.returncode == 0, done.stderr
+    done = call("evaluate", snapshot, "--data", config, "--json")
     found, recorded = json.loads(done.stdout), json.loads(file.read_text())
     assert recorded.pop("snapshot") == file.stem and recorded.pop("step") > 0
     assert recorded.items() <= found.items() and found["model"] == str(snapshot)
     assert f"{recorded['problems']} problems, {recorded['samples']} times each" in done.stderr
 
-    shown = finish(npo("evaluate", snapshot, "--data", config, "--set", "evaluation.samples=3"), environment).stdout
+    shown = call("evaluate", snapshot, "--data", config, "--set", "evaluation.samples=3").stdout
     assert "pass@3" in shown and "95 % intervals" in shown and "Held-out problems of" in shown
 
 
-def test_what_is_no_model_is_refused(config, environment, tmp_path):
-    done = finish(npo("evaluate", tmp_path / "none", "--data", config), environment)
-    assert done.returncode == 64 and "there is no such folder" in done.stderr
+def test_what_is_no_model_is_refused(config, call, tmp_path):
+    assert "there is no such folder" in call("evaluate", tmp_path / "none", "--data", config, code=64).stderr

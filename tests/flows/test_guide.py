@@ -56,7 +56,7 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> str:
     program, *rest = command.split()
     start = {"npo": ["-m", "npo_core"], "prefect": ["-m", "prefect"]}
     words = [sys.executable, *start[program], *rest] if program in start else [program, *rest]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

@@ -11,7 +11,7 @@ from npo_core.control.records import Decisions
 from npo_core.errors import ConfigError, DataError
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
-from tests.flows.conftest import ALWAYS, artifacts, finish, npo, outcome
+from tests.flows.conftest import ALWAYS, artifacts, outcome
 
 NEVER = Trigger(ema=0.5, window=3, min_gain=-1.0)
 BY_HAND = Plateau(rollback_step=8, guide_step=16)
@@ -151,14 +151,10 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(run, start, p
     assert sorted(stages(Workspace(run))) == before and Decisions(Workspace(run).store).all() == []
 
 
-def test_the_command_takes_steps_and_settings(run, environment):
-    wrong = finish(npo("run", "plateau-breakthrough", "--workspace", run, "--rollback-step", 10), environment)
-    assert wrong.returncode == 64 and "plateau.rollback_step = 10" in wrong.stderr
-    command = npo(
-        "run", "plateau-breakthrough", "--workspace", run, "--rollback-step", 12, "--set", "plateau.guided=false"
-    )
-    done = finish(command, environment)
-    assert done.returncode == 0, done.stderr
+def test_the_command_takes_steps_and_settings(run, call):
+    command = ("run", "plateau-breakthrough", "--workspace", run, "--rollback-step")
+    assert "plateau.rollback_step = 10" in call(*command, 10, code=64).stderr
+    done = call(*command, 12, "--set", "plateau.guided=false")
     [made] = Decisions(Workspace(run).store).all()
     assert (made.rollback.step, made.step, made.thresholds["guided"]) == (12, 24, False)
     assert f"The report is in {run}/report/report.md" in done.stdout

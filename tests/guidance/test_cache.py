@@ -110,7 +110,7 @@ def trajectories(draw) -> list[Trajectory]:
     return sorted(rows, key=lambda row: row.prompt_id)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.data_too_large])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(rows=trajectories(), data=st.data(), rows_per_file=st.integers(1, 90))
 def test_what_is_written_is_read(rows, data, rows_per_file):
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def test_id_follows_the_facts(tmp_path, facts):
     assert plain.id != changed.id
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(index=st.integers(0, 9), place=st.integers(0, 9), field=st.sampled_from(["token_ids", "logprobs"]))
 def test_id_follows_every_value(index, place, field):
     token_ids = np.append(np.arange(9, dtype=np.int32), np.int32(EOS))

@@ -42,7 +42,7 @@ def ways(number: int) -> list[str]:
     return [str(number), f"{number}.0", ratio, f"{2 * number}/2", *groups, *minus]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(number=integers, mark=marks, data=st.data())
 def test_a_number_in_any_way_is_right_and_its_neighbour_in_no_way(number, mark, data):
     step = data.draw(st.sampled_from([-1, 1]))
@@ -51,7 +51,7 @@ def test_a_number_in_any_way_is_right_and_its_neighbour_in_no_way(number, mark, 
         assert outcomes(mark.format(way), str(number)) == [verdict] * 2, way
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(number=integers, form=st.sampled_from(IN_TEXT), boxed=st.sampled_from(IN_MATH))
 def test_what_stands_beside_a_number_is_no_part_of_it(number, form, boxed):
     percent = "%" in form + boxed  # of which math says more
@@ -61,7 +61,7 @@ def test_what_stands_beside_a_number_is_no_part_of_it(number, form, boxed):
             assert said[0] == verdict and (percent or said[1] == verdict), text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(digits=decimals, mark=marks)
 def test_decimals_are_told_apart_by_their_last_digit(digits, mark):
     unit = Fraction(1, 10 ** digits[1])
@@ -71,7 +71,7 @@ def test_decimals_are_told_apart_by_their_last_digit(digits, mark):
     assert outcomes(mark.format(other), reference) == [Outcome.WRONG] * 2
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     numbers=st.tuples(st.integers(-999, 999), st.integers(-999, 999)).filter(lambda two: two[0] != two[1]),
     joint=st.sampled_from([", ", " or ", " and ", "; ", " to ", " \\text{ or } ", " | ", ": ", " \\pm ", " + ", " & "]),
@@ -84,7 +84,7 @@ def test_two_numbers_are_no_answer(numbers, joint, mark):
         assert said[0] == Outcome.UNPARSABLE and said[1] != Outcome.CORRECT
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(mantissa=st.integers(100, 999), exponent=st.integers(-40, 40), other=st.integers(-40, 40))
 def test_powers_of_ten_are_compared_relatively(mantissa, exponent, other):
     written = [
@@ -95,7 +95,7 @@ def test_powers_of_ten_are_compared_relatively(mantissa, exponent, other):
     assert outcomes(f"\\boxed{{{written[1]}}}", written[0]) == [verdict] * 2
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text(alphabet="0123456789.,-+/ $%^\\{}()xeπ½²kM!", max_size=14))
 def test_what_is_read_as_a_number_is_that_number(text):
     """Whatever is read agrees with math-verify's parser, where that reads the bare number as such."""

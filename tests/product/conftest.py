@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ class Served:
         answer = self.ask(f"flow_runs/{run}/set_state", {"state": {"type": type_, "name": name}})
         assert answer["status"] == "ACCEPT", answer
 
-    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 400) -> dict[str, Any]:
+    def wait(self, run: str, states: set[str] = ENDED, seconds: float = 600) -> dict[str, Any]:
         """The flow run, once it is in one of these states."""
         deadline = time.monotonic() + seconds
         while True:
@@ -79,7 +80,7 @@ class Served:
             assert time.monotonic() < deadline and found["state_type"] not in ENDED, (found["state"], self.logs(run))
             time.sleep(0.2)
 
-    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 300) -> None:
+    def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while (name, state) not in {(task["name"], task["state_type"]) for task in self.tasks(run)}:
             assert time.monotonic() < deadline, (self.tasks(run), self.logs(run))
@@ -118,9 +119,12 @@ class Served:
         return found
 
 
-def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = ROOT) -> Served:
-    """Start `make serve` and wait until it says that it is ready."""
+def start(home: Path, database: Path | None, port: int | None = None, runs: int = 1, checkout: Path = ROOT) -> Served:
+    """Start `make serve`, over a copy of a database (None: over its own), and wait until it says that it is ready."""
     port = port or free_port()
+    if database:
+        (home / "prefect").mkdir()
+        shutil.copy(database, home / "prefect/prefect.db")
     strange = ("PREFECT_", "NPO_", "PYTHON")  # a PYTHONPATH would bring modules of another checkout
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = inherited | {"NPO_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -138,13 +142,13 @@ def start(home: Path, port: int | None = None, runs: int = 1, checkout: Path = R
 def stop(served: Served) -> None:
     """Ctrl-C, after which nothing is left."""
     served.process.send_signal(signal.SIGINT)
-    served.process.wait(timeout=60)
+    served.process.wait(timeout=120)
     assert not served.alive()
 
 
-@pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`make serve RUNS=2` for the whole session."""
-    running = start(tmp_path_factory.mktemp("served"), runs=2)
+@pytest.fixture(scope="module")
+def served(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`make serve RUNS=2`."""
+    running = start(tmp_path_factory.mktemp("served"), prefect_database, runs=2)
     yield running
     stop(running)

@@ -22,7 +22,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel, built from the sdist, and the sdist."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 
@@ -37,7 +37,7 @@ def bin(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
         if not LEFT_OUT.match(entry.name):
             (there / entry.name).symlink_to(entry)
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--quiet", "--no-deps"]
-    subprocess.run([*map(str, pip), str(built[0])], check=True, timeout=120)
+    subprocess.run([*map(str, pip), str(built[0])], check=True, timeout=600)
     return folder / "bin"
 
 
@@ -54,7 +54,7 @@ def npo(bin: Path, tmp_path_factory: pytest.TempPathFactory):
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [bin / "npo", *arguments]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
     return run
 

@@ -47,8 +47,8 @@ def test_killed_and_started_again_without_prefect_it_is_the_same_run(runs, home,
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_for(workspace, pattern, process)
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
-    done = subprocess.run([*command, "--json"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        process.wait(timeout=120)
+    done = subprocess.run([*command, "--json"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kind"] == "early-bootstrap" and "train replay to 24" in done.stderr
     assert outcome(workspace) == outcome(runs["early-bootstrap"].uri)
@@ -56,7 +56,7 @@ def test_killed_and_started_again_without_prefect_it_is_the_same_run(runs, home,
 
 def test_without_prefect_a_run_says_how_to_do_without(config, tmp_path):
     command = npo("run", "grpo", "--config", config, "--workspace", tmp_path / "run")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 64 and "add --local" in done.stderr and not (tmp_path / "run").exists()
 
 

@@ -13,9 +13,9 @@ from tests.flows.conftest import outcome
 from tests.recipes.conftest import tiny
 
 
-@pytest.fixture(scope="module")
-def whole(start, tmp_path_factory) -> Workspace:
-    return start("early-bootstrap", tmp_path_factory.mktemp("whole") / "run")
+@pytest.fixture
+def whole(runs) -> Workspace:
+    return runs["early-bootstrap"]
 
 
 def base(run: Workspace) -> Path:

@@ -453,10 +453,12 @@ def test_every_field_decides_unless_it_says_only_where_and_how(tmp_path):
     assert set(RunConfig.model_fields) == {
         "name",
         "seed",
+        "method",
         "problems",
         "model",
         "training",
         "injection",
+        "mix",
         "guidance",
         "bootstrap",
         "auto",

@@ -203,4 +203,4 @@ def test_it_is_quick(values, tmp_path):
     started = time.process_time()
     with pytest.raises(ConfigError):
         preflight(parse_config(changed(values, model={"path": "/gone"})))
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 4.0

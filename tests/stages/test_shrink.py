@@ -97,7 +97,7 @@ def test_the_users_function_judges_the_trial(values, tmp_path, name, code):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert done.returncode == code, done.stderr
     assert "A trial: few steps" in done.stderr and "Rows and verifier are yours" in done.stderr

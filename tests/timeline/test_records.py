@@ -182,7 +182,7 @@ def plant(timeline: Timeline, forks: list[tuple[int, list[int]]]) -> dict[str, t
     return parents
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(forks=FORKS)
 def test_random_trees(forks: list) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ CONTENTS = st.dictionaries(st.sampled_from(["weights", "optimizer", "cursor"]), 
 FILES = st.dictionaries(
     st.text("abcdef._-", min_size=1).filter(lambda name: name.strip(".")), st.binary(max_size=3000), max_size=4
 )
-PROPERTY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+PROPERTY = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
 @pytest.fixture

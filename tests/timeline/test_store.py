@@ -28,7 +28,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 FOLDERS = st.dictionaries(PATHS, st.binary(max_size=2000), min_size=1, max_size=5).filter(
     lambda files: not any(other.startswith(f"{name}/") for name in files for other in files)
 )
-PROPERTY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+PROPERTY = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
 def make_folder(folder: Path, files: dict[str, bytes]) -> Path:

@@ -201,8 +201,10 @@ def test_what_a_text_becomes(tokenizer):
         Trajectory.from_text(tokenizer, "12", logprobs=[-1, -2])
     with pytest.raises(DataError, match="must be finite"):
         Trajectory.from_text(tokenizer, "12", logprobs=[-1, float("nan"), -1])
+    assert replace(made, prompt_id="0" * 16).validate()  # nobody knows any of them
+    partly = np.array([-1, np.nan, -1], np.float32)
     with pytest.raises(DataError, match="logprobs lie"):
-        replace(made, prompt_id="0" * 16).validate()  # a cache keeps what is known
+        replace(made, prompt_id="0" * 16, logprobs=partly).validate()
 
 
 # --- TRL's own images -----------------------------------------------------------------------------------------------

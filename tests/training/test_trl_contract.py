@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
-from npo_core.training import exact, trainer
+from npo_core.training import exact, mixing_trainer
 from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.exact_trainer import NO_MORE, TAKEN, ExactTrainer
 from npo_core.training.sharing_trainer import SharingTrainer
@@ -155,14 +155,15 @@ def test_generate_returns_what_injection_replaces(plain, problem_set):
     generated = grpo._generate(prompts)
     assert isinstance(generated, tuple)
     assert len(generated) == 8
-    ids, texts = generated[trainer.COMPLETION_IDS], generated[trainer.COMPLETIONS]
-    assert (trainer.COMPLETION_IDS, trainer.COMPLETIONS, trainer.LOGPROBS) == (1, 3, 4)
+    ids, texts = generated[mixing_trainer.COMPLETION_IDS], generated[mixing_trainer.COMPLETIONS]
+    assert (mixing_trainer.COMPLETION_IDS, mixing_trainer.COMPLETIONS, mixing_trainer.LOGPROBS) == (1, 3, 4)
+    assert generated[mixing_trainer.PROMPT_IDS] == grpo._tokenize_prompts(prompts)[0]
     assert isinstance(ids, list) and all(isinstance(row, list) and isinstance(row[0], int) for row in ids)
     assert len(ids) == len(texts) == 8
     assert texts == grpo.processing_class.batch_decode(ids, skip_special_tokens=True)
     eos = grpo.processing_class.eos_token_id
     assert any(row[-1] == eos for row in ids)  # the end-of-sequence token is one of a completion's ids
-    assert generated[trainer.LOGPROBS] is None  # only an inference engine gives them
+    assert generated[mixing_trainer.LOGPROBS] is None  # only an inference engine gives them
 
 
 def test_the_batch_has_the_keys_that_are_read(plain, problem_set):

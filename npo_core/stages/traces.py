@@ -1,0 +1,120 @@
+"""Completions that somebody wrote as guidance: read, matched to the run's prompts, tokenized, verified, kept."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from npo_core.errors import DataError
+from npo_core.guidance.generate import GuideSource, Request
+from npo_core.guidance.shards import PromptCost, write_shard
+from npo_core.guidance.trajectory import Trajectory
+from npo_core.problems import Completion, Problem, ProblemSet
+from npo_core.stages.context import StageContext
+from npo_core.stages.specs import GuideSpec
+from npo_core.timeline import Snapshot, Store
+
+SHOWN = 5  # rows that a message names at most
+
+
+def write_traces(
+    spec: GuideSpec,
+    context: StageContext,
+    problems: ProblemSet,
+    rollback: Snapshot,
+    requests: list[Request],
+    shards: Store,
+) -> list[GuideSource]:
+    """Commit the verified completions of a file as one shard; who wrote them, as guides of step 0.
+
+    Each is tokenized with the run's tokenizer, and its end token is added; log-probabilities are unknown (NaN).
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has no right completion of the prompts that are asked.
+    """
+    from npo_core.models.load import load_processor
+
+    processor = load_processor(context.workspace.snapshot_folder(rollback.id))
+    tokenizer = getattr(processor, "tokenizer", processor)
+    rows, wanted = read_rows(spec), {request.problem.id for request in requests}
+    known = {key: problem for problem in problems.train if problem.id in wanted for key in (problem.id, problem.prompt)}
+    found: dict[str, list[tuple[Problem, str, str, list[int]]]] = {}
+    for prompt, text, origin in rows:
+        if (problem := known.get(prompt)) is not None:
+            ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            found.setdefault(problem.id, []).append((problem, text, origin, ids))
+    kept, told = verified(spec, problems, found)
+    if not kept:
+        raise DataError(
+            f"mix.guide.path = {spec.outside.path}: of {len(rows)} rows, {told['matched']} are of prompts of this run, "
+            f"and none is right ({told['wrong']} wrong, {told['long']} longer than "
+            f"training.max_completion_tokens = {spec.training.max_completion_tokens}). Prompts are matched by their "
+            f"problem's id or by the whole prompt as the model sees it, such as {problems.train[0].prompt[:200]!r}."
+        )
+    print({"rows": len(rows), **told, "kept": len(kept)})  # into the stage's log
+    write_shard(shards, 0, kept, [PromptCost(request.problem.id, 0, 0) for request in requests])
+    return [GuideSource(origin, 0, None) for origin in sorted({row.guide for row in kept})]
+
+
+def read_rows(spec: GuideSpec) -> list[tuple[str, str, str]]:
+    """Prompt, completion and origin of each row of the file. Raises DataError, with file and column."""
+    path, outside = Path(spec.outside.path).expanduser(), spec.outside
+    try:
+        table = pq.read_table(path) if path.suffix == ".parquet" else pa.json.read_json(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"mix.guide.path = {outside.path} cannot be read ({error}): give a JSON Lines or Parquet file."
+        ) from None
+    columns = [outside.prompt, outside.completion, *([outside.origin] if outside.origin else [])]
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise DataError(
+            f"mix.guide.path = {outside.path} has no column {missing[0]} (it has {', '.join(table.column_names)}): "
+            "name yours in mix.guide.prompt, completion and origin."
+        )
+    values = [table.column(name).to_pylist() for name in columns]
+    if wrong := [i for i, row in enumerate(zip(*values, strict=True), 1) if not all(isinstance(v, str) for v in row)]:
+        shown = ", ".join(map(str, wrong[:SHOWN]))
+        raise DataError(f"mix.guide.path = {outside.path}: rows {shown} hold something other than text.")
+    origins = values[2] if outside.origin else [path.name] * len(table)
+    return list(zip(values[0], values[1], origins, strict=True))
+
+
+def verified(
+    spec: GuideSpec, problems: ProblemSet, found: dict[str, list[tuple[Problem, str, str, list[int]]]]
+) -> tuple[list[Trajectory], Counter[str]]:
+    """The right ones, `guidance.keep_most` a prompt, and counts of what became of the rest."""
+    from npo_core.stages.guide import second_opinion
+
+    rows = [row for of_prompt in found.values() for row in of_prompt]
+    told = Counter({"matched": len(rows), "wrong": 0, "long": 0})
+    asked = [Completion(problem, text, len(ids), True) for problem, text, _, ids in rows]
+    verdicts, opinion = problems.judge(asked), second_opinion(spec, problems)
+    seconds = verdicts if opinion is None else opinion(asked)
+    accept, kept, numbers = spec.guidance.accept_fallback, [], Counter()
+    for (problem, _, origin, ids), verdict, second in zip(rows, verdicts, seconds, strict=True):
+        if len(ids) > spec.training.max_completion_tokens:
+            told["long"] += 1
+        elif not (verdict.may_guide(accept) and second.may_guide(accept)):
+            told["wrong"] += 1
+        elif numbers[problem.id] < spec.guidance.keep_most:
+            kept.append(trajectory(problem, origin, ids, problems.rewards(verdict), numbers[problem.id]))
+            numbers[problem.id] += 1
+    return kept, told
+
+
+def trajectory(problem: Problem, origin: str, ids: list[int], rewards: list[float], number: int) -> Trajectory:
+    return Trajectory(
+        prompt_id=problem.id,
+        token_ids=np.array(ids, np.int32),
+        logprobs=np.full(len(ids), np.nan, np.float32),
+        rewards=np.array(rewards, np.float32),
+        outcome="correct",
+        guide=origin,
+        guide_step=0,
+        sample=number,
+        samples=number + 1,
+        seed=0,
+    )

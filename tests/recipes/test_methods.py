@@ -1,0 +1,173 @@
+"""Methods by name: what each is, and those whose guide is not ahead, run to their ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from npo_core.config import RunConfig, load_config
+from npo_core.config.methods import methods
+from npo_core.errors import ConfigError, NPOError
+from npo_core.guidance.cache import GuidanceCache
+from npo_core.problems.load import load_problems
+from npo_core.recipes.counting import count
+from npo_core.recipes.run import require_recipe
+from npo_core.shipped import presets
+from npo_core.stages.workspace import Workspace
+from npo_core.timeline.segments import read_outcomes
+from tests.recipes.conftest import tiny
+
+OF_TASK = {"past-self": {"mix.guide.from_step": 8}}  # what a method leaves to its user
+GUIDED = {"auto-npo", "far-future", "luffy", "npo-early", "past-self", "rlep"}
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_is_short_and_planned_on_every_task(name):
+    assert len(methods()[name].read_text().splitlines()) <= 20
+    guided = []
+    for preset, changes in (("smoke", OF_TASK.get(name, {})), ("demo", {})):
+        config = load_config(presets()[preset], {"method": name, **changes})
+        work = count(config, config.recipe)
+        guided.append(any(w.stage == "guide" for w in work))
+        assert sum(w.updates for w in work) >= config.training.steps
+    assert any(guided) is (name in GUIDED)
+
+
+def test_given_fields_win_and_defaults_give_way():
+    form = {"method": "pool-rescue-replay-8", "injection": {"gate": "pass_rate", "tau_gate": 0.6}}
+    form["mix"] = {"replay": {"rows": 3}, "prompts": []}
+    config = RunConfig(**form)
+    assert (config.injection.gate, config.mix.replay.rows, config.mix.replay.max_age) == ("dead", 3, 120)
+    assert [source.kind for source in config.mix.prompts] == ["mistake-pool"]
+
+
+def test_a_method_of_ones_own_is_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: grpo\ninjection: {gate: dead}\nmix:\n  sources: [{kind: extra-samples}]\n")
+    assert RunConfig(method=str(file)).mix.sources[0].chunks == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "no such method"), ("recipe: dance", "is no method"), ("[", "is not YAML")]
+)
+def test_what_is_no_method_is_refused(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    source = tmp_path / "config.yaml"
+    source.write_text(yaml.safe_dump({"method": str(file)}))
+    with pytest.raises(ConfigError, match=words):
+        load_config(source)
+
+
+def test_a_method_belongs_to_its_recipe():
+    with pytest.raises(ConfigError, match="method = rlep is for the recipe early-bootstrap, not grpo"):
+        require_recipe(RunConfig(method="rlep"), "grpo")
+    with pytest.raises(ConfigError, match="mix.guide is for the recipe grpo"):
+        require_recipe(RunConfig(mix={"guide": {"kind": "model", "path": "x"}}), "auto-npo")
+
+
+def test_a_workspace_keeps_what_a_method_was_when_it_began(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipe: grpo\nmix: {store: {keep: 3}}\n")
+    workspace = Workspace(tmp_path / "run")
+    workspace.bind(RunConfig(method=str(file)))
+    file.write_text("recipe: grpo\nmix: {store: {keep: 5}}\n")
+    assert workspace.config().mix.store.keep == 3
+    assert workspace.config().method == str(file)
+
+
+# --- run to their ends ---------------------------------------------------------------------------------------------
+
+
+def cache_of(workspace: Workspace, branch: str) -> tuple[GuidanceCache, list[dict]]:
+    """The cache that a branch's last segment was guided by, and its outcomes."""
+    segment = workspace.timeline.path(branch)[-1]
+    cache = GuidanceCache.open(workspace.guidance(segment.cache))
+    return cache, read_outcomes(workspace.store, segment).to_pylist()
+
+
+def test_a_past_self_guides_what_is_still_to_come(start, tmp_path):
+    values = {"mix": {"guide": {"kind": "snapshot", "step": 4, "from_step": 8}}}
+    run = start("grpo", tmp_path / "run", **values)
+    cache, outcomes = cache_of(run, "main")
+    [guide] = cache.info.guides
+    assert guide.step == 4
+    assert {o["step"] for o in outcomes} == set(range(9, 25))
+    asked = {o["prompt_id"] for o in outcomes}
+    assert cache.info.prompts_asked == len(asked)
+    assert set(cache.ids()) <= asked
+    assert any(o["injected"] for o in outcomes)
+    assert json.loads((tmp_path / "run/report/report.json").read_text())
+
+
+def test_a_teacher_guides_from_the_start(runs, start, tmp_path):
+    teacher = runs["grpo"]
+    folder = teacher.snapshot_folder(max(teacher.timeline.states("main").items())[1])
+    guide = {"kind": "model", "path": str(folder)}
+    run = start("grpo", tmp_path / "run", mix={"guide": guide}, injection={"importance_sampling": "shaped_policy"})
+    cache, outcomes = cache_of(run, "main")
+    assert cache.info.guides[0].id.startswith("model-")
+    assert {o["source"] for o in outcomes if o["injected"]} == {"cache"}
+
+
+def test_two_answers_of_a_whole_run_are_appended(start, tmp_path):
+    changes = {"guidance": {"samples": 16, "samples_per_round": 16, "stop_at_first_correct": False, "keep_most": 2}}
+    injection = {"gate": "every", "place": "append", "slots": 2}
+    run = start("early-bootstrap", tmp_path / "run", bootstrap__far_future=True, injection=injection, **changes)
+    cache, outcomes = cache_of(run, "replay")
+    several = {id_ for id_ in cache.ids() if len(cache.get_all(id_)) == 2}
+    assert several
+    assert {o["prompt_id"] for o in outcomes if o["injected"]} == several & {o["prompt_id"] for o in outcomes}
+    assert all(a.sample < b.sample for a, b in (cache.get_all(id_) for id_ in several))
+    assert cache.info.coverage == len(cache.ids()) / cache.info.prompts_asked
+
+
+@pytest.fixture
+def traces(tmp_path) -> tuple[Path, list]:
+    """A file with right, wrong and foreign completions; the problems of the tiny run."""
+    problems = load_problems(tiny().problems).train
+    rows = [{"prompt": p.prompt, "completion": p.answer, "who": "me"} for p in problems[:40]]
+    rows += [{"prompt": p.id, "completion": p.answer, "who": "you"} for p in problems[40:80]]
+    rows += [{"prompt": p.prompt, "completion": "00000", "who": "me"} for p in problems[80:90]]
+    rows += [{"prompt": "what?", "completion": "12", "who": "me"}]
+    file = tmp_path / "traces.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file, problems
+
+
+def test_traces_are_verified_and_keep_their_origin(start, traces, tmp_path):
+    file, problems = traces
+    run = start("grpo", tmp_path / "run", mix={"guide": {"kind": "traces", "path": str(file), "origin": "who"}})
+    cache, outcomes = cache_of(run, "main")
+    asked = {o["prompt_id"] for o in outcomes}
+    assert set(cache.ids()) == {p.id for p in problems[:80]} & asked
+    assert {row.guide for row in cache} == {"me", "you"}
+    assert all(row.logprobs.shape == row.token_ids.shape for row in cache)
+    assert cache.info.tokens_generated == 0
+    assert any(o["injected"] for o in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("guide", "words"),
+    [
+        ({"path": "nowhere.jsonl"}, "cannot be read"),
+        ({"prompt": "question"}, "has no column question"),
+        ({"completion": "prompt"}, "none is right"),
+    ],
+)
+def test_traces_that_are_none_are_named(start, traces, tmp_path, guide, words):
+    file, _ = traces
+    with pytest.raises(NPOError, match=words):
+        start("grpo", tmp_path / "run", mix={"guide": {"kind": "traces", "path": str(file), **guide}})
+
+
+def test_a_teacher_with_other_words_is_refused(start, tmp_path):
+    from npo_core.models.tiny import make_tiny
+
+    make_tiny("qwen3", tmp_path / "teacher")
+    with pytest.raises(NPOError, match="another tokenizer"):
+        start("grpo", tmp_path / "run", mix={"guide": {"kind": "model", "path": str(tmp_path / "teacher")}})

@@ -1,0 +1,247 @@
+"""Losses and gradients of every place and ratio, through the real trainer, against their formulas written out.
+
+The formulas are those of the papers: LUFFY (2504.14945), ExGRPO (2510.02245), RLEP (2507.07451), and for replay of rare
+successes that of docs/mix.md. The reference computes each row alone, without padding or packing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+
+from npo_core.config import Mix
+from npo_core.guidance.trajectory import Trajectory
+from npo_core.mix import Mixer
+from npo_core.mix.store import Stored
+from npo_core.problems import ProblemSet
+from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.trainer import InjectionSettings, NPOTrainer
+from tests.training.test_injection import RIGHT, SHORT, WRONG, completion, guide_text, sample
+
+LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
+GROUPS = [[WRONG, SHORT, WRONG, WRONG], [RIGHT, WRONG, SHORT, WRONG], [RIGHT, RIGHT, WRONG, RIGHT]]
+L, C = 4, 2.0  # the longest completion allowed; weight of replay
+
+
+class Spy(NPOTrainer):
+    """Keeps the gradient of an update before it is scaled down, and the generation batch."""
+
+    def _generate_and_score_completions(self, inputs):
+        self.batch = super()._generate_and_score_completions(inputs)
+        return self.batch
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        self.gradient = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        return loss
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_folder):
+    return AutoTokenizer.from_pretrained(base_folder, padding_side="left")
+
+
+def trajectory(problem, tokenizer) -> Trajectory:
+    ids = [*tokenizer(guide_text(problem.prompt))["input_ids"], tokenizer.eos_token_id]
+    return Trajectory(
+        problem.id, np.array(ids, np.int32), LOGPS, np.ones(1, np.float32), "correct", "policy", 1, 0, 1, 7
+    )
+
+
+@pytest.fixture
+def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
+    """One update on scripted groups; every prompt has a trajectory, in the cache or in the store."""
+
+    def run(groups=GROUPS, *, injection=None, mix=None, stored=0, micro_batch=64, loss="dapo", scale="group"):
+        problems = ProblemSet(problem_set.train[: len(groups) + stored], problem_set.held_out, problem_set.judge)
+        script = {p.prompt: kinds for p, kinds in zip(problems.train, [*groups, *[groups[0]] * stored], strict=True)}
+        settings = train_settings(
+            steps=1,
+            prompts_per_step=len(groups),
+            group_size=len(groups[0]),
+            max_completion_tokens=L,
+            snapshot_every=100,
+            micro_batch=micro_batch,
+            loss=loss,
+            scale_rewards=scale,
+        )
+        args = grpo_config(settings, seed=0, output=tmp_path / "out", device="cpu")
+        args.save_strategy = "no"
+        rows = {p.id: trajectory(p, tokenizer) for p in problems.train}
+        mixer = Mixer(Mix(**(mix or {})), group_size=len(groups[0]), guidance=None if mix else rows)
+        if mixer.store is not None:
+            mixer.store.prompts = {id_: Stored([row], 0.125, 1) for id_, row in rows.items()}
+        trainer = Spy(
+            AutoModelForCausalLM.from_pretrained(base_folder),
+            reward_funcs=[Rewards(problems, {tokenizer.eos_token_id}).accuracy],
+            train_dataset=training_data(problems),
+            args=args,
+            processing_class=tokenizer,
+            mixer=mixer,
+            injection_settings=InjectionSettings(**(injection or {})),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer._generate_single_turn = lambda prompt_ids, *_: (sample(prompt_ids, script, tokenizer), None)
+        trainer.train()
+        asked = [o.prompt_id for o in trainer.outcomes]
+        by_id = {p.id: p for p in problems.train}
+        return SimpleNamespace(
+            trainer=trainer,
+            loss=trainer.state.log_history[0]["loss"],
+            gradient=trainer.gradient,
+            outcomes=trainer.outcomes,
+            groups=[(by_id[id_], list(script[by_id[id_].prompt])) for id_ in asked],
+            left=[p for p in problems.train if p.id not in asked],
+        )
+
+    return run
+
+
+@pytest.fixture
+def reference(base_folder, tokenizer):
+    """Loss and gradient of rows (prompt, token ids, advantage, ratio) by a formula written out."""
+    model = AutoModelForCausalLM.from_pretrained(base_folder)
+
+    def logps(prompt: str, ids: list[int]) -> torch.Tensor:
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        logits = model(input_ids=torch.tensor([[*prompt_ids, *ids]])).logits[0, len(prompt_ids) - 1 : -1]
+        return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
+
+    def terms(prompt: str, ids: list[int], advantage: float, ratio: str) -> torch.Tensor:
+        log_pi = logps(prompt, ids)
+        recorded = torch.tensor(LOGPS)
+        if ratio == "shaped_policy":
+            return log_pi.exp() / (log_pi.exp() + 0.1) * advantage
+        if ratio == "shaped_guide":
+            w = (log_pi - recorded).exp()
+            return w / (w + 0.1) * advantage
+        w = (log_pi - (recorded if ratio == "guide" else log_pi.detach())).exp()
+        return torch.min(w * advantage, w.clamp(0.8, 1.28) * advantage)
+
+    def of(rows, loss: str, beside=(), own: int | None = None):
+        model.zero_grad()
+        found = [terms(*row) for row in rows]
+        if loss == "dapo":
+            total = -sum(t.sum() for t in found) / sum(len(t) for t in found)
+        elif loss == "grpo":
+            total = -sum(t.mean() for t in found) / len(found)
+        else:
+            total = -sum(t.sum() for t in found) / (len(found) * L)
+        for row in beside:
+            total = total - terms(*row).mean() / own
+        total.backward()
+        gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return SimpleNamespace(loss=total.item(), gradient=gradient)
+
+    return of
+
+
+def standard(rewards: list[float], scale: str, over: list[float] | None = None) -> list[float]:
+    mean = statistics.fmean(rewards if over is None else over)
+    std = statistics.stdev(rewards) + 1e-4 if scale == "group" else 1.0
+    return [(reward - mean) / std for reward in rewards]
+
+
+def own_rows(problem, kinds, tokenizer, advantages, skip=None):
+    return [
+        (problem.prompt, completion(problem.prompt, kind, tokenizer), advantage, "off")
+        for i, (kind, advantage) in enumerate(zip(kinds, advantages, strict=True))
+        if i != skip
+    ]
+
+
+def guide_row(problem, tokenizer, advantage, ratio):
+    return (problem.prompt, trajectory(problem, tokenizer).token_ids.tolist(), advantage, ratio)
+
+
+def assert_equal(found, expected) -> None:
+    assert found.loss == pytest.approx(expected.loss, abs=2e-6)
+    assert found.gradient.keys() == expected.gradient.keys()
+    apart = sum((found.gradient[n] - g).pow(2).sum() for n, g in expected.gradient.items()).sqrt()
+    norm = sum(g.pow(2).sum() for g in expected.gradient.values()).sqrt()
+    assert norm > 1e-3
+    assert apart / norm < 1e-5
+
+
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("ratio", ["off", "guide", "shaped_guide", "shaped_policy"])
+def test_every_ratio_in_the_last_slot(update, reference, tokenizer, ratio, loss):
+    """With dr_grpo and without scale, shaped_policy is LUFFY's loss; shaped_guide is ExGRPO's."""
+    scale = "none" if loss == "dr_grpo" else "group"
+    found = update(injection={"gate": "every", "importance_sampling": ratio}, loss=loss, scale=scale)
+    rows = []
+    for problem, kinds in found.groups:
+        advantages = standard([*[float(kind == RIGHT) for kind in kinds[:-1]], 1.0], scale)
+        rows += own_rows(problem, kinds, tokenizer, advantages, skip=3)
+        rows.append(guide_row(problem, tokenizer, advantages[-1], ratio))
+    assert_equal(found, reference(rows, loss))
+
+
+@pytest.mark.parametrize("micro_batch", [64, 3])
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+@pytest.mark.parametrize("baseline", ["mixed", "on_policy_only"])
+def test_appended_slots_count_as_rows_of_the_batch(update, reference, tokenizer, loss, baseline, micro_batch):
+    """RLEP's: advantages over the grown group, and no ratio; the third group is above the gate and does not grow."""
+    found = update(injection={"place": "append", "baseline": baseline}, loss=loss, micro_batch=micro_batch)
+    rows, appended = [], []
+    for problem, kinds in found.groups:
+        rewards = [float(kind == RIGHT) for kind in kinds]
+        grown = [*rewards, 1.0] if statistics.fmean(rewards) < 0.6 else rewards
+        advantages = standard(grown, "group", rewards if baseline == "on_policy_only" else None)
+        rows += own_rows(problem, kinds, tokenizer, advantages[:4])
+        appended += [guide_row(problem, tokenizer, a, "off") for a in advantages[4:]]
+    assert len(appended) == 2
+    if micro_batch == 64:
+        assert_equal(found, reference([*rows, *appended], loss))
+    else:  # the gradient of the last micro batch is the sum of all
+        expected = reference([*rows, *appended], loss)
+        assert_equal(SimpleNamespace(loss=expected.loss, gradient=found.gradient), expected)
+
+
+@pytest.mark.parametrize("ratio", ["off", "clip"])
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+def test_replayed_rows_are_added_to_grpos_loss(update, reference, tokenizer, loss, ratio):
+    """GRPO's + sum over replayed rows of -c a (mean log pi) / rows of the batch; a: advantage of one right one."""
+    replay = {"rows": 2, "weight": C, "ratio": ratio}
+    found = update(mix={"store": {}, "replay": replay}, stored=1, loss=loss)
+    rows = []
+    for problem, kinds in found.groups:
+        rows += own_rows(problem, kinds, tokenizer, standard([float(kind == RIGHT) for kind in kinds], "group"))
+    [left] = found.left  # the only one that the batch does not ask
+    weight = C * (4 - 1) / math.sqrt(4)
+    beside = [guide_row(left, tokenizer, weight, "guide" if ratio == "clip" else "off")]
+    assert_equal(found, reference(rows, loss, beside, own=len(rows)))
+
+
+def test_a_random_wrong_one_gives_way(update, tokenizer):
+    """The first group has no right one, the second has; that one never gives way, and the choice repeats."""
+    settings = {"gate": "every", "place": "random_wrong"}
+    found, again = (update(injection=settings, mix=None) for _ in range(2))
+    assert [o.tokens for o in found.outcomes] == [o.tokens for o in again.outcomes]
+    mask = found.trainer.batch["guide_mask"].any(1).view(3, 4)
+    assert mask.sum(1).tolist() == [1, 1, 1]
+    for (_, kinds), row in zip(found.groups, mask, strict=True):
+        assert kinds[int(row.nonzero()[0])] != RIGHT
+    assert {int(row.nonzero()[0]) for row in mask} != {3}  # else it would be the last slot
+
+
+@pytest.mark.parametrize(
+    ("gate", "injected"),
+    [
+        ({"gate": "dead"}, [True, False, False]),
+        ({"gate": "every"}, [True, True, True]),
+        ({"tau_gate": 0.5}, [True, True, False]),
+        ({"gate": "every", "start_above": 0.3}, [True, True, True]),
+        ({"gate": "every", "start_above": 0.34}, [False, False, False]),  # 4 of 12 are right
+    ],
+)
+def test_gates(update, gate, injected):
+    found = update(injection=gate)
+    by_kinds = {tuple(kinds): o.injected for (_, kinds), o in zip(found.groups, found.outcomes, strict=True)}
+    assert [by_kinds[tuple(kinds)] for kinds in GROUPS] == injected
