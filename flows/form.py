@@ -13,6 +13,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from npo_core.config import RunConfig, explain, override
+from npo_core.errors import ConfigError
 from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
 
 ADVANCED = "advanced"
@@ -68,12 +69,17 @@ FORMS = {
 }
 
 
-def check(values: Any, validate: Callable[[Any], RunConfig]) -> RunConfig:
-    """A configuration from a form's values or a file's, with one sentence for each that is wrong."""
+def check(values: Any, validate: Callable[[Any], RunConfig]) -> RunConfig | ConfigError:
+    """A configuration from a form's values or a file's; else what is wrong, with one sentence for each field.
+
+    The error is returned for the flow to end with: raised here it would reach the log as a traceback of Prefect's.
+    """
     try:
         return validate(plain(values))
+    except ConfigError as error:
+        return error
     except ValidationError as error:
-        raise ValueError(explain(error, "The form")) from None
+        return ConfigError(explain(error, "The form"))
 
 
 def plain(values: Any) -> Any:

@@ -48,7 +48,7 @@ TASKS = {
 
 def follow(
     recipe: str,
-    config: RunConfig | None,
+    config: RunConfig | ConfigError | None,
     workspace: str | None,
     baseline: str | None,
     plateau: Plateau | None = None,
@@ -62,6 +62,8 @@ def follow(
     one_sentence_each()
     place = None
     try:
+        if isinstance(config, ConfigError):
+            raise config
         if not workspace and config is None:
             raise ConfigError(f"{recipe} needs a workspace with a run, or a config to train one: give either.")
         place = choose_workspace(workspace, config.name if config else "")

@@ -36,16 +36,64 @@ def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, q
     tagged = served.ask("flow_runs/filter", {"flow_runs": {"tags": {"all_": [f"workspace:{workspace}"]}}})
     assert [run["id"] for run in tagged] == [quick]
     artifacts = served.artifacts(quick)
-    assert all(str(workspace) in artifacts[key] for key in ("smoke-plan", "smoke-report", "runs"))
+    assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
     second.open("artifacts/key/runs")
     second.see("held-out pass rate")
     second.see(workspace.name)
 
 
+def trains(served: Served, run: str, workspace: Path, marks: int) -> None:
+    """Wait until a run trains and has committed some snapshots."""
+    deadline = time.monotonic() + 600
+    while not served.of_runs(run) or len(list(workspace.glob("segments/*/mark-*.json"))) < marks:
+        assert time.monotonic() < deadline, (served.ask(f"flow_runs/{run}")["state"], served.logs(run))
+        time.sleep(0.1)
+
+
+def is_free(served: Served, run: str, workspace: Path) -> int:
+    """Wait until nothing of a run is left; its committed snapshots."""
+    _, alive = psutil.wait_procs(served.of_runs(run), timeout=60)
+    assert not alive, [process.cmdline() for process in alive]
+    return len(list(workspace.glob("segments/*/mark-*.json")))
+
+
+def test_paused_from_outside_and_resumed(second: SecondUI, ui: UI, served: Served, tmp_path: Path):
+    """One run at a time, paused in either UI: the stage ends, the next run starts, and both end as one another."""
+    groups = {"training": {"steps": 400, "snapshot_every": 4}, "evaluation": {"every": 400}}
+    config = served.preset("grpo/grpo", **groups)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    first, other = (served.run("grpo/grpo", config=config, workspace=str(folder)) for folder in folders)
+    second.open_run(first)
+    trains(served, first, folders[0], marks=2)
+    assert not served.of_runs(other)
+    second.menu("Pause", "Pause Flow Run")
+    assert served.wait(first, {"PAUSED"})["state"]["name"] == "Suspended"
+    assert is_free(served, first, folders[0]) < 100
+    assert "data:image/png" in served.artifacts(first)["demo-live-train-main-to-400"]
+    trains(served, other, folders[1], marks=2)
+    assert not served.of_runs(first)
+
+    ui.open_run(other)
+    ui.confirmed("Suspend", "Submit")
+    served.wait(other, {"PAUSED"})
+    assert is_free(served, other, folders[1]) < 100
+
+    before = len(list(folders[0].glob("segments/*/mark-*.json")))
+    second.open_run(first)
+    second.menu("Resume", "Resume")
+    trains(served, first, folders[0], marks=before + 1)
+    ui.open_run(other)
+    ui.confirmed("Resume", "Submit")
+    served.wait(other, {"SCHEDULED"})
+    assert not served.of_runs(other)
+    for run in (first, other):
+        served.wait(run, {"COMPLETED"}, seconds=900)
+    assert outcome(folders[0]) == outcome(folders[1])
+
+
 def test_a_quick_run_in_the_classic_ui(ui: UI, served: Served):
     """The click starts the run; it is cancelled at once."""
-    ui.page.goto(f"{served.url}/deployments")
-    ui.page.locator('.deployment-list__name[title="smoke"]').click()
+    ui.open_deployment("early-bootstrap/smoke")
     ui.click("Run")
     with ui.page.expect_response("**/create_flow_run") as answer:
         ui.page.get_by_text("Quick run").click()
@@ -116,57 +164,3 @@ def test_pages_ask_no_other_host(second: SecondUI, served: Served, quick: str):
         second.page.wait_for_load_state("networkidle")
     assert len(asked) > 20
     assert [url for url in asked if not url.startswith((served.url, "blob:", "data:"))] == []
-
-
-def trains(served: Served, run: str, workspace: Path, marks: int) -> None:
-    """Wait until a run trains and has committed some snapshots."""
-    deadline = time.monotonic() + 600
-    while not served.of_runs(run) or len(list(workspace.glob("segments/*/mark-*.json"))) < marks:
-        assert time.monotonic() < deadline, (served.ask(f"flow_runs/{run}")["state"], served.logs(run))
-        time.sleep(0.1)
-
-
-def is_free(served: Served, run: str, workspace: Path) -> int:
-    """Wait until nothing of a run is left; its committed snapshots."""
-    _, alive = psutil.wait_procs(served.of_runs(run), timeout=60)
-    assert not alive, [process.cmdline() for process in alive]
-    return len(list(workspace.glob("segments/*/mark-*.json")))
-
-
-def test_paused_from_outside_and_resumed(second: SecondUI, ui: UI, served: Served, tmp_path: Path):
-    """One run at a time, paused in either UI: the stage ends, the next run starts, and both end as one another."""
-    training = {"steps": 1600, "snapshot_every": 20}
-    groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 1600}}
-    config = served.preset("grpo/grpo", **groups)
-    folders = [tmp_path / "first", tmp_path / "second"]
-    first, other = (served.run("grpo/grpo", config=config, workspace=str(folder)) for folder in folders)
-    trains(served, first, folders[0], marks=2)
-    deadline = time.monotonic() + 120
-    while not any(line.startswith("Late: it waits for 'grpo demo") for line in served.logs(other)):
-        assert time.monotonic() < deadline and not served.of_runs(other)
-        time.sleep(0.5)
-
-    second.open_run(first)
-    second.menu("Pause", "Pause Flow Run")
-    assert served.wait(first, {"PAUSED"})["state"]["name"] == "Suspended"
-    assert is_free(served, first, folders[0]) < 80
-    assert "data:image/png" in served.artifacts(first)["demo-live-train-main-to-1600"]
-    trains(served, other, folders[1], marks=2)
-    assert not served.of_runs(first)
-
-    ui.open_run(other)
-    ui.confirmed("Suspend", "Submit")
-    served.wait(other, {"PAUSED"})
-    assert is_free(served, other, folders[1]) < 80
-
-    before = len(list(folders[0].glob("segments/*/mark-*.json")))
-    second.open_run(first)
-    second.menu("Resume", "Resume")
-    trains(served, first, folders[0], marks=before + 1)
-    ui.open_run(other)
-    ui.confirmed("Resume", "Submit")
-    served.wait(other, {"SCHEDULED"})
-    assert not served.of_runs(other)
-    for run in (first, other):
-        served.wait(run, {"COMPLETED"}, seconds=900)
-    assert outcome(folders[0]) == outcome(folders[1])

@@ -1,6 +1,7 @@
 """The pipeline as people use it: a real server and worker, and every click in a real browser."""
 
 import json
+import re
 from pathlib import Path
 
 import psutil
@@ -28,7 +29,7 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
 
 def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
     """The preset never warns; what is typed into the form makes it."""
-    ui.open_form("auto-npo")
+    ui.open_form("auto-npo/auto-npo")
     ui.type("auto.control.trigger.min_gain", 1)
     run = ui.start()
     ui.see_state("Completed")
@@ -49,7 +50,7 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     workspace = tmp_path / "run"
     workspace.mkdir()
     (workspace / "guidance").write_text("in the way")
-    ui.open_form("smoke")
+    ui.open_form("early-bootstrap/smoke")
     ui.type("evaluation.target", 0.7)
     ui.type("execution.retries", 0)
     ui.type("workspace", workspace)
@@ -72,7 +73,7 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
 
 
 def test_cancel(ui: UI, served: Served, tmp_path: Path):
-    """In the middle of training."""
+    """In the middle of training, and a run that waits for it, which says so."""
     training = {"steps": 200_000, "snapshot_every": 20}
     groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 20}}
     workspace = tmp_path / "run"
@@ -80,6 +81,10 @@ def test_cancel(ui: UI, served: Served, tmp_path: Path):
     served.wait_for_task(run, "train main to 200000")
     flow = served.of_runs()
     assert len(flow) >= 3  # the flow, what forks stages, the stage
+    waits = served.run("early-bootstrap/smoke")
+    ui.open_run(waits)
+    ui.see(re.compile(r"Late: it waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2"), 120)
+    served.set_state(waits, "CANCELLING", "Cancelling")
     ui.open_run(run)
     ui.confirmed("Cancel", "Confirm")
     ui.see_state("Cancelled")

@@ -15,10 +15,14 @@ class UI:
     page: Page
     served: Served
 
+    def open_deployment(self, name: str) -> None:
+        """Deployments, and the deployment `flow/name`, which may be on the list's second page."""
+        found = self.served.ask(f"deployments/name/{name}")
+        self.page.goto(f"{self.served.url}/deployments/deployment/{found['id']}")
+
     def open_form(self, deployment: str) -> None:
-        """Deployments, the deployment, Run, Custom run."""
-        self.page.goto(f"{self.served.url}/deployments")
-        self.page.locator(f'.deployment-list__name[title="{deployment}"]').click()  # links to its flow may be named so
+        """The deployment, Run, Custom run."""
+        self.open_deployment(deployment)
         self.click("Run")
         self.page.get_by_text("Custom run").click()
         expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
@@ -77,8 +81,8 @@ class UI:
         self.page.get_by_text(key, exact=True).first.click()
         self.page.wait_for_url("**/artifacts/artifact/*")
 
-    def see(self, text: str | Pattern[str]) -> None:
-        expect(self.page.get_by_text(text).first).to_be_visible()
+    def see(self, text: str | Pattern[str], seconds: float = 30) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=1000 * seconds)
 
     def name_it(self, name: str) -> None:
         """Type a name for the run into the form of a deployment."""
@@ -119,6 +123,7 @@ class SecondUI:
 
     def titles(self) -> list[str]:
         """The captions of the form, in order."""
+        expect(self.page.locator("label").get_by_text("advanced (Optional)", exact=True)).to_be_visible()
         return [text.removesuffix(" (Optional)") for text in self.page.locator("label").all_inner_texts()]
 
     def type(self, title: str, value: object) -> None:
