@@ -37,7 +37,7 @@ def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, q
     assert [run["id"] for run in tagged] == [quick]
     artifacts = served.artifacts(quick)
     assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
-    second.open("artifacts/key/runs")
+    second.open_artifact("runs")
     second.see("held-out pass rate")
     second.see(workspace.name)
 
@@ -148,7 +148,7 @@ def test_runs_side_by_side(second: SecondUI, served: Served, quick: str):
     run = served.run("compare/compare", workspaces=[workspace, workspace])
     done = served.wait(run, {"COMPLETED"}, seconds=600)
     assert done["state"]["message"].startswith("Held-out: ")
-    second.open("artifacts/key/compare")
+    second.open_artifact("compare")
     second.see("2 runs side by side")
     picture = second.page.locator("img[alt='held-out curves']").first
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300

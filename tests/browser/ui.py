@@ -137,6 +137,10 @@ class SecondUI:
     def open_run(self, run: str) -> None:
         self.open(f"runs/flow-run/{run}")
 
+    def open_artifact(self, key: str) -> None:
+        """The newest of a key."""
+        self.open(f"artifacts/artifact/{self.served.ask(f'artifacts/{key}/latest')['id']}")
+
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
 
