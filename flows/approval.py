@@ -13,6 +13,7 @@ from npo_core.control.records import Approval
 from npo_core.errors import ApprovalNeeded
 from npo_core.recipes.records import ask_later
 from npo_core.recipes.run import Run
+from tasks.outside import tell_that_it_waits
 
 PATIENCE = timedelta(days=30)
 
@@ -30,8 +31,10 @@ class Answer(RunInput):
 
 def ask(run: Run, decision: Decision) -> Approval:
     """Suspend the flow run until the form is answered with something that can be done."""
-    if get_run_context().flow_run.deployment_id is None:  # Prefect can start only a deployment's run again
+    flow_run = get_run_context().flow_run
+    if flow_run.deployment_id is None:  # Prefect can start only a deployment's run again
         return ask_later(run, decision)
+    tell_that_it_waits(flow_run.id)
     complaint = ""
     for attempt in range(100):
         answer = suspend_flow_run(
@@ -40,7 +43,7 @@ def ask(run: Run, decision: Decision) -> Approval:
             timeout=int(PATIENCE.total_seconds()),
         )
         if (complaint := decision.complaint(answer.answer, answer.delta)) == "":
-            return Approval(answer=answer.answer, delta=answer.delta)
+            return Approval(answer=answer.answer, delta=answer.delta, by="UI")  # it knows no more
     raise ApprovalNeeded(f"Decision {decision.number} was answered a hundred times with what cannot be done.")
 
 

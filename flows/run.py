@@ -5,14 +5,16 @@ from typing import Any
 
 from flows.server import local_server
 from npo_core.config import Plateau, RunConfig
-from npo_core.errors import ConfigError
+from npo_core.errors import ConfigError, StageError
 from npo_core.names import RECIPE_NAMES
 from npo_core.recipes.local import run_local
 from npo_core.recipes.progress import Progress
+from npo_core.stages.execute import STOPPED
 from npo_core.stages.forked import fork_server
 from npo_core.stages.launch import forks
 from npo_core.stages.workspace import Workspace, absolute
 
+PAUSED = "The run was paused or ended in the Prefect UI: start the same command again to go on from its last snapshot."
 FLOWS = {name: name.replace("-", "_") for name in RECIPE_NAMES}  # module, and function in it
 
 
@@ -31,6 +33,7 @@ def run_flow(
         fork_server(execution)  # imports torch while the server starts
     name = FLOWS[flow_name]
     with local_server(meanwhile=lambda: import_module(f"flows.{name}")) as server:
+        from prefect.exceptions import Abort, Pause
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         flow = getattr(import_module(f"flows.{name}"), name)
@@ -38,6 +41,8 @@ def run_flow(
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
                 return flow(config=config, workspace=place, baseline=beside, **settings)
+        except (Abort, Pause):
+            raise StageError(PAUSED, exit_code=STOPPED) from None
         except Exception:
             if not server.gone:
                 raise

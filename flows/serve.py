@@ -5,6 +5,7 @@
 Everything ends with this process. Started again over the same database, it finds what is there.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -13,9 +14,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import yaml
 from filelock import FileLock, Timeout
@@ -25,15 +28,21 @@ from flows.worker import MARK, RUN, end_marked
 from npo_core.errors import ConfigError, NPOError
 from npo_core.stages.workspace import home
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.filters import FlowRunFilter
+
 CHECKOUT = Path(__file__).parents[1]
 AUTOMATIONS = CHECKOUT / "deployments" / "automations.yaml"
 POOL = "npo"
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
 }
 GRACE = 20.0  # seconds that runs have to say that they end
+ACTIVE = ["PENDING", "RUNNING", "CANCELLING"]  # types of states with a place in the work pool
+TELL_LATE = 5.0  # seconds between looks for runs that wait
 STEADY = 10.0  # seconds; a process that lived shorter ended early
 MOST = 3  # early ends in a row, after which it is not started again
 
@@ -47,6 +56,7 @@ class Machine:
         self.processes: dict[str, subprocess.Popen] = {}
         self.started: dict[str, float] = {}
         self.early: Counter[str] = Counter()
+        self.told_late: set[tuple[UUID, str]] = set()
 
     def start(self, name: str) -> None:
         """Start the server or the worker."""
@@ -76,7 +86,12 @@ class Machine:
         Raises:
             NPOError: it does not stay alive.
         """
+        told = time.monotonic()
         while True:
+            if time.monotonic() - told > TELL_LATE:
+                told = time.monotonic()
+                with suppress(Exception):  # the server may be away
+                    self.told_late |= tell_late(self.runs, self.told_late)
             for name, process in list(self.processes.items()):
                 if process.poll() is None:
                     continue
@@ -117,22 +132,50 @@ def make_pool(runs: int) -> None:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=runs), overwrite=True)
 
 
+def in_states(**wanted: list[str]) -> "FlowRunFilter":
+    """The filter for flow runs in states of these names or types."""
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    return FlowRunFilter.model_validate({"state": {field: {"any_": of} for field, of in wanted.items()}})
+
+
 def close_dead_runs() -> None:
     """Mark runs that ended with an earlier `make serve` as crashed, for as running they would keep their place."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
-    from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
-    active = filters.FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_run_filter=filters.FlowRunFilter(state=filters.FlowRunFilterState(type=active)),
+            flow_run_filter=in_states(type=ACTIVE),
             work_pool_filter=filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL])),
         )
         for run in runs:
             state = Crashed(message="The worker ended during the run. Retry goes on from its last snapshot.")
             client.set_flow_run_state(run.id, state, force=True)
+
+
+def tell_late(most: int, told: set[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
+    """Say in the log of each late run what it waits for, once: the runs that have the places in the work pool."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.actions import LogCreate
+
+    pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
+    with get_client(sync_client=True) as client:
+        late = client.read_flow_runs(flow_run_filter=in_states(name=["Late"]), work_pool_filter=pool)
+        if not late:
+            return set()
+        busy = client.read_flow_runs(flow_run_filter=in_states(type=ACTIVE), work_pool_filter=pool)
+        names = " and ".join(sorted(f"'{run.name}'" for run in busy)) or "a free worker"
+        places = f"{most} run{'s' * (most > 1)} at a time (make serve RUNS={most + 1} allows more)"
+        message = f"Late: it waits for {names}. There {'are' if most > 1 else 'is'} {places}."
+        new = {(run.id, message) for run in late} - told
+        now, level = datetime.now(UTC), logging.INFO
+        logs = [LogCreate(name=POOL, level=level, message=m, timestamp=now, flow_run_id=id_) for id_, m in new]
+        if logs:
+            client.create_logs(logs)
+    return new
 
 
 def make_automations() -> None:

@@ -11,15 +11,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from npo_core.errors import NPOError
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages.workspace import home
 
 LOOK, MOST_STARTS = 0.5, 3  # seconds between looks at the server; how often it is started for one run
+# What pages may ask; analytics are asked by https.
+KEPT = (
+    """<meta http-equiv="Content-Security-Policy" content="connect-src 'self' http://127.0.0.1:* ws://127.0.0.1:*">"""
+)
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal shows progress; the server has the log
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
 }
 
@@ -105,6 +111,7 @@ def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
         # Pages of other sites in the same browser could start programs here: this server asks for no password.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect_home() / "ui"),
         # On disk, for a slot whose lease a killed server forgot would never be free again.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
@@ -143,6 +150,7 @@ def wait_until_healthy(process: subprocess.Popen, url: str, seconds: float = 120
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2):
+                keep_to_this_server()
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
@@ -152,8 +160,36 @@ def wait_until_healthy(process: subprocess.Popen, url: str, seconds: float = 120
     )
 
 
+def keep_to_this_server() -> None:
+    """Forbid the UI's pages to ask other hosts: the second UI sets its analytics up before it asks whether it may."""
+    for page in (prefect_home() / "ui").glob("v*/index.html"):
+        if KEPT not in (text := page.read_text()):
+            page.write_text(text.replace("<head>", f"<head>{KEPT}", 1))
+
+
+def write_in_turn() -> None:
+    """Have each transaction on SQLite wait for its turn to write when it begins.
+
+    Prefect's WAL and busy timeout do not help a transaction that reads first: when it comes to write and another wrote
+    meanwhile, SQLite calls the database locked at once, and a click is refused, or an event lost.
+    """
+    from contextlib import AbstractAsyncContextManager
+
+    from prefect.server.database.configurations import AioSqliteConfiguration as Configuration
+
+    begin = Configuration.begin_transaction
+
+    def begin_immediate(
+        self: Configuration, session: Any, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager:
+        return begin(self, session, with_for_update=True)
+
+    Configuration.begin_transaction = begin_immediate
+
+
 if __name__ == "__main__":
     die_with_parent(int(os.environ[PARENT]))
+    write_in_turn()
     from prefect.cli import app
 
     app()

@@ -1,11 +1,11 @@
 """Where a run lives when its form says nothing: a folder of its own, the same again when the flow run is retried."""
 
-import os
 from uuid import uuid4
 
 from prefect.runtime import flow_run
 
-from npo_core.stages.workspace import absolute, home
+from npo_core.recipes.runs import runs_folder
+from npo_core.stages.workspace import absolute
 
 
 def choose_workspace(given: str | None, name: str) -> str:
@@ -16,5 +16,4 @@ def choose_workspace(given: str | None, name: str) -> str:
     """
     if given:
         return absolute(given)
-    runs = os.environ.get("NPO_RUNS") or str(home() / "runs")
-    return f"{absolute(runs).rstrip('/')}/{name}-{(flow_run.id or uuid4().hex)[:8]}"
+    return f"{runs_folder()}/{name}-{(flow_run.id or uuid4().hex)[:8]}"

@@ -9,10 +9,12 @@ from npo_core.stages.launch import StageResult
 from npo_core.stages.results import BaseResult
 from npo_core.stages.specs import BaseSpec
 from tasks.artifacts import Section, key_of, publish, table
+from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="base-model", task_run_name="base model", retry_condition_fn=worth_retrying)
+@pausable
 def make_base(spec: BaseSpec, label: str, run_name: str) -> StageResult[BaseResult]:
     """Snapshot of step 0; a built-in model is trained once and kept for later runs."""
     result = perform(spec, label, run_name)

@@ -11,10 +11,12 @@ from npo_core.stages.launch import StageResult
 from npo_core.stages.results import EvaluateResult
 from npo_core.stages.specs import EvaluateSpec
 from tasks.artifacts import key_of, publish, table
+from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="evaluate", task_run_name="evaluate", retry_condition_fn=worth_retrying)
+@pausable
 def evaluate(spec: EvaluateSpec, label: str, run_name: str) -> StageResult[EvaluateResult]:
     """Every snapshot is asked the same held-out problems with the same seed."""
     result = perform(spec, label, run_name)

@@ -8,10 +8,12 @@ from npo_core.stages.results import GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.stages.workspace import Workspace
 from tasks.artifacts import key_of, publish, table
+from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="generate-guidance", task_run_name="generate guidance", retry_condition_fn=worth_retrying)
+@pausable
 def generate_guidance(spec: GuideSpec, label: str, run_name: str) -> StageResult[GuideResult]:
     """At most one verified-correct trajectory a prompt, in a Parquet cache."""
     result = perform(spec, label, run_name)

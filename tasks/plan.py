@@ -7,7 +7,7 @@ from npo_core.config import RunConfig
 from npo_core.planning import Plan, plan_run
 from npo_core.planning.tables import conclusion, plan_tables
 from npo_core.reporting.tables import markdown
-from tasks.artifacts import Section, key_of, publish, wait_until_published
+from tasks.artifacts import Section, key_of, publish, wait_until_published, where
 
 
 @task(name="plan", task_run_name="plan")
@@ -18,7 +18,7 @@ def check_plan(config: RunConfig, workspace: str, flow: str) -> Plan:
         ConfigError: it cannot fit; says what to change. The workspace is not touched.
     """
     made = plan_run(config, workspace, flow)
-    publish(key_of(config.name, "plan"), "What the run needs, and what there is", *describe(made))
+    publish(key_of(config.name, "plan"), "What the run needs, and what there is", where(workspace), *describe(made))
     if made.refused:
         wait_until_published()
     made.require()

@@ -8,10 +8,12 @@ from npo_core.stages.launch import StageResult
 from npo_core.stages.results import ProbeStageResult
 from npo_core.stages.specs import ProbeSpec
 from tasks.artifacts import key_of, publish, table
+from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="probe", task_run_name="{label}", retry_condition_fn=worth_retrying)
+@pausable
 def probe(spec: ProbeSpec, label: str, run_name: str) -> StageResult[ProbeStageResult]:
     """One rollout on the mistake pool: pass rate on past failures, and the KL to each candidate snapshot."""
     result = perform(spec, label, run_name)

@@ -8,10 +8,12 @@ from npo_core.stages.results import TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
 from tasks.artifacts import Section, key_of, picture, publish, table
+from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
 
 @task(name="train", task_run_name="{label}", retry_condition_fn=worth_retrying)
+@pausable
 def train(spec: TrainSpec, label: str, run_name: str) -> StageResult[TrainResult]:
     """From a snapshot to a step, guided where a cache is given; goes on from its newest snapshot after any end."""
     result = perform(spec, label, run_name)

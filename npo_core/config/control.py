@@ -106,16 +106,16 @@ class AutoNPO(Closed):
 class Plateau(Closed):
     """Late-stage plateau breakthrough: where to roll back to, and which later snapshot guides."""
 
-    branch: str | None = Field(None, description="branch to work on; none: the run's final one")
-    rollback_step: int | None = Field(
-        None, ge=0, description="step of the snapshot to roll back to; none: where the plateau is found to begin"
-    )
     guide_step: int | None = Field(
         None,
         ge=1,
         description="step of the snapshot that guides; the branch is trained on to it if need be; none: the branch's "
         "newest snapshot",
     )
+    rollback_step: int | None = Field(
+        None, ge=0, description="step of the snapshot to roll back to; none: where the plateau is found to begin"
+    )
+    branch: str | None = Field(None, description="branch to work on; none: the run's final one")
     until: int | None = Field(
         None, ge=1, description="step at which the new branch ends; none: training.steps of the run, or guide_step"
     )

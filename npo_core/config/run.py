@@ -1,5 +1,6 @@
 """Everything that decides a run, in one model."""
 
+from collections.abc import Iterator
 from typing import Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -77,7 +78,22 @@ class RunConfig(Closed):
         return sorted(set(self.bootstrap.ladder)) or [self.scout_steps]
 
     @model_validator(mode="after")
-    def _steps_agree(self) -> Self:
+    def _all_agree(self) -> Self:
+        """Every contradiction between settings, not the first alone."""
+        checks = (
+            self._steps_agree,
+            self._processes_divide,
+            self._enough_problems,
+            self._engine_can_do_it,
+            self._mix_fits,
+            self._second_opinion_fits,
+            self._penalty_is_in_reach,
+        )
+        if wrong := [sentence for check in checks for sentence in check()]:
+            raise ValueError("\n  ".join(wrong))
+        return self
+
+    def _steps_agree(self) -> Iterator[str]:
         every, scout = self.training.snapshot_every, self.scout_steps
         for name, value in [
             ("bootstrap.scout_steps", scout),
@@ -85,169 +101,155 @@ class RunConfig(Closed):
             ("evaluation.every", self.evaluation.every),
         ]:
             if value % every:
-                raise ValueError(
+                yield (
                     f"{name} = {value} is no multiple of training.snapshot_every = {every}, so there "
                     "would be no snapshot to use: change either"
                 )
         if scout > self.training.steps:
-            raise ValueError(
+            yield (
                 f"bootstrap.scout_steps = {scout} is more than training.steps = {self.training.steps}: "
                 "the replay would outlast the run; shorten the scout or train longer"
             )
         for step in self.bootstrap.ladder:
             if step % every or not 0 < step <= scout:
-                raise ValueError(
+                yield (
                     f"bootstrap.ladder has {step}: guides are snapshots of the scout, at multiples of "
                     f"{every} from {every} to {scout}"
                 )
-        return self
 
-    @model_validator(mode="after")
-    def _processes_divide(self) -> Self:
+    def _processes_divide(self) -> Iterator[str]:
         processes, per_update = self.execution.processes, self.training.batch // self.training.updates_per_batch
         if per_update % processes:
-            raise ValueError(
+            yield (
                 f"execution.processes = {processes} does not divide the {per_update} completions of one update "
                 "(prompts_per_step x group_size / updates_per_batch): choose a divisor"
             )
-        share = per_update // processes
-        if share % min(self.training.micro_batch, share):
-            raise ValueError(
+        elif (share := per_update // processes) % min(self.training.micro_batch, share):
+            yield (
                 f"training.micro_batch = {self.training.micro_batch} does not divide the {share} completions of one "
                 f"update that each of execution.processes = {processes} trains on: choose a divisor"
             )
         if self.execution.sharding != "none" and processes == 1:
-            raise ValueError(
+            yield (
                 f"execution.sharding = {self.execution.sharding} needs processes to split the model among: set "
                 "execution.processes to 2 or more, or sharding: none"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _enough_problems(self) -> Self:
+    def _enough_problems(self) -> Iterator[str]:
         if isinstance(self.problems, ChainProblems) and self.problems.train < self.training.prompts_per_step:
-            raise ValueError(
+            yield (
                 f"problems.train = {self.problems.train} is less than training.prompts_per_step = "
                 f"{self.training.prompts_per_step}: an epoch would have no batch"
             )
         if isinstance(self.problems, ChainProblems) and self.training.max_completion_tokens < self.problems.operands:
-            raise ValueError(
+            yield (
                 f"training.max_completion_tokens = {self.training.max_completion_tokens} is too short for the "
                 f"{self.problems.operands - 1} results and the end token of a chain of problems.operands = "
                 f"{self.problems.operands}: set at least {self.problems.operands}"
             )
         if isinstance(self.model, BuiltInModel) and not isinstance(self.problems, ChainProblems):
-            raise ValueError(
+            yield (
                 "model.kind = built-in knows only the built-in task: set problems.kind = chain, or "
                 "model.kind = pretrained with a path"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _engine_can_do_it(self) -> Self:
+    def _engine_can_do_it(self) -> Iterator[str]:
         if self.engine.rollouts and getattr(self.model, "lora", None) is not None:
-            raise ValueError(
+            yield (
                 "engine.rollouts = true would merge the adapters of model.lora into the base at every update and take "
                 "them out again, after which it is no longer the same base: set engine.rollouts to false, or train "
                 "all weights"
             )
         if getattr(self.model, "lora", None) is not None and self.execution.sharding != "none":
-            raise ValueError(
+            yield (
                 "execution.sharding = fsdp2 splits no adapters (model.lora), which are small: set it to none, so that "
                 "each process holds the base and all adapters"
             )
         if self.engine.rollouts and self.execution.processes % self.engine.tensor_parallel:
-            raise ValueError(
+            yield (
                 f"engine.tensor_parallel = {self.engine.tensor_parallel} does not divide execution.processes = "
                 f"{self.execution.processes}, among which rollouts split the model: choose a divisor"
             )
-        self._lengths_fit()
+        yield from self._lengths_fit()
         if self.engine.rollouts and self.execution.sharding != "none":
-            raise ValueError(
+            yield (
                 "engine.rollouts = true with execution.sharding = fsdp2: TRL gathers no weights that transformers has "
                 "split, so vLLM would not get them: set engine.rollouts to false, or sharding: none"
             )
-        return self
 
-    def _lengths_fit(self) -> None:
+    def _lengths_fit(self) -> Iterator[str]:
         most, completion = self.engine.max_model_len, self.training.max_completion_tokens
         prompt = getattr(self.problems, "max_prompt_tokens", None) or 1
         if self.engine.kind == "vllm" and most is not None and most < prompt + completion:
-            raise ValueError(
+            yield (
                 f"engine.max_model_len = {most} has no room for a prompt of {prompt} and a completion of {completion} "
                 f"tokens: set at least {prompt + completion}"
             )
 
-    @model_validator(mode="after")
-    def _mix_fits(self) -> Self:
+    def _mix_fits(self) -> Iterator[str]:
         beside = "mix.replay" if self.mix.replay else "injection.place = append" * (self.injection.place == "append")
         if beside and self.training.kl_coef:
-            raise ValueError(
+            yield (
                 f"{beside} trains on rows beside the batch's groups, which no KL to the base is computed for: set "
                 f"training.kl_coef = 0 (now {self.training.kl_coef})"
             )
         if beside and self.training.loss == "bnpo":
-            raise ValueError(
+            yield (
                 f"{beside} with training.loss = bnpo: rows beside the batch would change the weight of each micro "
                 "batch; set training.loss to dapo, grpo or dr_grpo"
             )
-        self._guide_fits()
+        yield from self._guide_fits()
         if self.injection.importance_sampling.startswith("shaped") and self.training.kl_coef:
-            raise ValueError(
+            yield (
                 f"injection.importance_sampling = {self.injection.importance_sampling} reshapes log-probabilities, of "
                 f"which no KL can be taken: set training.kl_coef = 0 (now {self.training.kl_coef})"
             )
         if self.injection.gate != "pass_rate" and self.injection.tau_gate != Injection().tau_gate:
-            raise ValueError(
+            yield (
                 f"injection.tau_gate = {self.injection.tau_gate} is for injection.gate = pass_rate, and gate = "
                 f"{self.injection.gate}: leave one of them out"
             )
-        return self
 
-    def _guide_fits(self) -> None:
+    def _guide_fits(self) -> Iterator[str]:
         guide, every = self.mix.guide, self.training.snapshot_every
         if guide is None:
             return
         for name in ("step", "from_step"):
             if getattr(guide, name, 0) % every:
-                raise ValueError(
+                yield (
                     f"mix.guide.{name} = {getattr(guide, name)} is no multiple of training.snapshot_every = {every}, "
                     "so there would be no snapshot: change either"
                 )
         if guide.from_step >= self.training.steps:
-            raise ValueError(
+            yield (
                 f"mix.guide.from_step = {guide.from_step} leaves nothing of training.steps = {self.training.steps} to "
                 "be guided: begin earlier, or train longer"
             )
         if guide.kind == "snapshot" and guide.step > guide.from_step:
-            raise ValueError(
+            yield (
                 f"mix.guide.step = {guide.step} is later than mix.guide.from_step = {guide.from_step}, where the run "
                 "has no such snapshot yet: early-bootstrap is what takes guides from ahead"
             )
         if guide.kind == "traces" and self.injection.importance_sampling in ("guide", "shaped_guide"):
-            raise ValueError(
+            yield (
                 f"injection.importance_sampling = {self.injection.importance_sampling} needs the log-probabilities of "
                 "who wrote a completion, and mix.guide.kind = traces has none: set it to off or shaped_policy"
             )
 
-    @model_validator(mode="after")
-    def _second_opinion_fits(self) -> Self:
+    def _second_opinion_fits(self) -> Iterator[str]:
         if self.guidance.verifier is not None and isinstance(self.problems, ChainProblems):
-            raise ValueError(
+            yield (
                 f"guidance.verifier = {self.guidance.verifier.kind}, but the built-in task (problems.kind = chain) is "
                 "verified exactly and needs no second opinion: leave it out, or set problems.kind = data"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _penalty_is_in_reach(self) -> Self:
+    def _penalty_is_in_reach(self) -> Iterator[str]:
         most = self.training.max_completion_tokens
         if isinstance(self.problems, ChainProblems):
-            return self
+            return
         for leaf in (leaf for v in [self.problems.verifier, *self.problems.verifiers.values()] for leaf in leaves(v)):
             if isinstance(leaf, LengthVerifier) and leaf.max_tokens - leaf.buffer >= most:
-                raise ValueError(
+                yield (
                     f"problems.verifier: a length penalizes from {leaf.max_tokens - leaf.buffer} tokens on, but "
                     f"training.max_completion_tokens = {most} is no more: lower its max_tokens or raise its buffer"
                 )
-        return self

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npo_core.config import Plateau
-from npo_core.control.decide import describe
+from npo_core.config import Plateau, Trigger
+from npo_core.control.decide import describe, quiet
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.plateau import find_plateau
 from npo_core.control.signals import readings
@@ -70,7 +70,7 @@ def rollback_step(
         return given, f"The rollback to step {given} was given."
     found = find_plateau(rows, plateau.trigger)
     if found is None:
-        return None, "No plateau: the signals never warn, so nothing is rolled back."
+        return None, f"No plateau, so nothing is rolled back: {silent(rows, plateau.trigger)}"
     step = found.rollback_step(earlier)
     if step is None:
         return None, f"The plateau began at update {found.began}, before the first snapshot."
@@ -78,6 +78,17 @@ def rollback_step(
         f"The signals last warn at update {found.warned}; the average pass rate {found.level:.3f} there was nearly "
         f"reached at update {found.began}, and the snapshot of step {step} is the last before that."
     )
+
+
+def silent(rows: Sequence[Mapping[str, Any]], trigger: Trigger) -> str:
+    """Why the signals of a run never warn."""
+    last = rows[-1]["step"] if rows else 0
+    if last < trigger.warm_up:
+        return f"a warm-up (trigger.warm_up) of {trigger.warm_up} updates is longer than the run's {last}."
+    if last <= trigger.window:
+        return f"a window (trigger.window) of {trigger.window} updates leaves nothing to compare in the run's {last}."
+    seen = readings(rows, trigger)
+    return "the signals never warn; at the end, " + quiet(seen[-1] if seen else None, trigger)
 
 
 def branch_name(decision: Decision) -> str:

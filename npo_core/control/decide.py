@@ -83,16 +83,15 @@ def decide_delta(
 ) -> tuple[list[Scored], Scored | None, str]:
     """Warning, confirmation, choice: the candidates, the chosen one, and the reason."""
     if reading is None or not reading.warning:
-        return [], None, "No warning: " + quiet(reading, settings)
+        return [], None, "No warning: " + quiet(reading, settings.control.trigger)
     if probe is None:
         why = "nothing was probed here" if left.tokens is None else f"{left.tokens} tokens are too few for a probe"
         return [], None, f"The signals warn, but {why}, so Q, V and S are not known."
     return best_candidate(probe, settings, left)
 
 
-def quiet(reading: Reading | None, settings: AutoNPO) -> str:
+def quiet(reading: Reading | None, trigger: Trigger) -> str:
     """Why the signals do not warn."""
-    trigger = settings.control.trigger
     if reading is None or reading.gain is None:
         return f"fewer updates are recorded than the window of {trigger.window}."
     if reading.step < trigger.warm_up:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.ui import UI
+from tests.browser.ui import UI, SecondUI
 from tests.flows.conftest import TINY
 from tests.product.conftest import ROOT, Served, start, stop
 
@@ -83,3 +83,8 @@ def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> It
 @pytest.fixture
 def ui(page: Page, served: Served) -> UI:
     return UI(page, served)
+
+
+@pytest.fixture
+def second(page: Page, served: Served) -> SecondUI:
+    return SecondUI(page, served)

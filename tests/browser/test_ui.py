@@ -1,11 +1,13 @@
 """The pipeline as people use it: a real server and worker, and every click in a real browser."""
 
 import json
+import re
 from pathlib import Path
 
 import psutil
 import pytest
 
+from flows.form import plain
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.browser.ui import UI
@@ -27,11 +29,11 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
 
 def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
     """The preset never warns; what is typed into the form makes it."""
-    ui.open_form("auto-npo")
-    ui.type("Min gain", 1)
+    ui.open_form("auto-npo/auto-npo")
+    ui.type("auto.control.trigger.min_gain", 1)
     run = ui.start()
     ui.see_state("Completed")
-    config = served.ask(f"flow_runs/{run}")["parameters"]["config"]
+    config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
     assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
 
     workspace = served.home / "runs" / f"demo-{run[:8]}"
@@ -48,13 +50,15 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     workspace = tmp_path / "run"
     workspace.mkdir()
     (workspace / "guidance").write_text("in the way")
-    ui.open_form("smoke")
-    ui.type("Target", 0.7)
-    ui.type("Retries", 0)
+    ui.open_form("early-bootstrap/smoke")
+    ui.type("evaluation.target", 0.7)
+    ui.type("execution.retries", 0)
     ui.type("workspace", workspace)
+    ui.name_it("my-own run")
     run = ui.start()
     ui.see_state("Failed")
-    assert served.ask(f"flow_runs/{run}")["parameters"]["config"]["evaluation"]["target"] == 0.7
+    failed = served.ask(f"flow_runs/{run}")
+    assert failed["name"] == "my-own run" and failed["parameters"]["config"]["evaluation"]["target"] == 0.7
     before = finished_stages(workspace)
     assert {path.parent.name.split("-")[0] for path in before} == {"base", "train"}
 
@@ -69,7 +73,7 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
 
 
 def test_cancel(ui: UI, served: Served, tmp_path: Path):
-    """In the middle of training."""
+    """In the middle of training, and a run that waits for it, which says so."""
     training = {"steps": 200_000, "snapshot_every": 20}
     groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 20}}
     workspace = tmp_path / "run"
@@ -77,6 +81,10 @@ def test_cancel(ui: UI, served: Served, tmp_path: Path):
     served.wait_for_task(run, "train main to 200000")
     flow = served.of_runs()
     assert len(flow) >= 3  # the flow, what forks stages, the stage
+    waits = served.run("early-bootstrap/smoke")
+    ui.open_run(waits)
+    ui.see(re.compile(r"Late: it waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2"), 120)
+    served.set_state(waits, "CANCELLING", "Cancelling")
     ui.open_run(run)
     ui.confirmed("Cancel", "Confirm")
     ui.see_state("Cancelled")
@@ -110,7 +118,7 @@ def test_approval_in_the_form(ui: UI, served: Served, asking: tuple[str, Path]):
     ui.see_state("Completed")
     decisions = workspace / "decisions"
     answer = json.loads((decisions / "0001-approval.json").read_text())
-    assert (answer["answer"], answer["delta"]) == ("other", 4)
+    assert (answer["answer"], answer["delta"], answer["by"]) == ("other", 4, "UI")
     assert json.loads((decisions / "0001-outcome.json").read_text())["replay"]["branch"] == "replay-1"
     assert before.items() <= finished_stages(workspace).items()
 

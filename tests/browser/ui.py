@@ -1,6 +1,7 @@
 """What a person does on the pages of the Prefect UI: type, click, look."""
 
 from dataclasses import dataclass
+from re import Pattern
 
 from playwright.sync_api import Locator, Page, Response, expect
 
@@ -14,10 +15,14 @@ class UI:
     page: Page
     served: Served
 
+    def open_deployment(self, name: str) -> None:
+        """Deployments, and the deployment `flow/name`, which may be on the list's second page."""
+        found = self.served.ask(f"deployments/name/{name}")
+        self.page.goto(f"{self.served.url}/deployments/deployment/{found['id']}")
+
     def open_form(self, deployment: str) -> None:
-        """Deployments, the deployment, Run, Custom run."""
-        self.page.goto(f"{self.served.url}/deployments")
-        self.page.locator(f'.deployment-list__name[title="{deployment}"]').click()  # links to its flow may be named so
+        """The deployment, Run, Custom run."""
+        self.open_deployment(deployment)
         self.click("Run")
         self.page.get_by_text("Custom run").click()
         expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
@@ -76,5 +81,77 @@ class UI:
         self.page.get_by_text(key, exact=True).first.click()
         self.page.wait_for_url("**/artifacts/artifact/*")
 
-    def see(self, text: str) -> None:
-        expect(self.page.get_by_text(text).first).to_be_visible()
+    def see(self, text: str | Pattern[str], seconds: float = 30) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=1000 * seconds)
+
+    def name_it(self, name: str) -> None:
+        """Type a name for the run into the form of a deployment."""
+        self.page.locator(".flow-run-name-input input").fill(name)
+
+
+@dataclass
+class SecondUI:
+    """A window on the UI that opens by default, under /v2."""
+
+    page: Page
+    served: Served
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.served.url}/v2/{path}")
+
+    def open_deployment(self, name: str) -> None:
+        """Deployments, and the deployment `flow/name`."""
+        self.open(f"deployments/deployment/{self.served.ask(f'deployments/name/{name}')['id']}")
+
+    def quick_run(self, deployment: str) -> str:
+        """Run, Quick run; the id of the flow run. Again where the server was too busy."""
+        self.open_deployment(deployment)
+        for _ in range(5):
+            self.click("Run")
+            with self.page.expect_response("**/create_flow_run") as answer:
+                self.page.get_by_role("menuitem", name="Quick run").click()
+            if answer.value.status != 503:
+                return answer.value.json()["id"]
+        raise AssertionError("the server is too busy")
+
+    def open_form(self, deployment: str) -> None:
+        """Run, Custom run."""
+        self.open_deployment(deployment)
+        self.click("Run")
+        self.page.get_by_text("Custom run").click()
+        expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
+
+    def titles(self) -> list[str]:
+        """The captions of the form, in order."""
+        expect(self.page.locator("label").get_by_text("advanced (Optional)", exact=True)).to_be_visible()
+        return [text.removesuffix(" (Optional)") for text in self.page.locator("label").all_inner_texts()]
+
+    def type(self, title: str, value: object) -> None:
+        """Type into a field of a form by its title; one that may stay empty asks for its type first."""
+        caption = self.page.locator("label").get_by_text(f"{title} (Optional)", exact=True)
+        field = self.page.locator("div.group").filter(has=caption).last
+        if (tab := field.get_by_role("tab", name="str", exact=True)).count():
+            tab.click()
+        field.locator("input, textarea").first.fill(str(value))
+
+    def open_run(self, run: str) -> None:
+        self.open(f"runs/flow-run/{run}")
+
+    def open_artifact(self, key: str) -> None:
+        """The newest of a key."""
+        self.open(f"artifacts/artifact/{self.served.ask(f'artifacts/{key}/latest')['id']}")
+
+    def click(self, button: str) -> None:
+        self.page.get_by_role("button", name=button, exact=True).click()
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def menu(self, item: str, confirm: str) -> None:
+        """The menu at the head of a run's page, and what its dialog asks."""
+        self.page.locator("button[aria-haspopup=menu]").first.click()
+        self.page.get_by_role("menuitem", name=item, exact=True).click()
+        self.page.get_by_role("dialog").get_by_role("button", name=confirm, exact=True).click()
+
+    def see(self, text: str | Pattern[str], seconds: float = 30) -> None:
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=1000 * seconds)

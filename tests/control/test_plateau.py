@@ -96,6 +96,16 @@ def test_without_a_plateau_nothing_is_planned():
     assert not early.intervene and early.reason == "The plateau began at update 38, before the first snapshot."
 
 
+def test_a_run_without_a_plateau_is_told_why():
+    short = make(Plateau(), rows(rise(24, 0.8)), states(0, 12, 24), guide=24)
+    assert short.reason.endswith("a warm-up (trigger.warm_up) of 60 updates is longer than the run's 24.")
+    known = rows(rise(24, 0.8))
+    wide = make(Plateau(trigger=Trigger(warm_up=0, window=60)), known, states(0, 12, 24), guide=24)
+    assert "a window (trigger.window) of 60 updates leaves nothing to compare in the run's 24." in wide.reason
+    rising = make(Plateau(trigger=TRIGGER), rows(rise(80, 0.8)), states(0, 80))
+    assert "the signals never warn; at the end, over" in rising.reason and "gained" in rising.reason
+
+
 @pytest.mark.parametrize("step", [30, 80, 100])
 def test_a_step_without_a_snapshot_before_the_guide_is_refused_by_name(step):
     with pytest.raises(ConfigError, match=f"plateau.rollback_step = {step}: .* choose one of 0, 60"):

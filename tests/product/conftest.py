@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.form import plain
 from flows.server import free_port
 from flows.worker import MARK
 
@@ -58,8 +59,8 @@ class Served:
         return self.ask(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"]
 
     def preset(self, name: str, **groups: Any) -> dict[str, Any]:
-        """What the form of a deployment is filled with, some fields changed."""
-        config = self.ask(f"deployments/name/{name}")["parameters"]["config"]
+        """What the form of a deployment is filled with, as a file has it, some fields changed."""
+        config = plain(self.ask(f"deployments/name/{name}")["parameters"]["config"])
         for group, change in groups.items():
             config[group] = {**config[group], **change} if isinstance(change, dict) else change
         return config

@@ -1,18 +1,27 @@
 """What `make serve` sets up, and what a click on Run, Retry and Cancel does, by the calls that the UI makes."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
+import yaml
 
-from npo_core.config import load_config
+from flows.form import FORMS, plain
+from npo_core.config import load_config, parse_config
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.product.conftest import ROOT, Served, start, stop
@@ -72,10 +81,13 @@ def deployments(served: Served) -> dict[str, dict[str, Any]]:
 
 def test_forms_are_filled_with_the_presets(served):
     found = deployments(served)
-    assert set(found) == set(PRESET) | {"plateau-breakthrough"}
+    assert set(found) == set(PRESET) | {"plateau-breakthrough", "compare"}
     for name, preset in PRESET.items():
-        config = load_config(ROOT / f"deployments/configs/{preset}.yaml").model_dump(mode="json")
-        assert found[name]["parameters"] == {"config": config}, name
+        config = load_config(ROOT / f"deployments/configs/{preset}.yaml")
+        flow = found[name]["entrypoint"].rpartition(":")[2].replace("_", "-")
+        assert found[name]["parameters"] == {"config": FORMS[flow].fill(config)}, name
+        assert parse_config(plain(found[name]["parameters"]["config"])) == config, name
+        assert not found[name]["parameter_openapi_schema"].get("required"), "a Quick run would ask for it"
 
 
 def test_as_many_runs_as_asked_for_and_no_schedule_is_active(served):
@@ -92,15 +104,39 @@ def test_there_is_one_server(served):
     assert len(servers) == 1, servers
 
 
+def fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every field of a form, at any depth, by its title."""
+    for field in schema.get("properties", {}).values():
+        yield field.get("title", ""), field
+        for group in [field, *field.get("anyOf", [])]:
+            yield from fields(group)
+
+
 def test_every_field_of_the_forms_is_explained(served):
     for deployment in deployments(served).values():
         schema = deployment["parameter_openapi_schema"]
-        for group in [schema, *schema["definitions"].values()]:
-            for name, field in group["properties"].items():
-                shown = {**schema["definitions"].get(field.get("$ref", "").rpartition("/")[2], {}), **field}
-                assert shown.get("title") and shown.get("description") and "position" in shown, name
+        for group in [schema, *schema.get("definitions", {}).values()]:
+            for name, field in fields(group):
+                of = schema.get("definitions", {}).get(field.get("$ref", "").rpartition("/")[2], {})
+                assert (name or of.get("title")) and "position" in field, (name, field)
+                assert (of | field).get("description"), (name, field)
                 numbers = [f for f in [field, *field.get("anyOf", [])] if f.get("type") in ("integer", "number")]
                 assert all("inimum" in str(f.keys()) for f in numbers), f"{name} has no lower bound"
+
+
+def test_forms_begin_with_what_decides_most(served):
+    """Where it lies, what it is called and how long it is; then what the flow is about; seldom changed last."""
+    about = {"grpo": [], "smoke": ["bootstrap.scout_steps"], "auto-npo": ["auto.approval", "auto.budget_updates"]}
+    for name, found in deployments(served).items():
+        properties = found["parameter_openapi_schema"]["properties"]
+        assert name == "compare" or list(properties)[:2] == ["workspace", "baseline"]
+        if name in about:
+            titles = [title for title, _ in fields({"properties": {"config": properties["config"]}})]
+            assert titles[:4] == ["config", "name", "seed", "training.steps"]
+            assert titles[4 : 4 + len(about[name])] == about[name]
+            assert titles.index("evaluation.every") < titles.index("advanced") < titles.index("execution.retries")
+    plateau = deployments(served)["plateau-breakthrough"]["parameter_openapi_schema"]["properties"]["plateau"]
+    assert list(plateau["properties"])[:2] == ["guide_step", "rollback_step"]
 
 
 def test_deploying_again_changes_nothing(served):
@@ -117,19 +153,71 @@ def test_deploying_again_changes_nothing(served):
     assert everything() == before
 
 
+@contextmanager
+def quick_automation(served: Served) -> Iterator[None]:
+    """The automation for dead machines, which takes ten seconds for nine minutes."""
+    [values] = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())["automations"]
+    values["trigger"]["within"] = 10
+    made = served.ask("automations/", values | {"name": "Quick"})
+    try:
+        yield
+    finally:
+        url = f"{served.url}/api/automations/{made['id']}"
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE")).close()
+
+
+def emit(served: Served, event: str, run: str) -> None:
+    """What a flow run's process tells the server."""
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
+    told = {"event": event, "resource": resource, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}
+    request = urllib.request.Request(
+        f"{served.url}/api/events", json.dumps([told]).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=60).close()
+
+
+def test_a_run_that_waits_for_approval_is_not_taken_for_dead(served):
+    """Nor where the server lost the event that it was suspended: the run told that it waits, too."""
+    flow = served.ask("flows/filter", {})[0]["id"]
+    with quick_automation(served):
+        made = {n: served.ask("flow_runs/", {"flow_id": flow, "name": n}) for n in ("dead", "suspended", "told")}
+        runs = {name: run["id"] for name, run in made.items()}
+        for run in runs.values():
+            served.set_state(run, "RUNNING", "Running")
+            emit(served, "prefect.flow-run.heartbeat", run)
+        state = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+        served.ask(f"flow_runs/{runs['suspended']}/set_state", {"state": state, "force": True})
+        emit(served, "npo.flow-run.waits", runs["told"])
+        served.wait(runs["dead"], {"CRASHED"})
+        time.sleep(10)  # whatever would end the others has had its time as well
+    kept = {name: served.ask(f"flow_runs/{runs[name]}")["state_type"] for name in ("suspended", "told")}
+    assert kept == {"suspended": "PAUSED", "told": "RUNNING"}
+    served.set_state(runs["told"], "COMPLETED", "Completed")
+
+
 def test_the_smoke_run_completes_with_its_artifacts(served, begun):
     smoke = served.wait(begun.smoke, {"COMPLETED"})
     artifacts = served.artifacts(begun.smoke)
     stages = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-24", "evaluation", "report"]
     assert {f"smoke-{stage}" for stage in stages} <= set(artifacts)
     assert "data:image/png" in artifacts["smoke-report"]
-    assert smoke["name"] == "smoke seed 0" and smoke["run_count"] == 1
-    assert (served.home / "runs" / f"smoke-{begun.smoke[:8]}" / "report/report.md").exists()
+    workspace = served.home / "runs" / f"smoke-{begun.smoke[:8]}"
+    assert smoke["run_count"] == 1 and (workspace / "report/report.md").exists()
+    assert re.fullmatch(r"early-bootstrap smoke seed 0, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", smoke["name"])
+    held_out = r"Held-out 0\.\d{3} ± 0\.\d{3} after 24 steps\. Report: "
+    assert re.fullmatch(held_out + re.escape(f"{workspace}/report/report.md"), smoke["state"]["message"])
+    lines = [line for line in served.logs(begun.smoke) if line.startswith(("Workspace: ", "Held-out "))]
+    assert lines == [f"Workspace: {workspace}", smoke["state"]["message"]]
+    assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
+    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{workspace}"]}}}
+    assert [run["id"] for run in served.ask("flow_runs/filter", tagged)] == [begun.smoke]
 
 
 def test_retry_after_a_failure_does_not_run_finished_stages_again(served, begun, folder):
     failed = served.wait(begun.failing, {"FAILED"})
-    assert "guidance" in failed["state"]["message"]
+    message = failed["state"]["message"]
+    assert "guidance" in message and message.endswith(f"Workspace: {folder / 'failing'}")
+    assert not any("Traceback" in line for line in served.logs(begun.failing))
     [scout] = (folder / "failing").glob("stages/train-*/result.json")
     finished = scout.stat().st_mtime_ns
 
@@ -162,6 +250,8 @@ def test_a_grpo_run_on_a_plateau_starts_plateau_breakthrough(served, begun, fold
     assert [run["parameters"]["workspace"] for run in found] == [str(folder / "plateau")]
     served.wait(found[0]["id"], {"COMPLETED"})
     assert list(folder.glob("plateau/branches/late-*.json"))
+    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{folder / 'plateau'}"]}}}
+    assert {run["id"] for run in served.ask("flow_runs/filter", tagged)} == {begun.plateau, found[0]["id"]}
 
 
 def test_no_more_runs_at_a_time_than_asked_for(served, begun):

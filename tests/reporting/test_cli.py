@@ -58,6 +58,22 @@ def test_status_writes_nothing_where_no_run_is(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_runs_side_by_side(bootstrap, grpo, begun, tmp_path, monkeypatch):
+    begun()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text('{"nonsense": 1}')
+    monkeypatch.setenv("NPO_RUNS", str(tmp_path))
+    found = {run["workspace"].rpartition("/")[2]: run for run in ask("runs")}
+    assert set(found) == {"npo", "grpo", "begun", "broken"}
+    assert (found["begun"]["state"], found["npo"]["flow"]) == ("running", "early-bootstrap")
+    assert found["npo"]["updates"] == 12 and found["npo"]["steps"] == 8  # the scout's four are paid as well
+    assert found["npo"]["pass_rate"] is not None and found["grpo"]["updates"] == 8
+    assert found["broken"]["state"] == "cannot be read" and "nonsense" in found["broken"]["error"]
+    shown = runner.invoke(app, ["runs", str(tmp_path)], env={"COLUMNS": "200"}).stdout
+    assert "8 of 8" in shown and "held-out pass rate" in shown and "there is no such field" in shown
+    assert runner.invoke(app, ["runs", str(tmp_path / "none")]).exit_code == 65
+
+
 def test_timeline(bootstrap):
     data = ask("timeline", bootstrap.uri)
     assert [(s["branch"], s["t0"], s["t1"]) for s in data["segments"]] == [

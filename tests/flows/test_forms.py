@@ -1,0 +1,88 @@
+"""What the UI shows and takes: forms, names, one sentence an error; nothing here needs a server."""
+
+import logging
+from typing import Annotated
+
+import pytest
+from prefect.utilities.names import generate_slug
+from pydantic import TypeAdapter
+
+from flows.auto_npo import auto_npo
+from flows.conclusion import Sentences
+from flows.form import FORMS, plain
+from flows.naming import generated
+from npo_core.config import RunConfig, load_config, parse_config
+from npo_core.errors import ConfigError, StageError
+from npo_core.reporting.live import MOST, Course, live_png
+from npo_core.shipped import presets
+
+
+@pytest.mark.parametrize("flow", FORMS)
+def test_a_form_and_a_file_give_the_same_configuration(flow):
+    adapter = TypeAdapter(Annotated[RunConfig, FORMS[flow]])
+    for path in presets().values():
+        config = load_config(path)
+        form = FORMS[flow].fill(config)
+        assert list(form)[:3] == ["name", "seed", "training.steps"] and list(form)[-1] == "advanced"
+        assert adapter.validate_python(form) == adapter.validate_python(config.model_dump(mode="json")) == config
+        assert adapter.validate_python(config) is config
+
+
+def test_a_form_copes_with_groups_that_it_does_not_name():
+    """They are under `advanced`, and an unknown one there is named as in a file."""
+    named = {"name", "seed", *FORMS["auto-npo"].groups}
+    schema = auto_npo.parameters.model_dump_for_openapi()["properties"]["config"]["properties"]
+    assert set(schema["advanced"]["properties"]) == set(RunConfig.model_fields) - named
+    with pytest.raises(ConfigError, match="nonsense: there is no such field"):
+        parse_config(plain({"name": "x", "advanced": {"nonsense": 1}}))
+
+
+def test_every_contradiction_of_a_form_is_named_at_once():
+    form = FORMS["early-bootstrap"].fill(RunConfig())
+    form |= {"training.steps": 201, "bootstrap.scout_steps": 250}
+    form["advanced"] = form["advanced"] | {"execution": {"processes": 3}}
+    found = TypeAdapter(Annotated[RunConfig, FORMS["early-bootstrap"]]).validate_python(form)
+    assert isinstance(found, ConfigError)
+    for sentence in (
+        "training.steps = 201 is no multiple",
+        "bootstrap.scout_steps = 250 is more",
+        "processes = 3 does",
+    ):
+        assert sentence in str(found)
+
+
+@pytest.mark.parametrize("name", ["my-own run", "my-run", "alpha run", "Small test", "2026-baseline", "grpo"])
+def test_a_typed_name_is_no_proposal(name):
+    assert not generated(name)
+
+
+def test_proposals_are_known():
+    proposed = [*(generate_slug(2) for _ in range(200)), "Tasty-Quail", "Handmade-Ox", "eta6-salk-h", "beta-tauri"]
+    assert [name for name in proposed if not generated(name)] == []
+
+
+def test_an_error_of_ours_is_logged_without_its_traceback():
+    shown = {}
+    for error in (StageError("Training diverged."), ValueError("a bug")):
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "failed: %r", (error,), (type(error), error, None))
+        assert Sentences().filter(record)
+        shown[type(error)] = (record.getMessage(), record.exc_info is None)
+    assert shown == {StageError: ("Training diverged.", True), ValueError: ("failed: ValueError('a bug')", False)}
+
+
+def test_the_course_of_a_long_stage_stays_small():
+    course = Course()
+    for step in range(1, 10 * MOST):
+        course.add({"done": step, "total": 10 * MOST, "step": step, "reward": 0.5, "pass_rate": 0.5})
+        assert len(course.events) <= 2 * MOST and course.events[-1]["done"] == step
+    assert course.events[0]["done"] == 1 and live_png(course.events)[:4] == b"\x89PNG"
+    course.add({"done": 5, "total": 9, "reward": 0.1})  # started again
+    assert len(course.events) == 1
+
+
+def test_a_method_in_a_form_is_followed():
+    """A form sends every field; the method sets those that are at their defaults."""
+    form = FORMS["grpo"].fill(load_config(presets()["smoke"])) | {"method": "pool-rescue-replay-8"}
+    found = TypeAdapter(Annotated[RunConfig, FORMS["grpo"]]).validate_python(form)
+    assert found == load_config(presets()["smoke"], {"method": "pool-rescue-replay-8"})
+    assert found.mix.replay is not None and found.injection.gate == "dead"
