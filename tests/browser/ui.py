@@ -139,7 +139,8 @@ class SecondUI:
 
     def open_artifact(self, key: str) -> None:
         """The newest of a key."""
-        self.open(f"artifacts/artifact/{self.served.ask(f'artifacts/{key}/latest')['id']}")
+        wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+        self.open(f"artifacts/artifact/{self.served.ask('artifacts/filter', wanted)[0]['id']}")
 
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
