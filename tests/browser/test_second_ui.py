@@ -99,7 +99,7 @@ def test_a_quick_run_in_the_classic_ui(ui: UI, served: Served):
         ui.page.get_by_text("Quick run").click()
     assert answer.value.status == 201
     run = answer.value.json()["id"]
-    served.set_state(run, "CANCELLING", "Cancelling")
+    served.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     served.wait(run, {"CANCELLED"})
 
 
