@@ -84,7 +84,7 @@ def test_cancel(ui: UI, served: Served, tmp_path: Path):
     waits = served.run("early-bootstrap/smoke")
     ui.open_run(waits)
     ui.see(re.compile(r"Late: it waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2"), 120)
-    served.set_state(waits, "CANCELLING", "Cancelling")
+    served.ask(f"flow_runs/{waits}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     ui.open_run(run)
     ui.confirmed("Cancel", "Confirm")
     ui.see_state("Cancelled")

@@ -25,7 +25,7 @@ class UI:
         self.open_deployment(deployment)
         self.click("Run")
         self.page.get_by_text("Custom run").click()
-        expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
+        expect(self.page.get_by_role("button", name="Submit")).to_be_visible(timeout=60_000)
 
     def field(self, label: str) -> Locator:
         """The innermost part of the form with this label."""
@@ -119,11 +119,11 @@ class SecondUI:
         self.open_deployment(deployment)
         self.click("Run")
         self.page.get_by_text("Custom run").click()
-        expect(self.page.get_by_role("button", name="Submit")).to_be_visible()
+        expect(self.page.get_by_role("button", name="Submit")).to_be_visible(timeout=60_000)
 
     def titles(self) -> list[str]:
         """The captions of the form, in order."""
-        expect(self.page.locator("label").get_by_text("advanced (Optional)", exact=True)).to_be_visible()
+        expect(self.page.locator("label").get_by_text("advanced (Optional)", exact=True)).to_be_visible(timeout=60_000)
         return [text.removesuffix(" (Optional)") for text in self.page.locator("label").all_inner_texts()]
 
     def type(self, title: str, value: object) -> None:
@@ -139,7 +139,8 @@ class SecondUI:
 
     def open_artifact(self, key: str) -> None:
         """The newest of a key."""
-        self.open(f"artifacts/artifact/{self.served.ask(f'artifacts/{key}/latest')['id']}")
+        wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+        self.open(f"artifacts/artifact/{self.served.ask('artifacts/filter', wanted)[0]['id']}")
 
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
