@@ -287,8 +287,8 @@ def test_nothing_can_be_changed_afterwards():
 def test_the_defaults_are_valid_and_resolved():
     config = parse_config({})
     assert config == parse_config(config.model_dump(mode="json"))
-    assert config.bootstrap.guide_steps == [60]
-    assert parse_config({"bootstrap": {"ladder": [60, 20, 20]}}).bootstrap.guide_steps == [20, 60]
+    assert config.guide_steps == [60]
+    assert parse_config({"bootstrap": {"ladder": [60, 20, 20]}}).guide_steps == [20, 60]
     assert Training(prompts_per_step=3, group_size=4).batch == 12
 
 
