@@ -56,7 +56,7 @@ class Form:
 FORMS = {
     GRPO: Form(["name", "seed", "training.steps", "method"], ["problems", "model", "training", "evaluation"]),
     EARLY_BOOTSTRAP: Form(
-        ["name", "seed", "training.steps", "method", "bootstrap.scout_steps"],
+        ["name", "seed", "training.steps", "bootstrap.scout_steps", "method"],
         ["problems", "model", "training", "bootstrap", "guidance", "injection", "evaluation"],
     ),
     AUTO_NPO: Form(
