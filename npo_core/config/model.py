@@ -13,8 +13,11 @@ class BaseBounds(Closed):
     dead_groups: float | None = Field(
         None, ge=0, le=1, description="share of groups of 8 without a right completion, at least"
     )
-    hard_right: tuple[float, float] | None = Field(
-        None, description="bounds of the chance that a hard product comes out right where it is met"
+    hard_right: list[float] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="bounds of the chance that a hard product comes out right where it is met",
     )
 
 

@@ -56,7 +56,7 @@ def bounds(field: Schema) -> str:
         return " | ".join(map(str, field.get("enum", [field.get("const")])))
     kind = field.get("type", "")
     if kind == "array":
-        kind = f"list of {field['items'].get('type', 'groups')}"
+        kind = f"list of {field.get('items', {}).get('type', 'groups')}"
     return ", ".join([kind, *(text.format(field[key]) for key, text in BOUNDS.items() if key in field)])
 
 

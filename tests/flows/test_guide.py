@@ -88,7 +88,7 @@ def test_the_deployment_is_one(checkout, environment):
         file.write("\n" + addition)
     deployments = yaml.safe_load((checkout / name).read_text())["deployments"]
     assert deployments[-1]["name"] == "early-bootstrap-my-run"
-    environment = environment | {"PYTHONPATH": str(checkout)}
+    environment = environment | {"PYTHONPATH": str(checkout), "COLUMNS": "1000"}  # no name is broken between lines
     run("prefect work-pool create npo --type process --overwrite", checkout, environment)
     said = run("prefect --no-prompt deploy --name early-bootstrap-my-run", checkout, environment)
     assert "successfully created" in said
