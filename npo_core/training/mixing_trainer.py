@@ -66,7 +66,7 @@ class MixingTrainer(ExactTrainer):
         self.may_inject = may_inject
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
-        self._beside: list[beside.RowBeside] = []  # of all processes
+        self._rows_beside: list[beside.RowBeside] = []  # of all processes
         self._grown: tuple[torch.Tensor, torch.Tensor] | None = None  # rewards, baseline [P, G + slots]
 
     @property
@@ -77,7 +77,7 @@ class MixingTrainer(ExactTrainer):
     # --- which prompts ---------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs):
-        self._guide_rows, self._beside, self._grown, self._scored, self._draws = {}, [], None, None, 0
+        self._guide_rows, self._rows_beside, self._grown, self._scored, self._draws = {}, [], None, None, 0
         if not self.model.training:
             self._rollout = None
             return super()._generate_and_score_completions(inputs)
@@ -315,7 +315,7 @@ class MixingTrainer(ExactTrainer):
         advantages_PG = injection.group_advantages(rewards_PG, baseline_PG, self.scale_rewards)
         self._grown = advantages_PG[:, : self.num_generations].reshape(-1)
         ratio = self.injection_settings.importance_sampling
-        self._beside += [
+        self._rows_beside += [
             beside.RowBeside(trajectory, advantages_PG[number, self.num_generations + i].item(), ratio=ratio)
             for number, trajectories in taken.items()
             for i, trajectory in enumerate(trajectories)
@@ -327,7 +327,7 @@ class MixingTrainer(ExactTrainer):
             return
         rows = self.mixer.replayed(self._update, asked)
         ratio = "guide" if self.mixer.settings.replay.ratio == "clip" else "off"
-        self._beside += [beside.RowBeside(row.trajectory, weight=row.weight, ratio=ratio) for row in rows]
+        self._rows_beside += [beside.RowBeside(row.trajectory, weight=row.weight, ratio=ratio) for row in rows]
         self._metrics["train"]["mix/rows_replayed"].append(float(len(rows)))
 
     def _filled_up(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple[tuple, torch.Tensor]:
@@ -403,7 +403,7 @@ class MixingTrainer(ExactTrainer):
             output["advantages"] = self._own(self._grown)
         elif settings.baseline == "on_policy_only" and self._scored is not None:
             output["advantages"] = self._own(self._on_policy_advantages())
-        return self._with_rows_beside(output) if self._beside else output
+        return self._with_rows_beside(output) if self._rows_beside else output
 
     def _own(self, values_B: torch.Tensor) -> torch.Tensor:
         """This process's share of the values of all rows."""
@@ -420,7 +420,7 @@ class MixingTrainer(ExactTrainer):
 
     def _with_rows_beside(self, output: dict) -> dict:
         """The batch with this process's share of the rows beside it, and their old log-probabilities if it has any."""
-        rows, before = self._beside, len(output["advantages"])
+        rows, before = self._rows_beside, len(output["advantages"])
         ids = [row.trajectory.prompt_id for row in rows]
         shares = beside.Shares(
             loss=self.loss_type,
