@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from npo_core.problems.tokenizer import make_tokenizer
 from npo_core.training import live_rows, shared_prompt
+from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS
 from npo_core.training.build import training_data
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
@@ -227,7 +228,8 @@ def test_a_guides_slot(trainers, correction):
     logps = torch.where(guide.bool(), known - 0.1, 0.0)
     expected = gradient(trl, inputs | ({"old_per_token_logps": known - 0.1 * guide} if correction == "guide" else {}))
     mine = inputs | {live_rows.SAMPLED_LOGPS: known, live_rows.SAMPLED_ENTROPIES: known * (1 - guide) - 99.0 * guide}
-    found = gradient(npo, mine | {"guide_mask": guide, "guide_logps": logps})
+    ratio = guide.any(1).long() * RATIOS.index(correction)
+    found = gradient(npo, mine | {GUIDE_MASK: guide, GUIDE_LOGPS: logps, RATIO: ratio})
     assert (found[0] - expected[0]).norm() <= EXACT * expected[0].norm()
     assert found[1] == pytest.approx(expected[1], rel=1e-5)
     ((tokens, ratio),) = npo._guide_ratios
