@@ -155,9 +155,9 @@ def test_deploying_again_changes_nothing(served):
 
 @contextmanager
 def quick_automation(served: Served, runs: Iterable[str]) -> Iterator[None]:
-    """The automation for dead machines, of some runs alone, which takes ten seconds for nine minutes."""
+    """The automation for dead machines, of some runs alone, which takes thirty seconds for nine minutes."""
     [values] = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())["automations"]
-    values["trigger"] |= {"within": 10, "match": {"prefect.resource.id": [f"prefect.flow-run.{run}" for run in runs]}}
+    values["trigger"] |= {"within": 30, "match": {"prefect.resource.id": [f"prefect.flow-run.{run}" for run in runs]}}
     made = served.ask("automations/", values | {"name": "Quick"})
     try:
         yield
