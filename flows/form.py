@@ -13,6 +13,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from npo_core.config import RunConfig, explain, override
+from npo_core.config.closed import in_order
 from npo_core.errors import ConfigError
 from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
 
@@ -105,11 +106,6 @@ def lift(fields: Schema, path: list[str]) -> Schema:
         fields[name].pop("additionalProperties", None)
         fields = fields[name]["properties"]
     return fields.pop(leaf)
-
-
-def in_order(group: Schema) -> None:
-    for position, field in enumerate(group["properties"].values()):
-        field["position"] = position
 
 
 class Titled:

@@ -1,6 +1,6 @@
 """What a configuration may have run on a shared machine: the environment of a worker says, for a form must not.
 
-`NPO_ALLOWED_MODULES` lists packages or modules, separated by commas, that functions of users may come from;
+`NPO_ALLOWED_MODULES` lists packages or modules, separated by commas, that users' functions and sources may come from;
 `NPO_ALLOWED_INTERPRETERS` lists interpreters by their whole paths, separated like PATH. Not set: anything may run, as
 on a machine of one's own. Set to nothing: nothing may.
 """
@@ -19,13 +19,13 @@ def listed(variable: str, separator: str) -> list[str] | None:
 
 
 def require_module(module: str, path: str) -> None:
-    """Raises ConfigError unless functions may come from a module; `path` is how a function was named."""
+    """Raises ConfigError unless users' code may come from a module; `path` is how it was named."""
     allowed = listed(MODULES, ",")
     if allowed is None or any(f"{module}.".startswith(f"{entry}.") for entry in allowed):
         return
     raise ConfigError(
-        f"The verifier's function {path} comes from the module {module}, which this machine does not allow "
-        f"({MODULES}: {', '.join(allowed) or 'none'}): take a function of an allowed module, or ask whoever runs the "
+        f"{path} comes from the module {module}, which this machine does not allow "
+        f"({MODULES}: {', '.join(allowed) or 'none'}): take one of an allowed module, or ask whoever runs the "
         "worker to add this one."
     )
 

@@ -36,6 +36,4 @@ def rows_met(size: int, seed: int, batch: int, after: int, until: int) -> list[i
         epoch, place = divmod(number, per_epoch)
         order = orders.setdefault(epoch, prompt_order(size, seed, epoch))
         met |= dict.fromkeys(order[place * batch : (place + 1) * batch])
-        if len(met) == per_epoch * batch and per_epoch * batch == size:
-            break  # all of them
     return list(met)

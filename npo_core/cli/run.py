@@ -137,10 +137,11 @@ def run_plateau_breakthrough(
     steps = {"branch": branch, "rollback_step": rollback_step, "guide_step": guide_step, "until": until}
     plateau = plateau_settings(steps, fields)
     others = {name: value for name, value in fields.items() if not name.startswith("plateau.")}
-    if config is None and (others or seed is not None):
+    if config is None and (others or seed is not None or method is not None):
+        named = [*others, *(["seed"] if seed is not None else []), "method"]
         raise ConfigError(
-            f"{next(iter(others), 'seed')}: without --config the run keeps the settings that it has; only fields that "
-            "begin with plateau. can be set."
+            f"{named[0]}: without --config the run keeps the settings that it has; only fields that begin with plateau. "
+            "can be set."
         )
     resolved = None if config is None else resolve(config, seed, others, shrink, method)
     run_recipe("plateau-breakthrough", resolved, workspace, baseline, as_json, local, plateau)

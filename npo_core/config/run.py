@@ -64,8 +64,11 @@ class RunConfig(Closed):
 
     @property
     def recipe(self) -> str | None:
-        """The recipe that the method is for; None: any."""
-        return read_method(self.method)[0] if self.method else None
+        """The recipe that the method is for; None: any, or its file is gone, of a run that has its fields."""
+        try:
+            return read_method(self.method)[0] if self.method else None
+        except ConfigError:
+            return None
 
     @property
     def scout_steps(self) -> int:

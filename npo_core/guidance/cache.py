@@ -205,8 +205,8 @@ def _check_rows(batch: pa.RecordBatch, reward_count: int) -> None:
     unknown = np.isnan(logprobs)
     if unknown.any() and not unknown.all():  # a row knows all of them or none
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        partly = np.add.reduceat(unknown, starts) % counts
-        unknown = unknown if not partly.any() else np.zeros_like(unknown)
+        if (np.add.reduceat(unknown.astype(np.int64), starts) % counts).any():
+            unknown = np.zeros_like(unknown)
     known = logprobs[~unknown]
     if len(known) and not (known.max() <= LOGPROB_SLACK and known.min() > -np.inf):
         raise ValueError("rows hold log-probs that are positive or not finite")

@@ -1,6 +1,5 @@
 """Sources, success store, replay and prompts of a run as one object, which the trainer asks and a snapshot keeps."""
 
-import importlib
 import json
 import math
 import random
@@ -18,6 +17,7 @@ from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.parquet import batch_to_rows, rows_to_table
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import prompts, sources
+from npo_core.mix.plugin import plugin
 from npo_core.mix.source import Batch, Source
 from npo_core.mix.store import SuccessStore
 from npo_core.seeds import derive_seed
@@ -63,6 +63,9 @@ class Mixer:
         self.sources: list[Source] = [] if guidance is None else [sources.CacheSource(guidance)]
         self.sources += [self._source(chosen) for chosen in self.settings.sources]
         self.prompts = [self._prompts(chosen, prompt_ids) for chosen in self.settings.prompts]
+        names = [part.name for part in self.parts]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"mix: two parts are called {twice}, and would share their state: rename yours.")
 
     def _source(self, chosen: Any) -> Source:
         if isinstance(chosen, config.ExtraSamples):
@@ -85,6 +88,11 @@ class Mixer:
         if self.store is None:
             raise ConfigError("mix.store is not there: give it, for what takes completions from it.")
         return self.store
+
+    @property
+    def parts(self) -> list[Any]:
+        """All that learns from batches and has a state, by unique names."""
+        return [*self.sources, *self.prompts]
 
     @property
     def injects(self) -> bool:
@@ -158,7 +166,7 @@ class Mixer:
             extra = sources.ExtraSamples.name
             self.store.learn(batch, {id_: rows[0] for id_, (name, rows) in found.items() if name == extra})
             batch.count("store_size", len(self.store.prompts))
-        for part in [*self.sources, *self.prompts]:
+        for part in self.parts:
             part.learn(batch)
 
     def replayed(self, step: int, asked: Sequence[str]) -> list[ReplayedRow]:
@@ -187,7 +195,7 @@ class Mixer:
         state = {
             "store": rows,
             "completions": [row.digest().hex() for row in completions],  # so that this file tells all of the state
-            "parts": {part.name: part.state() for part in [*self.sources, *self.prompts]},
+            "parts": {part.name: part.state() for part in self.parts},
         }
         (folder / MIX_FILE).write_text(json.dumps(state, sort_keys=True))
         if completions:
@@ -206,7 +214,7 @@ class Mixer:
             raise DataError(f"{folder / SUCCESSES_FILE} does not hold what {MIX_FILE} says: copy the snapshot again.")
         if self.store is not None:
             self.store.restore(state["store"], completions)
-        for part in [*self.sources, *self.prompts]:
+        for part in self.parts:
             if (kept := state["parts"].get(part.name)) is not None:
                 part.restore(kept)
 
@@ -229,21 +237,3 @@ def checked(row: Any, prompt_id: str, source: str) -> Trajectory:
             f"{len(row.token_ids)} tokens, rewards {row.rewards.tolist()}; give verified-correct ones alone."
         )
     return row
-
-
-def plugin(chosen: config.PluginSource) -> Source:
-    """A source of the user's. Raises ConfigError with what is wrong with it."""
-    module, _, name = chosen.path.partition(":")
-    try:
-        source = getattr(importlib.import_module(module), name)(**chosen.settings)
-    except Exception as error:
-        raise ConfigError(
-            f"mix.sources: {chosen.path} cannot be made with {chosen.settings} ({type(error).__name__}: {error}): "
-            "name a class in a module that can be imported here, and arguments that it takes."
-        ) from error
-    if missing := [part for part in ("name", "find", "learn", "state", "restore") if not hasattr(source, part)]:
-        raise ConfigError(
-            f"mix.sources: {chosen.path} has no {', '.join(missing)}: a source has what npo_core.mix.Source says; "
-            "inherit npo_core.mix.Stateless where it learns nothing."
-        )
-    return source

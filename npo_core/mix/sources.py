@@ -72,11 +72,10 @@ class ExtraSamples:
         """Whom to ask first; those without a history come in the order of the batch, as if half a sample was right."""
         if self.settings.choice == "all":
             return list(wanted)
-        per = 1 if self.settings.choice == "history" else 2
 
         def promise(id_: str) -> float:
             right, samples, tokens = self.history.get(id_, (0.0, 0.0, 0.0))
-            return (right + 0.5) / ((samples, tokens)[per - 1] + 1.0)
+            return (right + 0.5) / ((samples if self.settings.choice == "history" else tokens) + 1.0)
 
         return sorted(wanted, key=lambda id_: -promise(id_))
 

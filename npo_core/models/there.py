@@ -10,12 +10,13 @@ CONFIGS = ("config.json", "adapter_config.json")
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def check_model(path: str, *, hub: bool = True, weights: bool = False) -> None:
+def check_model(path: str, *, hub: bool = True, weights: bool = False, field: str = "model.path") -> None:
     """Look where a model should be.
 
     Args:
         hub: ask the hub, once, for what is named by a hub id.
         weights: they are needed, and not the model's files of settings and tokenizer alone.
+        field: the setting that names it.
 
     Raises:
         ConfigError: there is no such folder, it holds no model, or one of GGUF; or the hub has none.
@@ -23,17 +24,17 @@ def check_model(path: str, *, hub: bool = True, weights: bool = False) -> None:
     """
     folder = Path(path)
     if folder.is_dir():
-        check_folder(folder, weights)
+        check_folder(folder, weights, field)
         if (base := base_name(folder)) is not None and not (folder.parent / base).is_dir():
-            check_model(base, hub=hub, weights=weights)
+            check_model(base, hub=hub, weights=weights, field=field)
     elif folder.is_file():
         what = "a GGUF file" if folder.suffix.lower() == ".gguf" else "a file, no folder"
-        raise ConfigError(f"model.path = {path} is {what}: {remedy(gguf=folder.suffix.lower() == '.gguf')}")
+        raise ConfigError(f"{field} = {path} is {what}: {remedy(gguf=folder.suffix.lower() == '.gguf')}")
     elif is_path(path):
         home = f" (~ is not replaced here, write {folder.expanduser()})" if path.startswith("~") else ""
-        raise ConfigError(f"model.path = {path}: there is no such folder{home}; {remedy()}")
+        raise ConfigError(f"{field} = {path}: there is no such folder{home}; {remedy()}")
     elif "gguf" in path.lower():
-        raise ConfigError(f"model.path = {path} is a GGUF model by its name: {remedy(gguf=True)}")
+        raise ConfigError(f"{field} = {path} is a GGUF model by its name: {remedy(gguf=True)}")
     elif hub:
         require_reachable("model", path)
 
@@ -46,18 +47,18 @@ def base_name(folder: Path) -> str | None:
         return None
 
 
-def check_folder(folder: Path, weights: bool) -> None:
+def check_folder(folder: Path, weights: bool, field: str) -> None:
     """Raises ConfigError where a folder holds no model."""
     names = {file.name for file in folder.iterdir()}
     gguf = sorted(name for name in names if name.lower().endswith(".gguf"))
     if names.isdisjoint(CONFIGS):
         if gguf:
-            raise ConfigError(f"model.path = {folder} holds a GGUF model ({gguf[0]}): {remedy(gguf=True)}")
-        raise ConfigError(f"model.path = {folder} holds no {CONFIGS[0]}, so no model: {remedy()}")
+            raise ConfigError(f"{field} = {folder} holds a GGUF model ({gguf[0]}): {remedy(gguf=True)}")
+        raise ConfigError(f"{field} = {folder} holds no {CONFIGS[0]}, so no model: {remedy()}")
     if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         if gguf:
-            raise ConfigError(f"model.path = {folder} has its weights as GGUF alone ({gguf[0]}): {remedy(gguf=True)}")
-        raise ConfigError(f"model.path = {folder} holds no weights (*.safetensors): copy them there, all of them.")
+            raise ConfigError(f"{field} = {folder} has its weights as GGUF alone ({gguf[0]}): {remedy(gguf=True)}")
+        raise ConfigError(f"{field} = {folder} holds no weights (*.safetensors): copy them there, all of them.")
 
 
 def remedy(gguf: bool = False) -> str:

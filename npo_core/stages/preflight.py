@@ -5,7 +5,16 @@
 
 from collections.abc import Iterator
 
-from npo_core.config import DataProblems, Execution, PretrainedModel, RunConfig, Training
+from npo_core.config import (
+    DataProblems,
+    Execution,
+    ModelGuide,
+    PluginSource,
+    PretrainedModel,
+    RunConfig,
+    TracesGuide,
+    Training,
+)
 from npo_core.config.verifier import FunctionVerifier, leaves
 from npo_core.errors import ConfigError
 from npo_core.models.there import check_model
@@ -35,11 +44,33 @@ def preflight(
     """
     if isinstance(config.model, PretrainedModel):
         check_model(config.model.path, hub=hub, weights=weights)
+    check_mix(config, hub=hub, weights=weights)
     if not isinstance(config.problems, DataProblems):
         return {}
     if rows and (known := part_rows(config.problems)["train"]) is not None:
         check_number(known, config.training)
     return function_sources(config)
+
+
+def check_mix(config: RunConfig, *, hub: bool, weights: bool) -> None:
+    """Look for who guides in place of snapshots, and make the user's sources.
+
+    Raises:
+        ConfigError: a teacher, a file of traces or a source is not there or cannot be used. DataError: a file of traces
+            cannot be read. HubError: a hub does not answer.
+    """
+    guide = config.mix.guide
+    if isinstance(guide, ModelGuide):
+        check_model(guide.path, hub=hub, weights=weights, field="mix.guide.path")
+    elif isinstance(guide, TracesGuide):
+        from npo_core.guidance.traces import read_traces
+
+        read_traces(guide)
+    if own := [source for source in config.mix.sources if isinstance(source, PluginSource)]:
+        from npo_core.mix.plugin import plugin
+
+        for source in own:
+            plugin(source)
 
 
 def require_model(config: RunConfig) -> None:

@@ -1,23 +1,18 @@
 """Completions that somebody wrote as guidance: read, matched to the run's prompts, tokenized, verified, kept."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from npo_core.errors import DataError
 from npo_core.guidance.generate import GuideSource, Request
 from npo_core.guidance.shards import PromptCost, write_shard
+from npo_core.guidance.traces import read_traces
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import Completion, Problem, ProblemSet
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline import Snapshot, Store
-
-SHOWN = 5  # rows that a message names at most
 
 
 def write_traces(
@@ -39,7 +34,7 @@ def write_traces(
 
     processor = load_processor(context.workspace.snapshot_folder(rollback.id))
     tokenizer = getattr(processor, "tokenizer", processor)
-    rows, wanted = read_rows(spec), {request.problem.id for request in requests}
+    rows, wanted = read_traces(spec.outside), {request.problem.id for request in requests}
     known = {key: problem for problem in problems.train if problem.id in wanted for key in (problem.id, problem.prompt)}
     found: dict[str, list[tuple[Problem, str, str, list[int]]]] = {}
     for prompt, text, origin in rows:
@@ -57,29 +52,6 @@ def write_traces(
     print({"rows": len(rows), **told, "kept": len(kept)})  # into the stage's log
     write_shard(shards, 0, kept, [PromptCost(request.problem.id, 0, 0) for request in requests])
     return [GuideSource(origin, 0, None) for origin in sorted({row.guide for row in kept})]
-
-
-def read_rows(spec: GuideSpec) -> list[tuple[str, str, str]]:
-    """Prompt, completion and origin of each row of the file. Raises DataError, with file and column."""
-    path, outside = Path(spec.outside.path).expanduser(), spec.outside
-    try:
-        table = pq.read_table(path) if path.suffix == ".parquet" else pa.json.read_json(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"mix.guide.path = {outside.path} cannot be read ({error}): give a JSON Lines or Parquet file."
-        ) from None
-    columns = [outside.prompt, outside.completion, *([outside.origin] if outside.origin else [])]
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise DataError(
-            f"mix.guide.path = {outside.path} has no column {missing[0]} (it has {', '.join(table.column_names)}): "
-            "name yours in mix.guide.prompt, completion and origin."
-        )
-    values = [table.column(name).to_pylist() for name in columns]
-    if wrong := [i for i, row in enumerate(zip(*values, strict=True), 1) if not all(isinstance(v, str) for v in row)]:
-        shown = ", ".join(map(str, wrong[:SHOWN]))
-        raise DataError(f"mix.guide.path = {outside.path}: rows {shown} hold something other than text.")
-    origins = values[2] if outside.origin else [path.name] * len(table)
-    return list(zip(values[0], values[1], origins, strict=True))
 
 
 def verified(

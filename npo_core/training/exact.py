@@ -20,7 +20,7 @@ from trl.trainer.utils import RepeatSampler
 from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
 from npo_core.mix import MIX_FILE
-from npo_core.seeds import derive_seed, prompt_order  # noqa: F401  the order of `EpochSampler`
+from npo_core.seeds import derive_seed
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"

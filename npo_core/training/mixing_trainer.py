@@ -67,7 +67,8 @@ class MixingTrainer(ExactTrainer):
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
         self._rows_beside: list[beside.RowBeside] = []  # of all processes
-        self._grown: tuple[torch.Tensor, torch.Tensor] | None = None  # rewards, baseline [P, G + slots]
+        self._grown: torch.Tensor | None = None  # [B] advantages over groups that grew
+        self._counts: dict[str, float] = {}  # what sources counted in this batch
 
     @property
     def _update(self) -> int:
@@ -148,7 +149,7 @@ class MixingTrainer(ExactTrainer):
             drawn = self._drawn(generated, rewards_BF, len(rows), every=True)[: len(prompt_ids) * n]
         tokens = float(sum(len(row.token_ids) for row in drawn))
         self._metrics["train"]["tokens_generated"][-1] += tokens
-        self._batch_counts["tokens_extra"] = self._batch_counts.get("tokens_extra", 0.0) + tokens
+        self._counts["tokens_extra"] = self._counts.get("tokens_extra", 0.0) + tokens
         return [drawn[i : i + n] for i in range(0, len(drawn), n)]
 
     @contextmanager
@@ -194,12 +195,16 @@ class MixingTrainer(ExactTrainer):
 
     def _mix(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple:
         """Put trajectories into what was generated, and into the rewards."""
-        self._batch_counts: dict[str, float] = {}
+        self._counts = {}
+        # Asked before anything else is drawn and judged: which of this rollout's right ones may be injected.
+        right = None
+        if self.mixer.wants_successes:
+            right = self._drawn(generated, rewards_BF, len(self._rollout), every=False)
         if self.mixer.dynamic is not None:
-            generated, rewards_BF = self._filled_up(generated, rewards_BF)
+            rewards_BF = self._filled_up(generated, rewards_BF, right)
         pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
-        groups = self._groups(generated, rewards_BF, pass_rate_P)
-        batch = Batch(self._update, groups, self.num_generations, self._extra_groups, self._seed_of, self._batch_counts)
+        groups = self._groups(pass_rate_P, right)
+        batch = Batch(self._update, groups, self.num_generations, self._extra_groups, self._seed_of, self._counts)
         settings, found = self.injection_settings, {}
         if self.mixer.injects:
             open_P = injection.gate(pass_rate_P, settings).tolist()
@@ -226,17 +231,13 @@ class MixingTrainer(ExactTrainer):
     def _seed_of(self, *parts: Any) -> int:
         return derive_seed("source", self.sampling_seed, self._update, *parts)
 
-    def _groups(self, generated: tuple, rewards_BF: torch.Tensor, pass_rate_P: torch.Tensor) -> list[Group]:
+    def _groups(self, pass_rate_P: torch.Tensor, right: list[Drawn | None] | None) -> list[Group]:
         """The groups of all processes; with their right completions where a source or the store looks at them."""
         n = self.num_generations
         ids = gather_object([row.get("prompt_id", "") for row in self._rollout])[::n]
-        rates = pass_rate_P.tolist()
-        if not self.mixer.wants_successes:
-            return [Group(id_, rate) for id_, rate in zip(ids, rates, strict=True)]
-        drawn = self._drawn(generated, rewards_BF, len(self._rollout), every=False)
         return [
-            Group(id_, rate, self._trajectories(id_, drawn[n * i : n * (i + 1)]))
-            for i, (id_, rate) in enumerate(zip(ids, rates, strict=True))
+            Group(id_, rate, [] if right is None else self._trajectories(id_, right[n * i : n * (i + 1)]))
+            for i, (id_, rate) in enumerate(zip(ids, pass_rate_P.tolist(), strict=True))
         ]
 
     def _trajectories(self, prompt_id: str, drawn: Sequence[Drawn | None]) -> list[Trajectory]:
@@ -330,8 +331,11 @@ class MixingTrainer(ExactTrainer):
         self._rows_beside += [beside.RowBeside(row.trajectory, weight=row.weight, ratio=ratio) for row in rows]
         self._metrics["train"]["mix/rows_replayed"].append(float(len(rows)))
 
-    def _filled_up(self, generated: tuple, rewards_BF: torch.Tensor) -> tuple[tuple, torch.Tensor]:
-        """Other prompts, with their completions, in place of dead groups, in a few rounds (dynamic sampling)."""
+    def _filled_up(self, generated: tuple, rewards_BF: torch.Tensor, right: list[Drawn | None] | None) -> torch.Tensor:
+        """Other prompts, with their completions, in place of dead groups, in a few rounds (dynamic sampling).
+
+        Changes what was generated, and `right`, in place; the rewards then.
+        """
         n, rows, rewards_BF = self.num_generations, len(self._rollout), rewards_BF.clone()
         first = self.accelerator.process_index * rows
         for round_ in range(self.mixer.dynamic.settings.rounds):
@@ -345,12 +349,13 @@ class MixingTrainer(ExactTrainer):
                 for i, row in enumerate(drawn):
                     place = n * number + i
                     rewards_BF[place] = torch.tensor(row.rewards, device=rewards_BF.device)
+                    if right is not None:
+                        right[place] = row if row.may_inject else None
                     if first <= place < first + rows:
                         self._exchange(generated, place - first, id_, row)
-        self._batch_counts["groups_left_dead"] = float(
-            sum(rate in (0.0, 1.0) for rate in injection.pass_rates(rewards_BF[:, 0], n).tolist())
-        )
-        return generated, rewards_BF
+        left = injection.pass_rates(rewards_BF[:, 0], n).tolist()
+        self._counts["groups_left_dead"] = float(sum(rate in (0.0, 1.0) for rate in left))
+        return rewards_BF
 
     def _exchange(self, generated: tuple, place: int, prompt_id: str, drawn: Drawn) -> None:
         """Another prompt and its completion in a row of this process."""
@@ -449,9 +454,9 @@ class MixingTrainer(ExactTrainer):
             torch.cat([output[f"prompt_{name}"][rows], output[f"completion_{name}"][rows]], dim=1)
             for name in ("ids", "mask")
         )
+        kept, numbers = output["completion_ids"].shape[1], self._numbers
         if self.open_images is not None:
             self._numbers = output[beside.NUMBERS][rows]
-        kept, numbers = output["completion_ids"].shape[1], self._numbers
         logps, _, _ = self._get_per_token_logps_and_entropies(
             self.model, ids, mask, kept, self.args.per_device_train_batch_size
         )

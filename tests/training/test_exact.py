@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from npo_core.config import Injection
 from npo_core.errors import DivergedError
-from npo_core.seeds import derive_seed
+from npo_core.seeds import derive_seed, prompt_order
 from npo_core.training import exact
 from npo_core.training.trainer import NPOTrainer
 
@@ -162,7 +162,7 @@ def test_prompts_come_in_the_order_that_prompt_order_says(bench, updates):
     ground = bench({"train": 10}, steps=6 * updates, updates_per_batch=updates)
     trained = ground.train("main", 6 * updates)
     ids = [problem.id for problem in load_problems(ground.problems).train]
-    expected = [[ids[i] for i in exact.prompt_order(10, 3, epoch)[:8]] for epoch in range(3)]
+    expected = [[ids[i] for i in prompt_order(10, 3, epoch)[:8]] for epoch in range(3)]
     assert [o["prompt_id"] for o in trained.outcomes] == sum(expected, [])
     assert expected[0] != expected[1] != expected[2]
     steps = [o["step"] for o in trained.outcomes]
@@ -180,7 +180,7 @@ def test_sampler_and_prompt_order_agree():
             seed=9,
             epoch=lambda epoch=epoch: epoch,
         )
-        order = exact.prompt_order(11, 9, epoch)[:9]
+        order = prompt_order(11, 9, epoch)[:9]
         expected = [row for start in (0, 3, 6) for _ in range(2) for row in order[start : start + 3] for _ in range(2)]
         assert list(sampler) == expected == list(sampler)
 
