@@ -18,13 +18,13 @@ def listed(variable: str, separator: str) -> list[str] | None:
     return None if text is None else [entry.strip() for entry in text.split(separator) if entry.strip()]
 
 
-def require_module(module: str, path: str) -> None:
-    """Raises ConfigError unless users' code may come from a module; `path` is how it was named."""
+def require_module(module: str, path: str, what: str = "The verifier's function") -> None:
+    """Raises ConfigError unless users' code may come from a module; `path` is how it was named, `what` it is."""
     allowed = listed(MODULES, ",")
     if allowed is None or any(f"{module}.".startswith(f"{entry}.") for entry in allowed):
         return
     raise ConfigError(
-        f"{path} comes from the module {module}, which this machine does not allow "
+        f"{what} {path} comes from the module {module}, which this machine does not allow "
         f"({MODULES}: {', '.join(allowed) or 'none'}): take one of an allowed module, or ask whoever runs the "
         "worker to add this one."
     )

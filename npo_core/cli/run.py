@@ -140,8 +140,8 @@ def run_plateau_breakthrough(
     if config is None and (others or seed is not None or method is not None):
         named = [*others, *(["seed"] if seed is not None else []), "method"]
         raise ConfigError(
-            f"{named[0]}: without --config the run keeps the settings that it has; only fields that begin with plateau. "
-            "can be set."
+            f"{named[0]}: without --config the run keeps the settings that it has; only fields that begin with "
+            "plateau. can be set."
         )
     resolved = None if config is None else resolve(config, seed, others, shrink, method)
     run_recipe("plateau-breakthrough", resolved, workspace, baseline, as_json, local, plateau)

@@ -13,7 +13,7 @@ PARTS = ("name", "find", "learn", "state", "restore")
 def plugin(chosen: config.PluginSource) -> Source:
     """A source of the user's. Raises ConfigError where it is not allowed here, or with what is wrong with it."""
     module, _, name = chosen.path.partition(":")
-    require_module(module, chosen.path)
+    require_module(module, chosen.path, "The source")
     try:
         source = getattr(importlib.import_module(module), name)(**chosen.settings)
     except Exception as error:
@@ -21,7 +21,7 @@ def plugin(chosen: config.PluginSource) -> Source:
             f"mix.sources: {chosen.path} cannot be made with {chosen.settings} ({type(error).__name__}: {error}): "
             "name a class in a module that can be imported here, and arguments that it takes."
         ) from error
-    require_module(type(source).__module__, chosen.path)  # `mine:Popen` is not mine's
+    require_module(type(source).__module__, chosen.path, "The source")  # `mine:Popen` is not mine's
     if missing := [part for part in PARTS if not hasattr(source, part)]:
         raise ConfigError(
             f"mix.sources: {chosen.path} has no {', '.join(missing)}: a source has what npo_core.mix.Source says; "

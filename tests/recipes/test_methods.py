@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from npo_core.config import RunConfig, load_config
+from npo_core.config import PluginSource, RunConfig, load_config
 from npo_core.config.methods import methods
 from npo_core.errors import ConfigError, NPOError
 from npo_core.guidance.cache import GuidanceCache
+from npo_core.mix.plugin import plugin
 from npo_core.problems.load import load_problems
 from npo_core.recipes.counting import count
-from npo_core.recipes.run import require_recipe
-from npo_core.shipped import presets
+from npo_core.recipes.run import look_first, require_recipe
+from npo_core.shipped import presets, shipped
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
 from tests.recipes.conftest import tiny
@@ -87,7 +90,9 @@ def test_a_workspace_keeps_what_a_method_was_when_it_began(tmp_path):
     workspace.bind(RunConfig(method=str(file)))
     file.write_text("recipe: grpo\nmix: {store: {keep: 5}}\n")
     assert workspace.config().mix.store.keep == 3
+    file.unlink()
     assert workspace.config().method == str(file)
+    require_recipe(workspace.config(), "grpo")  # the run goes on without the file
 
 
 # --- run to their ends ---------------------------------------------------------------------------------------------
@@ -165,14 +170,23 @@ def test_traces_are_verified_and_keep_their_origin(start, traces, tmp_path):
     ("guide", "words"),
     [
         ({"path": "nowhere.jsonl"}, "cannot be read"),
+        ({"path": "cut.parquet"}, "cut.parquet cannot be read .*[Pp]arquet"),
+        ({"path": "cut.jsonl"}, "cut.jsonl cannot be read .*JSON"),
+        ({"path": "numbers.jsonl"}, "rows 2 hold something other than text"),
         ({"prompt": "question"}, "has no column question"),
         ({"completion": "prompt"}, "none is right"),
     ],
 )
 def test_traces_that_are_none_are_named(start, traces, tmp_path, guide, words):
     file, _ = traces
+    whole = file.read_bytes()
+    (tmp_path / "cut.jsonl").write_bytes(whole[: len(whole) // 2 - 3])
+    pq.write_table(pa.table({"prompt": ["a"] * 99, "completion": ["b"] * 99}), tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-20])
+    (tmp_path / "numbers.jsonl").write_text('{"prompt": "a", "completion": "1"}\n{"prompt": "a", "completion": null}\n')
+    guide = {"kind": "traces", **guide, "path": str(tmp_path / guide.get("path", file))}
     with pytest.raises(NPOError, match=words):
-        start("grpo", tmp_path / "run", mix={"guide": {"kind": "traces", "path": str(file), **guide}})
+        start("grpo", tmp_path / "run", mix={"guide": guide})
 
 
 def test_a_teacher_with_other_words_is_refused(start, tmp_path):
@@ -181,3 +195,31 @@ def test_a_teacher_with_other_words_is_refused(start, tmp_path):
     make_tiny("qwen3", tmp_path / "teacher")
     with pytest.raises(NPOError, match="another tokenizer"):
         start("grpo", tmp_path / "run", mix={"guide": {"kind": "model", "path": str(tmp_path / "teacher")}})
+
+
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        ({"guide": {"kind": "model", "path": "./teacher"}}, r"mix.guide.path = ./teacher: there is no such folder"),
+        ({"guide": {"kind": "traces", "path": "none.jsonl"}}, "mix.guide.path = none.jsonl cannot be read"),
+        ({"sources": [{"kind": "plugin", "path": "no.such:Thing"}]}, "mix.sources: no.such:Thing cannot be made"),
+    ],
+)
+def test_who_guides_is_looked_for_before_anything_is_made(tmp_path, mix, words):
+    with pytest.raises(NPOError, match=words):
+        look_first(tiny(mix=mix), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_of_ones_own_obey_the_list_of_modules(monkeypatch):
+    """Nor does an allowed module lend out a class of another."""
+    monkeypatch.setenv("NPO_ALLOWED_MODULES", "npo_core.mix")
+    for path in ("subprocess:Popen", "npo_core.mix.mixer:Path"):
+        with pytest.raises(ConfigError, match="does not allow"):
+            plugin(PluginSource(kind="plugin", path=path, settings={}))
+
+
+def test_the_task_of_the_first_numbers_is_planned():
+    config = load_config(shipped() / "deployments/configs/tasks/rare-facts.yaml", {"method": "pool-rescue-replay-8"})
+    assert config.problems.verdict == "all" and config.model.bounds is not None
+    assert sum(w.updates for w in count(config, "grpo")) == 300
