@@ -81,15 +81,17 @@ class Run:
         until: int = 4,
         execution: Execution = EXECUTION,
         control: Control | None = None,
+        mixed: dict | None = None,
         **training,
     ) -> SimpleNamespace:
-        """A segment on a new branch: its record, and its steps."""
+        """A segment on a new branch: its record, and its steps. `mixed`: further fields of its specification."""
         step = self.workspace.timeline.snapshots.get(start).step
         self.workspace.timeline.add_branch(Branch(name=branch, parent=start, parent_step=step, reason="test"))
         settings = TRAINING.model_copy(update=training)
         spec = TrainSpec(
-            training=settings, injection=Injection(), seed=1, sampling_seed=2, branch=branch, start=start, until=until,
-            cache=cache, control=control, quiet_until=until, **(self.common | {"execution": execution}),
+            **({"injection": Injection()} | (mixed or {})), training=settings, seed=1, sampling_seed=2, branch=branch,
+            start=start, until=until, cache=cache, control=control, quiet_until=until,
+            **(self.common | {"execution": execution}),
         )  # fmt: skip
         record = self.workspace.timeline.segment(self(spec).segment)
         return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())

@@ -2,8 +2,52 @@
 
 import pytest
 
+from npo_core.config import Guidance, Injection, Mix
+from npo_core.models.tiny import make_tiny
 from npo_core.timeline.segments import read_outcomes
 from tests.models.conftest import EXECUTION, Run
+
+MIXED = {  # every part that draws prompts, rows or completions beside a batch's own
+    "injection": Injection(gate="every", place="append", importance_sampling="guide"),
+    "guidance": Guidance(),
+    "mix": Mix(
+        store={"max_pass_rate": 1, "drop_above": 1},
+        sources=[{"kind": "past-successes"}, {"kind": "extra-samples", "chunks": 2}],
+        replay={"rows": 3, "max_pass_rate": 1, "ratio": "clip"},
+        prompts=[
+            {"kind": "mistake-pool", "share": 0.25, "max_pass_rate": 0.9, "leave_above": 1, "without_success": False},
+            {"kind": "dynamic-sampling", "rounds": 1},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+def test_pictures_are_mixed_in_two_processes(tmp_path, sharding):
+    make_tiny("qwen3_vl", tmp_path / "model", ends=0.1)  # whatever ends is right here
+    run = Run(tmp_path, tmp_path / "model")
+    base, changes = run.base(), {"micro_batch": 4, "mixed": MIXED, "until": 6}
+    one = run.train("one", base, **changes)
+    for name in ("rows_replayed", "prompts_chosen", "tokens_extra", "groups_injected"):
+        assert sum(row[name] or 0 for row in one.steps) > 0, name
+    several = run.train(
+        "several", base, execution=EXECUTION.model_copy(update={"processes": 2, "sharding": sharding}), **changes
+    )
+    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
+    for name in ("loss", "grad_norm"):
+        expected = [row[name] for row in one.steps]
+        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_pictures_are_mixed_inside_a_window_exactly(tmp_path):
+    """Old log-probabilities of rows beside the batch are computed with their pictures."""
+    make_tiny("qwen3_vl", tmp_path / "model", ends=0.1)
+    run = Run(tmp_path, tmp_path / "model")
+    changes = {"micro_batch": 4, "mixed": MIXED, "until": 6, "updates_per_batch": 2, "snapshot_every": 1}
+    whole = run.train("whole", run.base(), **changes)
+    assert sum(row["rows_replayed"] or 0 for row in whole.steps) > 0
+    half = run.train("half", whole.record.snapshots[3], **changes)
+    assert half.record.snapshots == {step: whole.record.snapshots[step] for step in (4, 5, 6)}
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
