@@ -22,7 +22,7 @@ from npo_core.mix.store import Stored
 from npo_core.problems import ProblemSet
 from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
-from tests.training.test_injection import RIGHT, SHORT, WRONG, completion, guide_text, sample
+from tests.training.test_injection import RIGHT, SHORT, WRONG, completion, guide_text, logps_by_hand, sample
 
 LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
 GROUPS = [[WRONG, SHORT, WRONG, WRONG], [RIGHT, WRONG, SHORT, WRONG], [RIGHT, RIGHT, WRONG, RIGHT]]
@@ -58,11 +58,14 @@ def trajectory(problem, tokenizer) -> Trajectory:
 def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
     """One update on scripted groups; every prompt has a trajectory, in the cache or in the store."""
 
-    def run(groups=GROUPS, *, injection=None, mix=None, stored=0, micro_batch=64, loss="dapo", scale="group"):
+    def run(
+        groups=GROUPS, *, injection=None, mix=None, stored=0, micro_batch=64, loss="dapo", scale="group", updates=1
+    ):
         problems = ProblemSet(problem_set.train[: len(groups) + stored], problem_set.held_out, problem_set.judge)
         script = {p.prompt: kinds for p, kinds in zip(problems.train, [*groups, *[groups[0]] * stored], strict=True)}
         settings = train_settings(
-            steps=1,
+            steps=updates,
+            updates_per_batch=updates,
             prompts_per_step=len(groups),
             group_size=len(groups[0]),
             max_completion_tokens=L,
@@ -89,7 +92,7 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
         trainer.remove_callback(PrinterCallback)
         trainer._generate_single_turn = lambda prompt_ids, *_: (sample(prompt_ids, script, tokenizer), None)
         trainer.train()
-        asked = [o.prompt_id for o in trainer.outcomes]
+        asked = [o.prompt_id for o in trainer.outcomes]  # of the only batch
         by_id = {p.id: p for p in problems.train}
         return SimpleNamespace(
             trainer=trainer,
@@ -217,6 +220,16 @@ def test_replayed_rows_are_added_to_grpos_loss(update, reference, tokenizer, los
     weight = C * (4 - 1) / math.sqrt(4)
     beside = [guide_row(left, tokenizer, weight, "guide" if ratio == "clip" else "off")]
     assert_equal(found, reference(rows, loss, beside, own=len(rows)))
+
+
+def test_rows_beside_have_the_policys_old_log_probabilities(update, base_folder, tokenizer):
+    """With two updates a batch, as all other rows have them; a pad row that fills up has none."""
+    found = update(mix={"store": {}, "replay": {"rows": 2}}, stored=1, updates=2)
+    batch, [left] = found.trainer.batch, found.left
+    assert batch["completion_mask"].sum(1).tolist()[12:] == [3, 0]  # of an even number of rows for two updates
+    fresh = AutoModelForCausalLM.from_pretrained(base_folder)
+    expected = logps_by_hand(fresh, tokenizer, left.prompt, trajectory(left, tokenizer).token_ids.tolist())
+    assert batch["old_per_token_logps"][12, :3].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_random_wrong_one_gives_way(update, tokenizer):
