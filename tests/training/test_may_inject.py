@@ -11,19 +11,20 @@ from npo_core.problems import Outcome, ProblemSet, Verdict
 from npo_core.training.build import Rewards, grpo_config, training_data
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
+EVEN = set("02468")
 STORE = {"max_pass_rate": 1, "drop_above": 1}
 
 
 @pytest.fixture
 def run(base_folder, problem_set, train_settings, tmp_path):
-    """Two updates in which whatever ends is right, and of some problems by a guess; the mixer then."""
+    """Two updates in which what ends on an even digit is right, and of some problems by a guess; the mixer then."""
     tokenizer = AutoTokenizer.from_pretrained(base_folder, padding_side="left")
 
     def make(guessed, accept=False, opinion=None, **parts) -> Mixer:
         def judge(completions):
             return [
                 Verdict(Outcome.CORRECT, 1.0, 1.0, fallback=c.problem.id in guessed)
-                if c.finished
+                if c.finished and c.text[-1:] in EVEN
                 else Verdict(Outcome.WRONG, 0.0, 0.0)
                 for c in completions
             ]
