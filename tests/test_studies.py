@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import results_report, signal_report, triggers_report
+from studies import methods, results_report, signal_report, triggers_report
 from studies.results import ARMS, SEEDS
 
 ROOT = Path(__file__).parents[1]
@@ -53,3 +53,16 @@ def test_a_study_without_runs_says_where_they_come_from(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert f"{tmp_path} holds no run: make them with `make results`" in done.stderr
+
+
+def test_methods_are_compared_at_equal_cost_of_each_kind():
+    """GRPO gains 0.1 a point; the method is read against it where as much was spent, also beyond its own steps."""
+    baseline = {1: [methods.Point(s, 0.001 * s, s, 20.0 * s, 10.0 * s) for s in (0, 100, 200, 300)]}
+    other = {1: [methods.Point(100, 0.5, 100, 5000.0, 1500.0)], 2: [methods.Point(100, 0.9, 100, 1.0, 1.0)]}
+    shown = methods.table({"grpo": baseline, "mine": other}, 100).splitlines()
+    assert shown[2] == "| `grpo` | 1 | 0.100 |  |  |  |"
+    assert shown[3] == (  # seed 2 has no baseline; 0.5 against 0.1 at 100 updates, 0.25 at 5000, 0.15 at 1500
+        "| `mine` | 1 | 0.500 | +0.400 (+0.400 to +0.400) | +0.250 (+0.250 to +0.250) | +0.350 (+0.350 to +0.350) |"
+    )
+    dear = {1: [methods.Point(100, 0.5, 100, 6001.0, 1500.0)]}
+    assert "beyond the run" in methods.table({"grpo": baseline, "mine": dear}, 100)

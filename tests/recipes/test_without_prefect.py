@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from npo_core.config import load_config
+from npo_core.shipped import presets
+
 ROOT = Path(__file__).parents[2]
 NO_PREFECT = "import sys; sys.modules['prefect'] = None; "
 OF_PREFECT = {"fixed", "flow", "flow_parts"}  # what measures Prefect itself
@@ -46,6 +49,23 @@ def test_a_study_runs_its_arms_without_prefect(quick_study, tmp_path, monkeypatc
     assert found["points"][-1]["step"] == 8 and found["points"][-1]["updates"] == 8
     again = results.run_job(tiny, 1, str(tmp_path / "runs"))
     assert again == found
+
+
+def test_the_study_of_methods_runs_and_counts(tmp_path, monkeypatch):
+    """A run of its own at its smallest: what it spent is what its steps say."""
+    import benchmarks.common as common
+    from studies import methods
+
+    monkeypatch.setitem(sys.modules, "prefect", None)
+    monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
+    small = load_config(presets()["smoke"], {**common.QUICK, "training.steps": 8, "method": "pool-rescue-replay-8"})
+    monkeypatch.setattr(methods, "configure", lambda method, seed, steps: small)
+    found = methods.run_job("mine", 0, 8, str(tmp_path / "runs"))
+    assert found[-1].step == found[-1].updates == 8
+    assert found[-1].tokens > 8 * small.training.batch  # extra samples, too
+    assert found[-1].flops > found[-1].tokens
+    assert methods.run_job("mine", 0, 8, str(tmp_path / "runs")) == found
+    assert methods.read_all(["mine"], tmp_path / "runs") == {"mine": {0: found}}
 
 
 def test_the_gpu_check_runs_without_prefect(tmp_path):
