@@ -45,6 +45,9 @@ FACTS = {
 COUNTS = {"prompts_asked": 10_000, "samples_drawn": 20_000, "tokens_generated": 400_000}
 
 
+FIVE = np.array([5, 6, 7, 8, EOS], np.int32)
+
+
 def prompt_id(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()[:32]
 
@@ -369,7 +372,9 @@ def test_unknown_records(store, change, kind, told):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"logprobs": np.full(5, np.nan, np.float32)},
+        {"token_ids": FIVE, "logprobs": np.array([0, 0, np.nan, 0, 0], np.float32)},
+        {"token_ids": FIVE, "logprobs": np.array([0, 0, -np.inf, 0, 0], np.float32)},
+        {"token_ids": FIVE, "logprobs": np.array([0, 0, 0.5, 0, 0], np.float32)},
         {"logprobs": np.zeros(4, np.float32)},
         {"token_ids": np.full(5, -2, np.int32)},
         {"rewards": np.ones(3, np.float32)},
@@ -388,6 +393,23 @@ def test_rows_are_checked_when_read(tmp_path, changes):
     store.write_json("cache.json", record)
     with pytest.raises(DamagedError, match="part-00000.parquet cannot be read .rows hold"):
         GuidanceCache.open(store)
+
+
+def test_rows_whose_log_probabilities_nobody_knows_lie_beside_others(store):
+    """Of completions that somebody wrote; a row knows all of them or none."""
+    unknown = {1: replace(rows_of(3)[1], logprobs=np.full(len(rows_of(3)[1].token_ids), np.nan, np.float32))}
+    written = [unknown.get(i, row) for i, row in enumerate(rows_of(3))]
+    write_cache(store, written)
+    assert list(GuidanceCache.open(store)) == written
+
+
+def test_several_rows_of_a_prompt_are_kept_in_the_order_of_their_samples(store):
+    first, second = (replace(make(1, length=n), sample=s, samples=4) for n, s in ((5, 1), (7, 3)))
+    info = write_cache(store, sorted([make(2), first, second], key=lambda row: (row.prompt_id, row.sample)))
+    cache = GuidanceCache.open(store)
+    assert (info.rows, info.prompts_solved, info.coverage) == (3, 2, 2 / 10_000)
+    assert cache.get_all(first.prompt_id) == [first, second] and cache.get(first.prompt_id) == first
+    assert cache.get_all("nobody") == []
 
 
 def test_record_that_is_no_json(store):
