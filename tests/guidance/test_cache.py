@@ -397,8 +397,9 @@ def test_rows_are_checked_when_read(tmp_path, changes):
 
 def test_rows_whose_log_probabilities_nobody_knows_lie_beside_others(store):
     """Of completions that somebody wrote; a row knows all of them or none."""
-    unknown = {1: replace(rows_of(3)[1], logprobs=np.full(len(rows_of(3)[1].token_ids), np.nan, np.float32))}
-    written = [unknown.get(i, row) for i, row in enumerate(rows_of(3))]
+    longest = max(rows_of(3), key=lambda row: len(row.token_ids))
+    unknown = replace(longest, logprobs=np.full(len(longest.token_ids), np.nan, np.float32))
+    written = [unknown if row == longest else row for row in rows_of(3)]
     write_cache(store, written)
     assert list(GuidanceCache.open(store)) == written
 
