@@ -10,7 +10,7 @@ from prefect.states import State
 
 from npo_core.recipes.progress import Pace, describe
 from npo_core.recipes.progress import Progress as TerminalProgress
-from npo_core.reporting.live import Course, live_png
+from npo_core.reporting.live import LiveCurves, live_png
 from npo_core.stages.launch import StageResult, run_stage
 from npo_core.stages.specs import Spec
 from tasks.artifacts import Kept, key_of, picture
@@ -74,20 +74,20 @@ class Live:
 
     def __init__(self, label: str, run_name: str):
         self.label, self.kept = label, Kept(key_of(run_name, "live", label), f"{label}: curves so far")
-        self.course, self.pace, self.drawn, self.left = Course(), Pace(), time.monotonic(), ""
+        self.curves, self.pace, self.drawn, self.left = LiveCurves(), Pace(), time.monotonic(), ""
 
     def __call__(self, event: dict[str, Any]) -> None:
         if "reward" not in event:
             return
-        self.course.add(event)
+        self.curves.add(event)
         self.left = self.pace(event)
         if time.monotonic() - self.drawn >= DRAW:
             self.publish()
 
     def publish(self) -> None:
-        if not self.course.events:
+        if not self.curves.events:
             return
-        self.drawn, events = time.monotonic(), list(self.course.events)
+        self.drawn, events = time.monotonic(), list(self.curves.events)
         newest = events[-1]
         told = [f"{newest['done']} of {newest['total']} updates", self.left, describe(dict(newest))]
         text = f"## {self.label}, so far\n\n{', '.join(filter(None, told))}."

@@ -18,7 +18,7 @@ PANELS = {
 }
 
 
-class Course:
+class LiveCurves:
     """The events of a stage so far, at most twice `MOST` of them."""
 
     def __init__(self) -> None:

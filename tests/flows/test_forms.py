@@ -13,7 +13,7 @@ from flows.form import FORMS, plain
 from flows.naming import generated
 from npo_core.config import RunConfig, load_config, parse_config
 from npo_core.errors import ConfigError, StageError
-from npo_core.reporting.live import MOST, Course, live_png
+from npo_core.reporting.live import MOST, LiveCurves, live_png
 from npo_core.shipped import presets
 
 
@@ -71,7 +71,7 @@ def test_an_error_of_ours_is_logged_without_its_traceback():
 
 
 def test_the_course_of_a_long_stage_stays_small():
-    course = Course()
+    course = LiveCurves()
     for step in range(1, 10 * MOST):
         course.add({"done": step, "total": 10 * MOST, "step": step, "reward": 0.5, "pass_rate": 0.5})
         assert len(course.events) <= 2 * MOST and course.events[-1]["done"] == step
