@@ -9,7 +9,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
+from contextvars import copy_context
+from functools import partial, wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -35,7 +36,8 @@ class Watch:
         self.run, self.own = run, own
         self.found: State | None = None
         self.inside, self.over = False, threading.Event()
-        self.thread = threading.Thread(target=self._look, name="flow-run-state", daemon=True)
+        look = partial(copy_context().run, self._look)  # Prefect's settings are part of the context
+        self.thread = threading.Thread(target=look, name="flow-run-state", daemon=True)
 
     def _look(self) -> None:
         with get_client(sync_client=True) as client:

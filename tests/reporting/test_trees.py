@@ -139,7 +139,7 @@ def test_early_and_late(tmp_path):
     assert [line for line in "\n".join(reproduce(run, None)).splitlines() if line.startswith("npo run")] == [
         "npo run early-bootstrap --config WORKSPACE/config.json --workspace NEW_WORKSPACE",
         "npo run plateau-breakthrough --workspace NEW_WORKSPACE "
-        "--set plateau.rollback_step=2 --set plateau.guide_step=6",
+        "--set plateau.guide_step=6 --set plateau.rollback_step=2",
     ]
 
 
