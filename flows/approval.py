@@ -13,6 +13,7 @@ from npo_core.control.records import Approval
 from npo_core.errors import ApprovalNeeded
 from npo_core.recipes.records import ask_later
 from npo_core.recipes.run import Run
+from npo_core.reporting.decisions import priced, verdict
 from tasks.outside import tell_that_it_waits
 
 PATIENCE = timedelta(days=30)
@@ -22,11 +23,9 @@ class Answer(RunInput):
     """What to do about the proposed intervention."""
 
     answer: Literal["accept", "other", "decline"] = Field(
-        "accept", description="accept the proposed rollback, choose another Delta, or go on without intervening"
+        "accept", description="accept what is proposed, choose another Delta, or go on without intervening"
     )
-    delta: int | None = Field(
-        None, ge=1, description="with `other`: optimizer updates to go back, one of the candidates'"
-    )
+    delta: int | None = Field(None, description="with `other`: the Delta of one of the candidates")
 
 
 def ask(run: Run, decision: Decision) -> Approval:
@@ -49,18 +48,18 @@ def ask(run: Run, decision: Decision) -> Approval:
 
 def describe(decision: Decision) -> str:
     """The form's text: reason, candidates, cost."""
+    able = [c for c in decision.candidates if c.excluded is None]
     rows = [
-        f"| {c.delta} | {c.step} | {c.q:.3f} | {c.kl:.4f} | {c.v:.3f} | {c.s:.4f} |"
-        for c in decision.candidates
-        if c.excluded is None
+        f"| {c.delta} | {c.step} | {c.q:.3f} | {c.kl:.4f} | {c.v:.3f} | {c.s:.4f} | {' | '.join(priced(c)[:2])} |"
+        for c in able
     ]
     return "\n".join(
         [
-            f"**Step {decision.step}: roll back by Delta = {decision.delta}?** {decision.reason}",
+            f"**Step {decision.step}: {verdict(decision)}?** {decision.reason}",
             f"Expected cost: {decision.expected['updates']:.0f} updates, {decision.expected['tokens']:,.0f} tokens.",
             "",
-            "| Delta | to step | Q | KL | V | S |",
-            "|---|---|---|---|---|---|",
+            "| Delta | snapshot | Q | KL | V | S | updates | tokens |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
         ]
     )

@@ -26,6 +26,7 @@ from npo_core.control.probe import Rollout, choose_mistakes, estimate, roll_out
 from npo_core.engines import Engine
 from npo_core.problems.load import load_problems
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import SnapshotRef
 from npo_core.timeline.segments import read_outcomes
 from studies.signal_points import ESTIMATORS, FAILED, POOL, PROBE, Curve, Point
 from studies.signal_report import page, write
@@ -159,7 +160,9 @@ def back(run: SavedRun, end: int, most: int, reach: int, name: str) -> Curve:
     earlier = {
         step: (id_, lambda step=step: run.engine(step)) for step, id_ in run.states.items() if reach >= end - step > 0
     }
-    found = estimate(rollouts, end, run.engine(end), earlier, len(mistakes)).candidates
+    found = estimate(
+        rollouts, SnapshotRef(step=end, snapshot=run.states[end]), run.engine(end), earlier, len(mistakes)
+    ).candidates
     later = [[r for r in rollouts if r.mistake.step > candidate.step] for candidate in found]
     pairs = [(c, those) for c, those in zip(found, later, strict=True) if those]
     points = [point(c.delta, those, {"k1": c.kl, "k3": c.kl_k3}) for c, those in pairs]

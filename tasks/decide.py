@@ -70,12 +70,19 @@ def record_outcome(run: Run, decision: Decision, replay: str) -> Result:
     """The replay against the abandoned branch, on the same prompts."""
     timeline, result = run.workspace.timeline, records.record_outcome(run, decision, replay)
     rows = replayed_rows(timeline, decision, replay)
+    brought = f"{result.groups_rescued} groups that were all wrong got a trajectory"
+    told = f"The branch {replay} went on without a rollback: {brought}."
+    if result.difference is not None:
+        brought = f"pass rate {result.difference:+.3f} against the abandoned branch"
+        told = (
+            f"The pass rate of {replay} minus that of the abandoned branch {decision.branch}, in training and on the "
+            f"same prompts: {result.difference:+.3f}."
+        )
     publish(
         key_of(run.config.name, "decision", f"{decision.number:04d}", "outcome"),
-        f"What decision {decision.number} brought: pass rate {result.difference:+.3f} against the abandoned branch",
+        f"What decision {decision.number} brought: {brought}",
         f"## Outcome of decision {decision.number}",
-        f"The pass rate of {replay} minus that of the abandoned branch {decision.branch}, in training and on the same "
-        f"prompts: {result.difference:+.3f}.",
+        told,
         lambda: picture(outcome_png(result, *rows), f"outcome {decision.number}"),
         markdown(outcome_table(result)),
         "### Branches so far",

@@ -14,8 +14,8 @@ from npo_core.errors import DataError
 
 def approve(
     workspace: Uri,
-    accept: Annotated[bool, typer.Option("--accept", help="Carry out the proposed rollback.")] = False,
-    delta: Annotated[int | None, typer.Option(help="Roll back by so many updates instead, one of the Deltas.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Carry out what is proposed.")] = False,
+    delta: Annotated[int | None, typer.Option(help="Another of the Deltas instead.")] = None,
     decline: Annotated[bool, typer.Option("--decline", help="Go on without intervening.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -5,7 +5,7 @@ An unknown field, a value out of bounds or two settings that contradict each oth
 """
 
 from npo_core.config.closed import Closed
-from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Trigger
+from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Rescue, Trigger
 from npo_core.config.engine import EngineSettings
 from npo_core.config.load import explain, load_config, override, parse_config, parse_plateau
 from npo_core.config.mix import (
@@ -64,6 +64,7 @@ __all__ = [
     "Probe",
     "Problems",
     "Replay",
+    "Rescue",
     "Rest",
     "ReviewQueue",
     "RunConfig",

@@ -53,11 +53,28 @@ class Probe(Closed):
     min_prompts: int = Field(
         16, ge=1, description="probed failures since a snapshot below which it is no candidate: Q would be noise"
     )
+    behind: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda number: number == 0,
+        description="earlier snapshots that are asked as well, at most: candidates to guide without a rollback "
+        "(Delta < 0)",
+    )
 
 
 class Choice(Closed):
-    """How far to roll back: the candidate snapshot with the largest S = Q / V."""
+    """What an intervention does: the candidate with the largest S = Q / V, or with the most solved a token."""
 
+    rule: Literal["signal", "signal_per_price"] = Field(
+        "signal",
+        exclude_if=lambda rule: rule == "signal",
+        description="signal: the largest S, as published; signal_per_price: the largest S x failures in reach / tokens",
+    )
+    now: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="Delta = 0 is a candidate: no rollback, more samples of the current policy for its failures",
+    )
     max_delta: int = Field(120, ge=1, description="optimizer updates that a rollback goes back at most")
     kl_form: Literal["token", "sequence"] = Field(
         "token", description="V = exp(kl_scale x KL a token), or with the KL of a whole completion (mean length x KL)"
@@ -68,6 +85,21 @@ class Choice(Closed):
         description="with log r = log p_snapshot - log p_current, k1 is the mean of -log r; k3, the mean of "
         "r - 1 - log r, is never negative, but a few unlikely tokens move it",
     )
+
+
+class Rescue(Closed):
+    """An intervention without a rollback: failures come again, and extra samples or an earlier snapshot guide them.
+
+    It ends at the first snapshot at which all failures are solved, or Q has fallen below `probe.min_solved`: of the
+    failures that came again in the last `window` batches, the share that a completion or a trajectory solved.
+    """
+
+    updates: int = Field(60, ge=1, description="optimizer updates that it lasts at most")
+    share: float = Field(0.5, gt=0, le=1, description="share of training.prompts_per_step for failures, at most")
+    chunks: int = Field(
+        1, ge=1, description="Delta = 0: rounds of training.group_size samples of a dead group's prompt at most"
+    )
+    window: int = Field(10, ge=1, description="batches over which Q is looked at")
 
 
 class AutoNPO(Closed):
@@ -82,6 +114,7 @@ class AutoNPO(Closed):
     control: Control = Control()
     probe: Probe = Probe()
     choice: Choice = Choice()
+    rescue: Rescue = Field(Rescue(), exclude_if=lambda rescue: rescue == Rescue())
     cooldown: int = Field(
         40,
         ge=0,
@@ -101,6 +134,16 @@ class AutoNPO(Closed):
         ge=1,
         description="generated tokens of everything together: training, scout, probes, guidance; evaluations left out",
     )
+
+    @model_validator(mode="after")
+    def _unguided_is_a_rollback(self) -> Self:
+        if not self.guided and (self.choice.now or self.probe.behind):
+            field = "choice.now = true" if self.choice.now else f"probe.behind = {self.probe.behind}"
+            raise ValueError(
+                f"auto.{field} needs a guide, and auto.guided = false is the control that rolls back without one: "
+                "leave out one of them"
+            )
+        return self
 
 
 class Plateau(Closed):

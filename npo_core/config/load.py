@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from npo_core.config.control import Plateau
+from npo_core.config.methods import read_method, same
 from npo_core.config.run import RunConfig
 from npo_core.errors import ConfigError
 
@@ -86,7 +88,7 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
     """Read a YAML file; `overrides` maps dotted fields to values that win over it.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a valid configuration.
+        ConfigError: the file is missing, not YAML, or no valid configuration; or a value in it gave way to the method.
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), OnceEach) or {}
@@ -101,7 +103,34 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
         raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
-    return parse_config(override(values, overrides or {}), str(path))
+    given = override(values, overrides or {})
+    config = parse_config(given, str(path))
+    if config.method is not None:
+        require_kept(given, read_method(config.method)[1], config)
+    return config
+
+
+def require_kept(given: dict[str, Any], method: dict[str, Any], config: RunConfig) -> None:
+    """Refuse a written value that the method replaced: of a form, which gives all fields, a default says nothing.
+
+    Raises:
+        ConfigError: names field, value and what to do.
+    """
+    now = dict(leaves(config.model_dump(mode="json")))
+    written = dict(leaves(given))
+    for name, wanted in leaves(method):
+        if name in written and not same(written[name], wanted) and same(now.get(name), wanted):
+            raise ConfigError(
+                f"{name} = {written[name]!r} is the default, which gives way to {wanted!r} of the method "
+                f"{config.method}: copy the method's file, change it there, and name the copy as the method."
+            )
+
+
+def leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no group of fields, by its dotted name."""
+    for key, value in values.items():
+        name = f"{path}{key}"
+        yield from leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
 
 
 def override(values: dict, changes: dict[str, object]) -> dict:

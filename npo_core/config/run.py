@@ -89,6 +89,7 @@ class RunConfig(Closed):
             self._enough_problems,
             self._engine_can_do_it,
             self._mix_fits,
+            self._rescue_fits,
             self._second_opinion_fits,
             self._penalty_is_in_reach,
         )
@@ -211,6 +212,20 @@ class RunConfig(Closed):
             yield (
                 f"injection.tau_gate = {self.injection.tau_gate} is for injection.gate = pass_rate, and gate = "
                 f"{self.injection.gate}: leave one of them out"
+            )
+
+    def _rescue_fits(self) -> Iterator[str]:
+        now, behind, kinds = self.auto.choice.now, self.auto.probe.behind, {part.kind for part in self.mix.sources}
+        if now and "extra-samples" in kinds:
+            yield (
+                "auto.choice.now = true would draw extra samples of failures, and mix.sources has extra-samples all "
+                "the time: leave out one of them"
+            )
+        if (now or behind) and any(part.kind == "dynamic-sampling" for part in self.mix.prompts):
+            name = "auto.choice.now = true" if now else f"auto.probe.behind = {behind}"
+            yield (
+                f"{name} brings failures back to be rescued, and dynamic-sampling of mix.prompts drops them: leave out "
+                "one of them"
             )
 
     def _guide_fits(self) -> Iterator[str]:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npo_core.config import AutoNPO, Trigger
-from npo_core.control.decision import Budget, Decision, Scored, best_candidate, expected_cost
+from npo_core.config import AutoNPO, RunConfig, Trigger
+from npo_core.control.choice import Chosen, choose
+from npo_core.control.decision import Budget, Decision, rollback_of
+from npo_core.control.prices import Prices
 from npo_core.control.probe import ProbeResult
 from npo_core.control.signals import Reading, readings, watched_entropy
 from npo_core.timeline import SnapshotRef
 
 
 def decide(
-    settings: AutoNPO,
+    config: RunConfig,
     rows: Sequence[Mapping[str, Any]],
     probe: ProbeResult | None,
     left: Budget,
@@ -21,22 +23,21 @@ def decide(
     branch: str,
     at: SnapshotRef,
     probe_id: str | None,
-    guide_samples: int,
 ) -> Decision:
-    """Whether to intervene after update `at.step`, and how far to roll back.
+    """Whether to intervene after update `at.step`, and how.
 
     Args:
         rows: metrics of every update on the way to `at`. probe: None where none was made.
-        left: what the budget still allows. guide_samples: samples a prompt that guidance may draw.
+        left: what the budget still allows.
     """
-    trigger = settings.control.trigger
+    settings, trigger = config.auto, config.auto.control.trigger
     seen = readings(rows, trigger)
-    reading = seen[-1] if seen else None
-    scored, best, reason = decide_delta(settings, reading, probe, left)
-    cost = expected_cost(best, probe, rows, guide_samples if settings.guided else 0)
-    if best is not None and left.tokens is not None and cost["tokens"] > left.tokens:
-        reason = f"Delta = {best.delta} would cost {cost['tokens']:.0f} tokens, and the budget has {left.tokens} left."
-        best = None
+    why = unweighed(settings, seen[-1] if seen else None, probe, left)
+    if probe is None or why is not None:
+        scored, choices, best, reason = Chosen([], {}, None, why or "")
+    else:
+        scored, choices, best, reason = choose(probe, settings, left, Prices(config, probe, rows))
+    cost = {} if best is None or best.price is None else best.price.model_dump(exclude={"seconds"})
     return Decision(
         number=number,
         flow=flow,
@@ -45,15 +46,16 @@ def decide(
         snapshot=at.snapshot,
         intervene=best is not None,
         reason=reason,
-        delta=best.delta if best else None,
-        rollback=SnapshotRef(step=best.step, snapshot=best.snapshot) if best else None,
+        delta=None if best is None else best.delta,
+        rollback=rollback_of(best),
         signals=describe(rows, seen, trigger),
         thresholds=thresholds(settings),
         probe=probe_id,
         pool_q=probe.q if probe else None,
         candidates=scored,
         left=left,
-        expected=cost,
+        expected=cost or {"updates": 0.0, "tokens": 0.0},
+        choices=choices,
     )
 
 
@@ -78,16 +80,14 @@ def averaged(rows: Sequence[Mapping[str, Any]], seen: Sequence[Reading]) -> list
     ]
 
 
-def decide_delta(
-    settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Budget
-) -> tuple[list[Scored], Scored | None, str]:
-    """Warning, confirmation, choice: the candidates, the chosen one, and the reason."""
+def unweighed(settings: AutoNPO, reading: Reading | None, probe: ProbeResult | None, left: Budget) -> str | None:
+    """Why no candidates are weighed: no warning, or no confirmation; None: they are."""
     if reading is None or not reading.warning:
-        return [], None, "No warning: " + quiet(reading, settings.control.trigger)
+        return "No warning: " + quiet(reading, settings.control.trigger)
     if probe is None:
         why = "nothing was probed here" if left.tokens is None else f"{left.tokens} tokens are too few for a probe"
-        return [], None, f"The signals warn, but {why}, so Q, V and S are not known."
-    return best_candidate(probe, settings, left)
+        return f"The signals warn, but {why}, so Q, V and S are not known."
+    return None
 
 
 def quiet(reading: Reading | None, trigger: Trigger) -> str:

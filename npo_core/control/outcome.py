@@ -13,28 +13,33 @@ Rows = list[dict[str, Any]]
 LAST = 5  # the last fifth of the replayed steps is compared
 
 
-def compare_branches(timeline: Timeline, decision: Decision, replay: str) -> Result:
-    """Training pass rate and entropy of both branches at the end of the replayed steps."""
-    new, old = replayed_rows(timeline, decision, replay)
-    windows = [summarise(name, rows) for name, rows in ((replay, new), (decision.branch, old))]
+def compare_branches(timeline: Timeline, decision: Decision, branch: str) -> Result:
+    """Training pass rate and entropy at the end of the replayed steps, of both branches; of a rescue, its own alone."""
+    new, old = replayed_rows(timeline, decision, branch)
+    mine, theirs = summarise(branch, new), summarise(decision.branch, old) if old else None
     return Result(
         number=decision.number,
-        t0=decision.back_to.step,
+        t0=(decision.rollback or decision.at).step,
         t1=new[-1]["step"],
-        replay=windows[0],
-        abandoned=windows[1],
-        difference=windows[0].pass_rate - windows[1].pass_rate,
+        replay=mine,
+        abandoned=theirs,
+        difference=None if theirs is None else mine.pass_rate - theirs.pass_rate,
         groups_injected=int(sum(row["groups_injected"] or 0 for row in new)),
         groups_rescued=int(sum(row["groups_rescued"] or 0 for row in new)),
     )
 
 
-def replayed_rows(timeline: Timeline, decision: Decision, replay: str) -> tuple[Rows, Rows]:
-    """The updates of the replay, and of the abandoned branch over the same steps: a replay may run out of budget."""
-    t0, t1 = decision.back_to.step, decision.step
-    new = [row for row in path_rows(timeline, replay, t1) if row["step"] > t0]
-    old = [row for row in path_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
-    return new, old
+def replayed_rows(timeline: Timeline, decision: Decision, branch: str) -> tuple[Rows, Rows]:
+    """The updates of the replay, and of the abandoned branch over the same steps: a replay may run out of budget.
+
+    Of a rescue: its updates, and none, as it leaves no branch.
+    """
+    t0 = (decision.rollback or decision.at).step
+    if decision.rollback is None:
+        until = next(segment.t1 for segment in timeline.path(branch) if segment.t0 == t0)
+        return [row for row in path_rows(timeline, branch, until) if row["step"] > t0], []
+    new = [row for row in path_rows(timeline, branch, decision.step) if row["step"] > t0]
+    return new, [row for row in path_rows(timeline, decision.branch, new[-1]["step"]) if row["step"] > t0]
 
 
 def summarise(branch: str, rows: Sequence[dict[str, Any]]) -> Window:

@@ -1,11 +1,14 @@
 """The probe: one rollout of the current policy on its past mistakes, and how far each candidate snapshot is from it.
 
-Every estimate that a decision needs comes from these completions: the pass rate on the failures since a snapshot (Q),
-and the KL from the current policy to that snapshot on the current policy's own tokens. Nothing else is generated.
+Q is the pass rate of a guide on what the policy that it would guide fails, and the KL is from the one to the other. Of
+a rollback both come from the completions of the current policy: the failures are those recorded after the snapshot.
+Where the run stays, the current policy meets its failures again, and a guide helps with those that it misses in the
+probe, too: more samples of it, with the chance of Good and Turing, or a snapshot behind, which is rolled out on them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -14,18 +17,33 @@ from npo_core.control.pool import Mistake
 from npo_core.engines import Engine, Generated
 from npo_core.engines.check import k3
 from npo_core.problems import Completion, Judge, Problem
-from npo_core.timeline.records import Record
+from npo_core.timeline.records import Record, SnapshotRef
+
+T = TypeVar("T")
 
 
 class Candidate(Record):
-    """What the probe found of one snapshot to roll back to."""
+    """What the probe found of one way to intervene.
+
+    delta > 0: roll back so many updates to `snapshot`, and the current policy guides. delta = 0: the current policy is
+    asked once more, where it is. delta < 0: `snapshot`, so many updates behind, guides where the run is.
+    """
 
     step: int
     snapshot: str
-    delta: int = Field(description="optimizer updates from the snapshot to the current policy")
-    prompts: int = Field(description="probed prompts that failed after the snapshot")
-    q: float | None = Field(description="pass rate of the current policy on them, Q; null where there are none")
-    kl: float | None = Field(description="KL(current || snapshot), k1, nats a token, on the same completions")
+    delta: int = Field(description="updates that the guide is ahead of the policy that is guided")
+    prompts: int = Field(
+        description="probed failures that count: those after the snapshot; where delta <= 0, all of them"
+    )
+    q: float | None = Field(
+        description="pass rate of the guide on them, Q; where delta <= 0, of the current policy, and of the guide on "
+        "what it misses; null where there are none"
+    )
+    solved: float | None = Field(None, description="share of them with a right completion among those of the probe")
+    kl: float | None = Field(
+        description="KL(guide || guided), k1, nats a token, on the same completions; where delta <= 0, times the "
+        "guide's share of Q"
+    )
     kl_k3: float | None = Field(description="the same KL by k3, which is never negative")
     length: float | None = Field(description="mean tokens of these completions")
 
@@ -38,7 +56,10 @@ class ProbeResult(Record):
     samples: int = Field(description="completions a prompt")
     q: float | None = Field(description="pass rate of the current policy on all probed failures")
     tokens: int = Field(description="generated tokens")
-    candidates: list[Candidate]
+    solved: float | None = Field(None, description="share of them with a right completion")
+    candidates: list[Candidate] = Field(description="snapshots to roll back to")
+    now: Candidate | None = Field(None, description="the current policy asked once more, without a rollback")
+    behind: list[Candidate] = Field([], description="snapshots that might guide without a rollback")
 
 
 @dataclass(frozen=True)
@@ -53,9 +74,7 @@ class Rollout:
 
 def choose_mistakes(pool: Sequence[Mistake], most: int) -> list[Mistake]:
     """At most `most` failures, evenly spread over the pool's order, so that every age has its share."""
-    if len(pool) <= most:
-        return list(pool)
-    return [pool[i] for i in np.linspace(0, len(pool) - 1, most).round().astype(int)]
+    return spread(pool, most)
 
 
 def roll_out(
@@ -82,7 +101,7 @@ def roll_out(
 
 def estimate(
     rollouts: Sequence[Rollout],
-    step: int,
+    at: SnapshotRef,
     current: Engine,
     candidates: Mapping[int, tuple[str, Callable[[], Engine]]],
     pool: int,
@@ -91,51 +110,125 @@ def estimate(
     """Q and KL for every candidate.
 
     Args:
-        step: updates of the current policy. current: its engine, for its own log-probabilities.
+        at: the current policy's snapshot. current: its engine, for its own log-probabilities.
         candidates: step -> (snapshot id, loader of its engine). pool: failures in reach.
     """
     own = score(current, rollouts)
     found = []
-    for number, (at, (snapshot, load)) in enumerate(sorted(candidates.items()), 1):
-        later = [i for i, rollout in enumerate(rollouts) if rollout.mistake.step > at]
-        found.append(candidate(rollouts, later, own, at, step - at, snapshot, load))
+    for number, (step, (snapshot, load)) in enumerate(sorted(candidates.items()), 1):
+        later = [i for i, rollout in enumerate(rollouts) if rollout.mistake.step > step]
+        chosen, guided = [rollouts[i] for i in later], load if later else None
+        place = {"step": step, "snapshot": snapshot, "delta": at.step - step}
+        found.append(Candidate(**place, **measured(chosen, [own[i] for i in later], guided)))
         progress(number, len(candidates))
     return ProbeResult(
         pool=pool,
         prompts=len(rollouts),
         samples=len(rollouts[0].correct) if rollouts else 0,
         q=pass_rate(rollouts),
-        tokens=sum(len(c.token_ids) for r in rollouts for c in r.completions),
+        solved=share_solved(rollouts),
+        tokens=generated(rollouts),
         candidates=found,
+        now=once_more(rollouts, at),
     )
 
 
-def candidate(
+def missed(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Those without a right completion."""
+    return [rollout for rollout in rollouts if not any(rollout.correct)]
+
+
+def once_more(rollouts: Sequence[Rollout], at: SnapshotRef) -> Candidate:
+    """The current policy on its failures, and more samples of it for what it misses.
+
+    The chance that a sample is right where all others of its prompt are wrong is singletons / (singletons + samples of
+    the missed), as Good (1953, "The population frequencies of species") estimates what was never seen.
+    """
+    known = [[right for right in r.correct if right is not None] for r in rollouts]
+    singletons = sum(sum(of) == 1 for of in known)
+    tried = singletons + sum(len(of) for of in known if not any(of))
+    return staying(rollouts, at, 0, {"q": singletons / max(tried, 1), "kl": 0.0, "kl_k3": 0.0})
+
+
+def from_behind(
     rollouts: Sequence[Rollout],
-    later: Sequence[int],
-    own: Sequence[np.ndarray],
-    at: int,
-    delta: int,
-    snapshot: str,
-    load: Callable[[], Engine],
+    at: SnapshotRef,
+    place: SnapshotRef,
+    theirs: Sequence[Rollout],
+    past: Engine,
+    now: Engine,
 ) -> Candidate:
-    """The estimates for one snapshot, from the rollouts of the prompts that failed after it."""
-    if not later:
-        return Candidate(step=at, snapshot=snapshot, delta=delta, prompts=0, q=None, kl=None, kl_k3=None, length=None)
-    chosen = [rollouts[i] for i in later]
-    theirs, mine = score(load(), chosen), [own[i] for i in later]
-    log_r = np.concatenate(theirs) - np.concatenate(mine)
-    length = float(np.mean([len(c.token_ids) for r in chosen for c in r.completions]))
+    """The current policy on its failures, and an earlier snapshot on what it misses.
+
+    Args:
+        rollouts: of the current policy at `at`. theirs: of the snapshot at `place`, of what `rollouts` miss.
+        past: the engine of the snapshot. now: of the current policy.
+    """
+    return staying(rollouts, place, place.step - at.step, measured(theirs, score(past, theirs), lambda: now))
+
+
+def staying(rollouts: Sequence[Rollout], place: SnapshotRef, delta: int, guide: dict[str, float | None]) -> Candidate:
+    """A candidate that rolls nothing back.
+
+    Args:
+        guide: q, KL and the share solved of a guide on what `rollouts` miss.
+    """
+    share = len(missed(rollouts)) / max(len(rollouts), 1)
+    own, added = pass_rate(rollouts), share * (guide["q"] or 0.0)
+    q = None if own is None else own + added
+    solved = guide.get("solved")
     return Candidate(
-        step=at,
-        snapshot=snapshot,
+        step=place.step,
+        snapshot=place.snapshot,
         delta=delta,
-        prompts=len(later),
-        q=pass_rate(chosen),
-        kl=float(-log_r.mean(dtype=np.float64)),
-        kl_k3=k3(log_r),
-        length=length,
+        prompts=len(rollouts),
+        q=q,
+        solved=None if solved is None else 1 - share * (1 - solved),
+        **{name: (guide[name] or 0.0) * added / q if q else 0.0 for name in ("kl", "kl_k3")},
+        length=mean_length(rollouts),
     )
+
+
+def measured(
+    rollouts: Sequence[Rollout], guide: Sequence[np.ndarray], guided: Callable[[], Engine] | None
+) -> dict[str, Any]:
+    """Prompts, Q, KL and length of a guide's rollouts.
+
+    Args:
+        guide: its own log-probabilities. guided: loads the engine of the policy that it would guide.
+    """
+    if not rollouts or guided is None:
+        return {"prompts": 0} | dict.fromkeys(("q", "solved", "kl", "kl_k3", "length"))
+    log_r = np.concatenate(score(guided(), rollouts)) - np.concatenate(guide)
+    return {
+        "prompts": len(rollouts),
+        "q": pass_rate(rollouts),
+        "solved": share_solved(rollouts),
+        "kl": float(-log_r.mean(dtype=np.float64)),
+        "kl_k3": k3(log_r),
+        "length": mean_length(rollouts),
+    }
+
+
+def share_solved(rollouts: Sequence[Rollout]) -> float | None:
+    """The share of prompts with a right completion; None without prompts."""
+    return float(np.mean([any(rollout.correct) for rollout in rollouts])) if rollouts else None
+
+
+def generated(rollouts: Sequence[Rollout]) -> int:
+    """Tokens of all completions."""
+    return sum(len(c.token_ids) for r in rollouts for c in r.completions)
+
+
+def mean_length(rollouts: Sequence[Rollout]) -> float | None:
+    """Mean tokens of a completion; None without any."""
+    lengths = [len(c.token_ids) for r in rollouts for c in r.completions]
+    return float(np.mean(lengths)) if lengths else None
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, evenly spread from the first on."""
+    return [values[i] for i in np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)]
 
 
 def pass_rate(rollouts: Sequence[Rollout]) -> float | None:

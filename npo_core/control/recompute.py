@@ -3,12 +3,13 @@
 The records are the segments' metrics, the result of the probe stage, and what the decision says was left to spend.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from npo_core.config import Plateau, RunConfig, override, parse_config, parse_plateau
 from npo_core.control.breakthrough import plan_rollback
-from npo_core.control.decide import decide, decide_delta
+from npo_core.control.decide import decide, unweighed
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.path import path_rows
 from npo_core.control.probe import ProbeResult
@@ -21,9 +22,17 @@ from npo_core.timeline import Store, Timeline
 Changes = Mapping[str, object]  # dotted field -> value
 # What may be changed afterwards; everything else decided what was generated, and would need a new run.
 CHANGEABLE = {
-    AUTO_NPO: ("auto.control.trigger.", "auto.choice.", "auto.probe.min_solved", "auto.probe.min_prompts"),
+    AUTO_NPO: (
+        "auto.control.trigger.",
+        "auto.choice.",
+        "auto.rescue.",
+        "auto.probe.min_solved",
+        "auto.probe.min_prompts",
+    ),
     PLATEAU: ("plateau.trigger.", "plateau.rollback_step"),
 }
+
+PRICED = re.compile(r"^expected|^choices|\.(rescued|price|per_price|solved)\b")
 
 
 def recompute(store: Store, config: RunConfig, recorded: Decision, changes: Changes) -> Decision:
@@ -40,14 +49,13 @@ def recompute(store: Store, config: RunConfig, recorded: Decision, changes: Chan
         plateau = changed_plateau(recorded, changes)
         return plan_rollback(plateau, rows, timeline.states(recorded.branch), guide=at, **common)
     return decide(
-        changed(config, changes).auto,
+        changed(config, changes),
         rows,
         read_probe(store, recorded.probe),
         recorded.left,
         flow=recorded.flow,
         at=at,
         probe_id=recorded.probe,
-        guide_samples=config.guidance.samples,
         **common,
     )
 
@@ -83,12 +91,16 @@ def read_probe(store: Store, fingerprint: str | None) -> ProbeResult | None:
 
 
 def differences(recorded: Decision, again: Decision) -> list[dict[str, Any]]:
-    """The leaves in which two decisions differ: field, recorded, recomputed."""
+    """The leaves in which two decisions differ: field, recorded, recomputed.
+
+    A decision of before 0.3 carries no prices; neither they nor the expected cost that follows from them are compared.
+    """
     old, new = (dict(leaves(d.model_dump(mode="json"))) for d in (recorded, again))
+    priced = "choices" in recorded.model_fields_set or recorded.flow == PLATEAU
     return [
         {"field": name, "recorded": old.get(name), "recomputed": new.get(name)}
         for name in dict.fromkeys([*old, *new])
-        if (name in old, old.get(name)) != (name in new, new.get(name))
+        if (name in old, old.get(name)) != (name in new, new.get(name)) and (priced or not PRICED.search(name))
     ]
 
 
@@ -154,5 +166,5 @@ def signals_at(store: Store, config: RunConfig, step: int) -> dict[str, Any]:
         raise DataError(f"No update {step} is recorded in {store.uri}: {last}.")
     seen = readings(rows, config.auto.control.trigger)
     reading = seen[-1] if seen else None
-    reason = decide_delta(config.auto, reading, None, Budget())[2]
+    reason = unweighed(config.auto, reading, None, Budget())
     return {"branch": final.name, "step": step, "reading": reading and reading.as_dict(), "reason": reason}

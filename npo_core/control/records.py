@@ -22,14 +22,17 @@ class Window(Record):
 
 
 class Result(Record):
-    """What an intervention brought: the replay against the abandoned branch on the same prompts."""
+    """What an intervention brought: the replay against the abandoned branch on the same prompts.
+
+    A rescue leaves no branch: `replay` is the branch that went on, over the rescue's updates.
+    """
 
     number: int
     t0: int
     t1: int
     replay: Window
-    abandoned: Window
-    difference: float = Field(description="pass rate of the replay minus that of the abandoned branch")
+    abandoned: Window | None
+    difference: float | None = Field(description="pass rate of the replay minus that of the abandoned branch")
     groups_injected: int
     groups_rescued: int = Field(description="groups that were all wrong and got a correct slot")
 

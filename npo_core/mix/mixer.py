@@ -18,6 +18,7 @@ from npo_core.guidance.parquet import batch_to_rows, rows_to_table
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import prompts, sources
 from npo_core.mix.plugin import plugin
+from npo_core.mix.rescue import Rescue
 from npo_core.mix.source import Batch, Source
 from npo_core.mix.store import SuccessStore
 from npo_core.seeds import derive_seed
@@ -40,6 +41,8 @@ class Mixer:
         settings: sources, store, replay, prompts. prompt_ids: all training prompts, in the order of the data.
         group_size: n. prompts_per_step: groups of a batch. seed: of its choices.
         guidance: a guidance cache, asked before all other sources; None: there is none.
+        rescue: how long AutoNPO's intervention without a rollback lasts, and the Q below which it is over; None: there
+            is none.
 
     Raises:
         ConfigError: a plugin cannot be imported or made.
@@ -56,6 +59,7 @@ class Mixer:
         prompts_per_step: int = 32,
         seed: int = 0,
         guidance: Any = None,
+        rescue: tuple[config.Rescue, float] | None = None,
     ):
         self.settings = settings or config.Mix()
         self.group_size, self.prompts_per_step, self.seed = group_size, prompts_per_step, seed
@@ -63,6 +67,8 @@ class Mixer:
         self.sources: list[Source] = [] if guidance is None else [sources.CacheSource(guidance)]
         self.sources += [self._source(chosen) for chosen in self.settings.sources]
         self.prompts = [self._prompts(chosen, prompt_ids) for chosen in self.settings.prompts]
+        pool = next((part for part in self.prompts if isinstance(part, prompts.MistakePool)), None)
+        self.rescue = Rescue(*rescue, pool) if rescue and pool else None
         names = [part.name for part in self.parts]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"mix: two parts are called {twice}, and would share their state: rename yours.")
@@ -92,7 +98,7 @@ class Mixer:
     @property
     def parts(self) -> list[Any]:
         """All that learns from batches and has a state, by unique names."""
-        return [*self.sources, *self.prompts]
+        return [*self.sources, *self.prompts, *([self.rescue] if self.rescue else [])]
 
     @property
     def injects(self) -> bool:
@@ -158,6 +164,8 @@ class Mixer:
             for id_, rows in given.items():
                 if len(rows) >= slots:
                     found[id_] = (source.name, [checked(row, id_, source.name) for row in rows[:slots]])
+        if self.rescue is not None:
+            self.rescue.note(batch, found)
         return found
 
     def learn(self, batch: Batch, found: Mapping[str, tuple[str, Sequence[Trajectory]]]) -> None:

@@ -1,6 +1,9 @@
 """AutoNPO (paper, section 3.3): training that decides by itself when to intervene and how far to roll back.
 
 train until the signals warn -> probe -> decide -> guidance from the current policy -> roll back -> replay -> go on
+
+Where its settings allow it, it may decide to stay where it is instead: the failures come again, and more samples of the
+current policy (Delta = 0) or a snapshot behind guide them.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +36,7 @@ def auto_npo(do: Steps) -> Report:
         decision = do.approve(decide(do, now, decisions))
         declined = 0 if decision.intervene else declined + 1
         if decision.intervene:
-            now = intervene(do, now, decision)
+            now = (rescue if decision.rollback is None else replay)(do, now, decision)
         quiet_until = now.at.step + do.config.auto.cooldown * 2**declined
     do.evaluate()
     return do.report()
@@ -84,22 +87,22 @@ def decide(do: Steps, now: Position, number: int) -> Decision:
     auto, tokens = do.config.auto, do.budget.tokens
     earliest = now.at.step - auto.choice.max_delta
     candidates = [id_ for step, id_ in do.snapshots(now.branch).items() if earliest <= step < now.at.step]
-    most = auto.probe.prompts * auto.probe.samples * do.config.training.max_completion_tokens
+    most = auto.probe.prompts * auto.probe.samples * do.config.training.max_completion_tokens * (1 + auto.probe.behind)
     probed = do.probe(number, now.at, candidates) if tokens is None or tokens >= most else None
     budget = do.budget.model_copy(update={"interventions": auto.max_interventions - now.interventions})
     return do.decide(number, now.branch, now.at, probed, budget)
 
 
-def intervene(do: Steps, now: Position, decision: Decision) -> Position:
+def replay(do: Steps, now: Position, decision: Decision) -> Position:
     """The current policy guides its pool's slice; roll back and replay up to where it stands."""
-    auto, number, rollback = do.config.auto, now.interventions + 1, decision.rollback
+    auto, number, rollback = do.config.auto, now.interventions + 1, decision.back_to
     guidance = None
     if auto.guided:
         guidance = do.guide([now.at], rollback=rollback, branch=now.branch, pool_only=True)
 
     branch = f"replay-{number}"
     do.branch(branch, at=rollback, reason=f"decision {decision.number}", guidance=guidance)
-    replay = do.train(
+    trained = do.train(
         branch,
         start=rollback,
         until=now.at.step,
@@ -109,4 +112,24 @@ def intervene(do: Steps, now: Position, decision: Decision) -> Position:
         token_limit=do.budget.tokens,
     )
     do.outcome(decision, branch)
-    return Position(branch, replay.last, replay.ended, number)
+    return Position(branch, trained.last, trained.ended, number)
+
+
+def rescue(do: Steps, now: Position, decision: Decision) -> Position:
+    """Without a rollback: failures come again until they are solved, with extra samples or a guide from behind."""
+    guide, config, budget = decision.guide, do.config, do.budget.updates
+    guidance = None if guide is None else do.guide_failures(guide, at=now.at)
+    until = min(config.training.steps, now.at.step + config.auto.rescue.updates)
+    until = until if budget is None else min(until, now.at.step + budget)
+    trained = do.train(
+        now.branch,
+        start=now.at,
+        until=until,
+        guidance=guidance,
+        fresh=now.interventions if config.auto.fresh_randomness else 0,
+        quiet_until=until,
+        token_limit=do.budget.tokens,
+        rescue=True,
+    )
+    do.outcome(decision, now.branch)
+    return Position(now.branch, trained.last, trained.ended, now.interventions + 1)

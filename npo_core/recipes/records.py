@@ -35,7 +35,7 @@ def decide(run: Run, number: int, branch: str, at: SnapshotRef, probed: Probed |
     decisions = Decisions(run.workspace.store)
     decision = decisions.get(number) or decisions.add(
         make_decision(
-            run.config.auto,
+            run.config,
             path_rows(run.workspace.timeline, branch, at.step),
             probed.result if probed else None,
             budget,
@@ -44,7 +44,6 @@ def decide(run: Run, number: int, branch: str, at: SnapshotRef, probed: Probed |
             branch=branch,
             at=at,
             probe_id=probed.fingerprint if probed else None,
-            guide_samples=run.config.guidance.samples,
         )
     )
     if (decision.flow, decision.snapshot) != (AUTO_NPO, at.snapshot):

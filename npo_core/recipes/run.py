@@ -11,6 +11,7 @@ from typing import Any
 from npo_core.config import Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
+from npo_core.mix.rescue import mix_of
 from npo_core.names import DRAWS, GRPO, RESULT_FILE, STARTED_FILE
 from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
@@ -55,6 +56,7 @@ class Run:
         fresh: int = 0,
         quiet_until: int | None = None,
         token_limit: int | None = None,
+        rescue: bool = False,
     ) -> TrainSpec:
         """A segment.
 
@@ -62,13 +64,18 @@ class Run:
             fresh: which random numbers to sample with, 0 those of the run; the order of the data stays.
             quiet_until: the run is watched, and a warning after this update ends the segment; None: not watched.
             token_limit: generated tokens after which the segment ends.
+            rescue: failures come again and dead groups are guided, by the cache or, without one, by extra samples.
         """
         config = self.config
+        mix, injection = config.mix.in_training, config.injection
+        if rescue:
+            mix, injection = mix_of(config, extra=cache is None), injection.model_copy(update={"gate": "dead"})
         return TrainSpec(
             training=config.training,
-            injection=config.injection,
-            mix=config.mix.in_training,
-            guidance=config.guidance if config.mix.online else None,
+            injection=injection,
+            mix=mix,
+            guidance=config.guidance if mix.online else None,
+            rescue=(config.auto.rescue, config.auto.probe.min_solved) if rescue else None,
             seed=config.seed,
             sampling_seed=config.seed + FRESH * fresh,
             branch=branch,
@@ -88,10 +95,12 @@ class Run:
         rollback: str,
         segments: list[str],
         pool_only: bool = False,
+        failures: bool = False,
         until: int | None = None,
     ) -> GuideSpec:
         """Guidance for the prompts that `segments` met between the two; `pool_only`: for the mistakes among them.
 
+        `failures`: for what the mistake pool of `rollback` holds, by a guide from behind.
         `until`: for those that the data's order asks up to this update, by the guides or, without any, `mix.guide`.
         """
         config = self.config
@@ -104,6 +113,7 @@ class Run:
             rollback=rollback,
             segments=segments,
             pool_only=pool_only,
+            failures=failures,
             until=until,
             outside=None if guides else config.mix.guide,
             **self.common,

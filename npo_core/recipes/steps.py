@@ -76,6 +76,7 @@ class Steps(Protocol):
         fresh: int = 0,
         quiet_until: int | None = None,
         token_limit: int | None = None,
+        rescue: bool = False,
     ) -> TrainResult:
         """Train a segment of a branch.
 
@@ -85,6 +86,8 @@ class Steps(Protocol):
             fresh: which random numbers to sample with, 0 those of the run; the order of the data stays.
             quiet_until: AutoNPO watches, and a warning after this update ends the segment; None: nobody watches.
             token_limit: generated tokens after which it ends.
+            rescue: failures come again and dead groups are guided, without guidance by extra samples, until the
+                failures are solved or Q has fallen.
         """
         ...
 
@@ -102,6 +105,10 @@ class Steps(Protocol):
 
         `guides`: snapshots of the run, from behind; none: what `mix.guide` names.
         """
+        ...
+
+    def guide_failures(self, guide: SnapshotRef, at: SnapshotRef) -> Guidance:
+        """Guidance from an earlier snapshot for the failures of the one that training goes on from."""
         ...
 
     def probe(self, number: int, at: SnapshotRef, candidates: Sequence[str]) -> Probed:
@@ -129,7 +136,7 @@ class Steps(Protocol):
         ...
 
     def outcome(self, decision: Decision, replay: str) -> None:
-        """Record the replay against the abandoned branch."""
+        """Record the replay against the abandoned branch, or what a rescue on the same branch brought."""
         ...
 
     def evaluate(self, *branches: str) -> EvaluateResult:

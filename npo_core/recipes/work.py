@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
-from npo_core.config import ChainProblems, DynamicSampling, ExtraSamples, Problems, RunConfig, Source
+from npo_core.config import ChainProblems, DynamicSampling, ExtraSamples, Mix, Problems, RunConfig, Source
 from npo_core.errors import DataError
 from npo_core.problems.count import source_rows
 from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
@@ -37,44 +37,42 @@ def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int)
         steps: snapshot -> its step. until: where a training stage ends.
     """
     if isinstance(spec, TrainSpec):
-        return train(config, until - steps[spec.start])
+        return train(spec, config, until - steps[spec.start])
     if isinstance(spec, GuideSpec):
         return guide(spec, config, steps)
     if isinstance(spec, ProbeSpec):
-        asked = spec.probe.prompts * spec.probe.samples
-        return {"completions": asked, "at_once": asked, "scored": 2 * asked}
+        asked, guides = spec.probe.prompts * spec.probe.samples, 1 + spec.probe.behind
+        return {"completions": guides * asked, "at_once": asked, "scored": 2 * guides * asked}
     return evaluate(spec) if isinstance(spec, EvaluateSpec) else {}
 
 
-def train(config: RunConfig, updates: int) -> dict[str, int | None]:
+def train(spec: TrainSpec, config: RunConfig, updates: int) -> dict[str, int | None]:
     """Updates, completions and snapshots of a training stage."""
     training = config.training
     batches = ceil(updates / training.updates_per_batch)
     return {
         "updates": updates,
-        "completions": round(batches * training.batch * (1 + extra_rounds(config))),
+        "completions": round(batches * training.batch * (1 + extra_rounds(spec.mix, training.batch))),
         "at_once": training.batch,
         "snapshots": ceil(updates / training.snapshot_every),
     }
 
 
-def extra_rounds(config: RunConfig) -> float:
+def extra_rounds(mix: Mix, batch: int) -> float:
     """Rollouts beside a batch's own, at most, in sizes of a batch: every group dead, and nothing ever solved."""
-    sources, most = config.mix.sources, 0.0
-    for source in sources:
+    most = 0.0
+    for source in mix.sources:
         if isinstance(source, ExtraSamples):
-            most += (
-                source.chunks if source.budget is None else min(source.chunks, source.budget / config.training.batch)
-            )
-    return most + sum(source.rounds for source in config.mix.prompts if isinstance(source, DynamicSampling))
+            most += source.chunks if source.budget is None else min(source.chunks, source.budget / batch)
+    return most + sum(source.rounds for source in mix.prompts if isinstance(source, DynamicSampling))
 
 
 def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[str, int | None]:
     """Every prompt asked as often as allowed: what is passed, or solved early, takes less."""
     end = steps[spec.guides[-1]] if spec.until is None else spec.until
-    prompts = prompts_met(config, end - steps[spec.rollback])
-    if spec.pool_only:
-        prompts = min(prompts, config.auto.control.pool.size)
+    prompts, pool = prompts_met(config, end - steps[spec.rollback]), config.auto.control.pool.size
+    if spec.pool_only or spec.failures:
+        prompts = pool if spec.failures else min(prompts, pool)
     guidance = spec.guidance
     return {
         "completions": (len(spec.guides) or spec.drawn_outside) * prompts * guidance.samples,

@@ -55,6 +55,7 @@ class WorkspaceSteps(ABC):
         fresh: int = 0,
         quiet_until: int | None = None,
         token_limit: int | None = None,
+        rescue: bool = False,
     ) -> TrainResult:
         spec = self.run.train(
             branch=branch,
@@ -64,8 +65,9 @@ class WorkspaceSteps(ABC):
             fresh=fresh,
             quiet_until=quiet_until,
             token_limit=token_limit,
+            rescue=rescue,
         )
-        label = f"train {branch} to {until}" + (" guided" if guidance else "")
+        label = f"train {branch} to {until}" + (" guided" if guidance else " with extra samples" if rescue else "")
         return self._spend(self.stage(spec, label)).result
 
     def guide(
@@ -79,6 +81,11 @@ class WorkspaceSteps(ABC):
     def guide_ahead(self, guides: Sequence[SnapshotRef], start: SnapshotRef, until: int) -> Guidance:
         ids = [guide.snapshot for guide in guides]
         spec = self.run.guide(guides=ids, rollback=start.snapshot, segments=[], until=until)
+        return Guidance(self._spend(self.stage(spec, "generate guidance")).result.cache, ids)
+
+    def guide_failures(self, guide: SnapshotRef, at: SnapshotRef) -> Guidance:
+        ids = [guide.snapshot]
+        spec = self.run.guide(guides=ids, rollback=at.snapshot, segments=[], failures=True)
         return Guidance(self._spend(self.stage(spec, "generate guidance")).result.cache, ids)
 
     def probe(self, number: int, at: SnapshotRef, candidates: Sequence[str]) -> Probed:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from npo_core.config import Trigger
 from npo_core.control.decide import averaged
-from npo_core.control.decision import Decision
+from npo_core.control.decision import Decision, Scored
 from npo_core.control.plateau import find_plateau
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Result
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
-PROBED = ["Delta", "to step", "probed failures", "Q", "KL"]
+PROBED = ["Delta", "snapshot", "probed failures", "Q", "KL"]
 PROBE_NOTE = (
-    "Q: pass rate of the current policy on the prompts that it failed after the snapshot. KL(current || snapshot) in "
-    "nats a token, on the same completions."
+    "Delta > 0: roll back so many updates to the snapshot; 0: stay, with extra samples; < 0: stay, and the snapshot "
+    "guides. "
+    "Q: pass rate of the guide on the probed failures in reach. KL(guide || guided) in nats a token, on the same "
+    "completions."
+)
+PRICES = ["solved", "updates", "tokens", "seconds", "per price"]
+CHOICE_NOTE = (
+    "V grows with the KL; of those not excluded the rule chooses: signal the largest S = Q / V, signal_per_price the "
+    "largest solved / V / tokens. Expected: failures solved, updates replayed, tokens generated."
 )
 TITLES = {
-    "q": "Q: share of past failures solved now",
-    "kl": "KL to the snapshot, nats a token",
+    "q": "Q: share of past failures solved",
+    "kl": "KL(guide || guided), nats a token",
     "v": "V: variance cost",
     "s": "S = Q / V: effective signal",
 }
@@ -36,23 +43,56 @@ def verdict(decision: Decision) -> str:
     """What was decided, in few words."""
     if not decision.intervene:
         return "do not intervene"
-    return f"roll back by Delta = {decision.delta}, from step {decision.step} to step {decision.rollback.step}"
+    if decision.rollback is not None:
+        return f"roll back by Delta = {decision.delta}, from step {decision.step} to step {decision.rollback.step}"
+    if decision.guide is not None:
+        return f"stay at step {decision.step}, guided by the snapshot of step {decision.guide.step}"
+    return f"stay at step {decision.step} and draw extra samples (Delta = 0)"
 
 
 def probe_table(probe: ProbeResult) -> Table:
     """What a probe found of each snapshot, nearest first."""
-    candidates = sorted(probe.candidates, key=lambda c: c.delta)
+    candidates = sorted([*probe.candidates, *probe.behind], key=lambda c: c.delta)
     return Table("Candidates", PROBED, [probed(c) for c in candidates], PROBE_NOTE)
 
 
 def candidates_table(decision: Decision) -> Table:
     """The snapshots that a decision considered, nearest first."""
     rows = [
-        [*probed(c), number(c.v, 3), number(c.s, 4), "chosen" if c.delta == decision.delta else c.excluded or ""]
+        [*probed(c), number(c.v, 3), number(c.s, 4), *priced(c), fate(decision, c)]
         for c in sorted(decision.candidates, key=lambda c: c.delta)
     ]
-    note = f"{PROBE_NOTE} V grows with the KL; of those not excluded the one with the largest S = Q / V is chosen."
-    return Table("Candidates", [*PROBED, "V", "S", "chosen, or why excluded"], rows, note)
+    prices = PRICES if any(c.price for c in decision.candidates) else []  # a decision of before 0.3 has none
+    header = ["Delta", *PROBED[1:], "V", "S", *prices, "chosen, or why excluded"]
+    return Table("Candidates", header, rows, f"{PROBE_NOTE} {CHOICE_NOTE} {other_rule(decision)}".rstrip())
+
+
+def fate(decision: Decision, candidate: Scored) -> str:
+    """What became of a candidate."""
+    return "chosen" if decision.intervene and candidate.delta == decision.delta else candidate.excluded or ""
+
+
+def other_rule(decision: Decision) -> str:
+    """What each rule chooses, where they differ."""
+    chosen = {rule: delta for rule, delta in decision.choices.items() if delta is not None}
+    if len(set(chosen.values())) < 2:
+        return ""
+    return "; ".join(f"{rule} would choose Delta = {delta}" for rule, delta in chosen.items()) + "."
+
+
+def priced(candidate: Scored) -> list[str]:
+    """The cells of a candidate's price; none where it was not recorded."""
+    if candidate.price is None:
+        return []
+    price = candidate.price
+    per_price = "-" if candidate.per_price is None else f"{candidate.per_price:.3g}"
+    return [
+        number(round(candidate.rescued or 0)),
+        number(price.updates),
+        number(round(price.tokens)),
+        number(price.seconds, 1),
+        per_price,
+    ]
 
 
 def probed(candidate: Candidate) -> list[str]:
@@ -141,7 +181,7 @@ def estimate(ax: "Axes", decision: Decision, name: str) -> None:
         ax.axvline(decision.delta, color=BASELINE, linewidth=1.3, linestyle="--", label=f"Delta* = {decision.delta}")
         ax.legend(loc="best")
     ax.set_title(TITLES[name], fontsize=9.5)
-    ax.set(xlabel="Delta, updates back", xlim=(0, None))
+    ax.set(xlabel="Delta, updates back", xlim=(min([0, *x]), None))
 
 
 def fill_plateau(axes: Sequence["Axes"], decision: Decision, rows: Rows) -> None:
@@ -171,17 +211,20 @@ def mark_plateau(ax: "Axes", decision: Decision, rows: Rows) -> None:
 
 
 def outcome_table(result: Result) -> Table:
-    """The replay against the abandoned branch."""
+    """The replay against the abandoned branch; of a rescue, the branch that went on."""
     pairs = [("pass rate", "pass_rate"), ("entropy, nats a token", "entropy")]
     new, old = result.replay, result.abandoned
+    counted = f"{result.groups_injected} groups took guidance, {result.groups_rescued} of them all wrong before."
+    if old is None:
+        rows = [[words, number(getattr(new, name), 3)] for words, name in pairs]
+        where = f"over the last fifth of steps {result.t0} to {result.t1}, failures among the prompts"
+        note = f"In training, {where}. {counted}"
+        return Table("Outcome", ["", new.branch], rows, note)
     rows = [
         [words, number(getattr(new, name), 3), number(getattr(old, name), 3), signed(new, old, name)]
         for words, name in pairs
     ]
-    note = (
-        f"In training, over the last fifth of steps {result.t0} to {result.t1}, on the same prompts. "
-        f"{result.groups_injected} groups took guidance, {result.groups_rescued} of them all wrong before."
-    )
+    note = f"In training, over the last fifth of steps {result.t0} to {result.t1}, on the same prompts. {counted}"
     return Table("Outcome", ["", new.branch, f"{old.branch} (abandoned)", "difference"], rows, note)
 
 
@@ -197,14 +240,17 @@ def outcome_png(result: Result, new: Rows, old: Rows) -> bytes:
 
 def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -> None:
     """Draw replay and abandoned branch over the same steps."""
-    branches = ((old, ABANDONED, f"{result.abandoned.branch} (abandoned)"), (new, RUN, result.replay.branch))
+    branches = [(new, RUN, result.replay.branch)]
+    if result.abandoned is not None:
+        branches.insert(0, (old, ABANDONED, f"{result.abandoned.branch} (abandoned)"))
     values = {"pass rate": lambda row: row["pass_rate"], "nats a token": watched_entropy}
     for ax, (words, value) in zip(axes, values.items(), strict=True):
         for rows, colour, branch in branches:
             smoothed(ax, rows, value, colour, branch)
         ax.axvspan(result.t1 - (result.t1 - result.t0) / 5, result.t1, color=FAINT, alpha=0.15, linewidth=0)
         ax.set(xlabel="step", ylabel=words, xlim=(result.t0, result.t1))
-    axes[0].set_title(f"Pass rate in training: {result.difference:+.3f} at the end")
+    at_end = "" if result.difference is None else f": {result.difference:+.3f} at the end"
+    axes[0].set_title(f"Pass rate in training{at_end}")
     axes[1].set_title("Entropy")
     place = {"xycoords": "axes fraction", "xytext": (-3, 4), "textcoords": "offset points", "ha": "right"}
     axes[0].annotate("compared", (1, 0), fontsize=8.5, color=MUTED, **place)

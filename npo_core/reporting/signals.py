@@ -187,8 +187,8 @@ def parts(updates: Sequence[Update]) -> list[list[Update]]:
 
 
 def mark(ax: "Axes", data: SignalsData, decision: Decision) -> None:
-    """A line where a decision was made: solid where it rolled back, dotted where it did not."""
-    words, style = ("decision: rolled back", "-") if decision.intervene else ("decision: did not intervene", ":")
+    """A line where a decision was made: solid where it intervened, dotted where it did not."""
+    words, style = ("decision: intervened", "-") if decision.intervene else ("decision: did not intervene", ":")
     ax.axvline(data.number_of(decision), color=INK, linewidth=1.2, linestyle=style, label=words)
 
 
@@ -199,8 +199,8 @@ def name_branches(ax: "Axes", data: SignalsData) -> None:
         told = f"{name}: steps {own[0].step} to {own[-1].step}"
         above(ax, own[0].number, told, 4, "left", MUTED)
     for decision in data.decisions:
-        back = f" back to {decision.rollback.step}" if decision.intervene else " no"
-        above(ax, data.number_of(decision), f"{decision.number}:{back}", 15, "center", INK)
+        back = f"back to {decision.rollback.step}" if decision.rollback else "rescue" if decision.intervene else "no"
+        above(ax, data.number_of(decision), f"{decision.number}: {back}", 15, "center", INK)
 
 
 def above(ax: "Axes", x: float, text: str, up: float, side: str, colour: str) -> None:
@@ -218,6 +218,7 @@ def estimates(ax: "Axes", data: SignalsData, probed: Sequence[Decision], name: s
         ax.plot(x, y, color=colour, linewidth=1.6, label=f"decision {decision.number}, step {decision.step}")
         faces = [colour if c.delta == decision.delta else "white" for c in found]
         ax.scatter(x, y, s=26, zorder=3, edgecolors=colour, facecolors=faces)
-    ax.set(title=ESTIMATES[name], xlabel="Delta, updates back (filled: chosen)", xlim=(0, None))
+    least = min([0, *(c.delta for decision in probed for c in decision.candidates)])
+    ax.set(title=ESTIMATES[name], xlabel="Delta, updates back (filled: chosen)", xlim=(least, None))
     if name == "q":
         ax.legend(loc="best", fontsize=8.5)

@@ -92,9 +92,9 @@ def decisions_table(decisions: Sequence[dict[str, Any]]) -> Table:
     """Every decision, also those against an intervention; below it why, and what came of it."""
     header = ["decision", "step", "branch", "intervene", "Delta", "Q", "KL", "V", "S", "gained"]
     note = (
-        "Q, KL (nats a token), V and S are those of the chosen snapshot, from one probe of the policy on its past "
-        "failures. Gained is the pass rate of the replay minus that of the abandoned branch, in training, over the "
-        "last fifth of the replayed steps."
+        "Q, KL (nats a token), V and S are those of the chosen candidate, from one probe of the policy on its past "
+        "failures. Gained, where the run was rolled back, is the pass rate of the replay minus that of the abandoned "
+        "branch, in training, over the last fifth of the replayed steps."
     )
     sentences = "\n".join(f"* Decision {decision['number']}: {told(decision)}" for decision in decisions)
     rows = [decision_cells(decision) for decision in decisions]
@@ -112,7 +112,7 @@ def decision_cells(decision: dict[str, Any]) -> list[str]:
         "yes" if decision["intervene"] else "no",
         number(decision["delta"]),
         *(number(chosen.get(name), 3) for name in ("q", "kl", "v", "s")),
-        f"{result['difference']:+.3f}" if result else NONE,
+        NONE if result is None or result["difference"] is None else f"{result['difference']:+.3f}",
     ]
 
 
@@ -135,6 +135,11 @@ def outcome(result: dict[str, Any] | None) -> list[str]:
     if result is None:
         return []
     new, old = result["replay"], result["abandoned"]
+    if old is None:
+        return [
+            f"{new['branch']} went on to step {result['t1']}: {result['groups_rescued']} groups that were all wrong "
+            f"got a trajectory, pass rate {new['pass_rate']:.3f}, entropy {new['entropy']:.3f} at the end"
+        ]
     return [
         f"{new['branch']} against {old['branch']}: pass rate {new['pass_rate']:.3f} against {old['pass_rate']:.3f} "
         f"({result['difference']:+.3f}), entropy {new['entropy']:.3f} against {old['entropy']:.3f}"

@@ -28,7 +28,8 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     workspace = context.workspace
     rollback = workspace.timeline.snapshots.get(spec.rollback)
     problems = run_problems(spec, context, rollback)
-    requests, skipped = (segment_requests if spec.until is None else coming_requests)(spec, context, problems)
+    chosen = coming_requests if spec.until is not None else failed_requests if spec.failures else segment_requests
+    requests, skipped = chosen(spec, context, problems)
     shards = workspace.store.child(spec.folder)
     guides = guide_sources(spec, context, rollback)
     if isinstance(spec.outside, TracesGuide):
@@ -137,6 +138,13 @@ def coming_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet
     windows = (start // training.updates_per_batch, -(-spec.until // training.updates_per_batch))
     rows = rows_met(len(problems.train), spec.seed, training.prompts_per_step, *windows)
     return [Request(problems.train[row], 0) for row in rows], 0
+
+
+def failed_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
+    """The mistake pool of the snapshot that training goes on from, oldest failure first."""
+    by_id = {problem.id: problem for problem in problems.train}
+    pool = read_pool(context.workspace.snapshot_folder(spec.rollback))
+    return [Request(by_id[id_], 0) for id_ in pool.mistakes], 0
 
 
 def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int], dict[str, float]]:

@@ -54,7 +54,7 @@ class TrainResult(Result):
     segment: str
     end: str = Field(description="id of its last snapshot")
     step: int = Field(description="update at which it ended")
-    ended: str = Field(description="why it ended there: until, warning or tokens")
+    ended: str = Field(description="why it ended there: until, warning, tokens or rescued")
     snapshots: dict[int, str] = Field(description="step -> id of every snapshot it made")
 
     @property

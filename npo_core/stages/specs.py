@@ -80,6 +80,11 @@ class TrainSpec(Spec):
     control: config.Control | None = Field(None, description="signals and mistake pool of a watched run; none: plain")
     quiet_until: int = Field(0, description="a warning at or before this update does not end the segment")
     token_limit: int | None = Field(None, description="generated tokens of the segment after which it ends")
+    rescue: tuple[config.Rescue, float] | None = Field(
+        None,
+        exclude_if=lambda it: it is None,
+        description="AutoNPO's intervention without a rollback, and the Q below which it is over",
+    )
 
     @property
     def processes(self) -> int:
@@ -101,6 +106,11 @@ class GuideSpec(Spec):
     rollback: str = Field(description="snapshot id that the replay starts from")
     segments: list[str] = Field(description="where the prompts between rollback and guides were met first")
     pool_only: bool = Field(False, description="guide only what the guide's mistake pool holds since the rollback")
+    failures: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="instead of segments: guide what the mistake pool of the snapshot to go on from holds",
+    )
     outside: config.ModelGuide | config.TracesGuide | None = Field(
         None, exclude_if=lambda it: it is None, description="who guides instead of snapshots"
     )

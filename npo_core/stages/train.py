@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npo_core.config import Lora
-from npo_core.control.controller import Controller
+from npo_core.control.controller import Controller, read_pool
 from npo_core.errors import DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
@@ -113,6 +113,8 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     recorder = make_recorder(spec, context, start, folder, marks)
     trainer = make_trainer(spec, context, start, problems, folder, reference, output, recorder)
     recorder.trainer = trainer
+    if trainer.mixer.rescue is not None and not marks:
+        trainer.mixer.rescue.begin((m.prompt_id, m.step) for m in read_pool(folder).mistakes.values())
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
     trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
     return recorder.marks, recorder.snapshot_seconds
@@ -159,6 +161,7 @@ def make_trainer(
         group_size=spec.training.group_size,
         seed=spec.sampling_seed,
         guidance=open_guidance(spec, context, start, problems),
+        rescue=spec.rescue,
     )
     mixer.load(folder)
     recorder.mixer = mixer

@@ -43,7 +43,8 @@ def step_row(step: int, logs: dict[str, Any]) -> dict[str, Any]:
 class SegmentRecorder(TrainerCallback):
     """Commits a part of the segment at every checkpoint and ends training where the segment ends.
 
-    That is at `until`, at the first snapshot at which the controller warns, or where `token_limit` is used up.
+    That is at `until`, at the first snapshot at which the controller warns or a rescue is over, or where `token_limit`
+    is used up.
 
     Args:
         info: goes into every snapshot's manifest. progress: told the newest step row.
@@ -75,11 +76,13 @@ class SegmentRecorder(TrainerCallback):
         self._since = time.perf_counter()
 
     def ended(self, step: int) -> str | None:
-        """Why training ends after an update: until, tokens or warning; None: it goes on."""
+        """Why training ends after an update: until, tokens, rescued or warning; None: it goes on."""
         if step >= self.until:
             return "until"
         if self.tokens_left <= 0:
             return "tokens"
+        if self.mixer is not None and self.mixer.rescue is not None and self.mixer.rescue.over:
+            return "rescued"
         return "warning" if self.controller is not None and self.controller.warning else None
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -4,10 +4,12 @@ import math
 
 import pytest
 
-from npo_core.config import AutoNPO, Choice, Control, Trigger
+from npo_core.config import AutoNPO, Choice, Control, RunConfig, Trigger
 from npo_core.config import Probe as ProbeSettings
+from npo_core.control.choice import Chosen, choose, variance_cost
 from npo_core.control.decide import decide
-from npo_core.control.decision import Budget, best_candidate, variance_cost
+from npo_core.control.decision import Budget
+from npo_core.control.prices import Prices
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.names import AUTO_NPO
 from npo_core.timeline import SnapshotRef
@@ -28,6 +30,13 @@ def probe(*candidates: Candidate, q: float | None = 0.5) -> ProbeResult:
     return ProbeResult(pool=40, prompts=20, samples=2, q=q, tokens=200, candidates=list(candidates))
 
 
+AT = SnapshotRef(step=100, snapshot="s0")
+
+
+def best_candidate(found: ProbeResult, settings: AutoNPO, left: Budget) -> Chosen:
+    return choose(found, settings, left, Prices(RunConfig(auto=settings), found, []))
+
+
 def changed(**choice) -> AutoNPO:
     return SETTINGS.model_copy(update={"choice": SETTINGS.choice.model_copy(update=choice)})
 
@@ -44,26 +53,26 @@ def test_v_is_the_exponential_of_the_kl_of_a_token_or_of_a_completion():
 def test_v_takes_the_estimator_that_is_set():
     both = candidate(10, kl=0.2).model_copy(update={"kl_k3": 0.1})
     assert variance_cost(both, Choice(kl_estimator="k3")) == pytest.approx(math.exp(0.1))
-    scored, best, reason = best_candidate(probe(both), changed(kl_estimator="k3"), Budget())
+    scored, _, best, reason = best_candidate(probe(both), changed(kl_estimator="k3"), Budget())
     assert scored[0].kl == best.kl == 0.1 and "KL 0.1000" in reason
 
 
 def test_the_largest_s_wins_and_both_q_and_kl_count():
     near, middle, far = candidate(10, q=0.2, kl=0.0), candidate(20, q=0.5, kl=0.5), candidate(40, q=0.6, kl=1.0)
-    scored, best, reason = best_candidate(probe(near, middle, far), SETTINGS, Budget())
+    scored, _, best, reason = best_candidate(probe(near, middle, far), SETTINGS, Budget())
     assert best.delta == 20 and best.s == pytest.approx(0.5 * math.exp(-0.5)) and best == scored[1]
     assert [c.s for c in scored] == pytest.approx([0.2, 0.5 * math.exp(-0.5), 0.6 * math.exp(-1)])
     assert reason.startswith("Of 3 candidates Delta = 20 has the largest S = 0.3033 (Q 0.500, KL 0.5000 nats a token")
-    assert best_candidate(probe(near, middle, far), changed(kl_scale=0.0), Budget())[1].delta == 40
-    assert best_candidate(probe(near, middle, far), changed(kl_scale=4.0), Budget())[1].delta == 10
+    assert best_candidate(probe(near, middle, far), changed(kl_scale=0.0), Budget()).best.delta == 40
+    assert best_candidate(probe(near, middle, far), changed(kl_scale=4.0), Budget()).best.delta == 10
 
 
 def test_of_equal_s_the_shorter_rollback_wins():
-    assert best_candidate(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Budget())[1].delta == 10
+    assert best_candidate(probe(candidate(30), candidate(10), candidate(20)), SETTINGS, Budget()).best.delta == 10
 
 
 def test_excluded_candidates_say_why_and_are_not_chosen():
-    scored, best, _ = best_candidate(
+    scored, _, best, _ = best_candidate(
         probe(candidate(50, q=1.0), candidate(40, prompts=3, q=1.0), candidate(35, q=1.0), candidate(10)),
         SETTINGS,
         Budget(updates=30),
@@ -96,12 +105,13 @@ def test_excluded_candidates_say_why_and_are_not_chosen():
     ],
 )
 def test_reasons_not_to_intervene(found, left, reason):
-    scored, best, told = best_candidate(found, SETTINGS, left)
+    scored, choices, best, told = best_candidate(found, SETTINGS, left)
+    assert set(choices.values()) == {None}
     assert best is None and reason in told and len(scored) == len(found.candidates)
 
 
 def test_the_threshold_itself_is_enough():
-    assert best_candidate(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Budget(updates=10))[1].delta == 10
+    assert best_candidate(probe(candidate(10, prompts=4), q=0.1), SETTINGS, Budget(updates=10)).best.delta == 10
 
 
 def rows(*rates: float) -> list[dict]:
@@ -118,11 +128,11 @@ def make(settings=SETTINGS, found=None, left=None, ways=None, **changes):
         "number": 3,
         "flow": AUTO_NPO,
         "branch": "main",
-        "at": SnapshotRef(step=100, snapshot="s0"),
+        "at": AT,
         "probe_id": "p",
     }
     known = rows(0.5, 0.5, 0.5, 0.5) if ways is None else ways
-    return decide(settings, known, found, left or Budget(), guide_samples=8, **values, **changes)
+    return decide(RunConfig(auto=settings), known, found, left or Budget(), **values, **changes)
 
 
 def test_a_decision_to_intervene_records_what_it_saw():
@@ -138,8 +148,10 @@ def test_a_decision_to_intervene_records_what_it_saw():
         "choice": SETTINGS.choice.model_dump(),
     }
     # Replayed: updates 99 and 100, of which one generated 30 tokens. Guidance: half of the probed failures lie after
-    # the snapshot, so half of the pool's 40, with 8 samples of 5 tokens.
-    assert made.expected == {"updates": 2.0, "tokens": 30.0 + 20 * 8 * 5.0}
+    # the snapshot, so half of the pool's 40, with samples of 5 tokens in up to four rounds of two until the first right
+    # one: 2 x (1 + 1/4 + 1/16 + 1/64).
+    assert made.expected == {"updates": 2.0, "tokens": 30.0 + 20 * 2.65625 * 5.0}
+    assert made.choices == {"signal": 2, "signal_per_price": 2}
 
 
 def test_a_control_without_guidance_pays_only_the_replay():
@@ -148,10 +160,10 @@ def test_a_control_without_guidance_pays_only_the_replay():
 
 
 def test_an_intervention_that_the_tokens_do_not_pay_for_is_left_out():
-    enough, short = (make(found=probe(candidate(2)), left=Budget(tokens=t)) for t in (830, 829))
+    enough, short = (make(found=probe(candidate(2)), left=Budget(tokens=t)) for t in (296, 295))
     assert enough.intervene and not short.intervene
-    assert short.delta is None and short.rollback is None and short.candidates == enough.candidates
-    assert short.reason == "Delta = 2 would cost 830 tokens, and the budget has 829 left."
+    assert short.delta is None and short.rollback is None
+    assert short.reason == "No snapshot can be rolled back to: costs 296 tokens, and the budget has 295 left."
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def store(tmp_path) -> Store:
 
 def made(store: Store) -> Decision:
     return decide(
-        CONFIG.auto,
+        CONFIG,
         path_rows(Timeline(store), "main", 10),
         ProbeResult.model_validate(PROBE),
         Budget(tokens=10_000, interventions=2),
@@ -84,7 +84,6 @@ def made(store: Store) -> Decision:
         branch="main",
         at=SnapshotRef(step=10, snapshot="main10"),
         probe_id="abc",
-        guide_samples=CONFIG.guidance.samples,
     )
 
 
@@ -111,6 +110,30 @@ def test_a_replay_that_ran_out_of_tokens_is_compared_over_its_own_steps(store):
     assert [[row["step"] for row in rows] for rows in replayed_rows(Timeline(store), made(store), "replay-1")] == [
         [5, 6]
     ] * 2
+
+
+def test_a_rescue_is_what_became_of_its_own_updates(store):
+    stay = made(store).model_copy(update={"delta": 0, "rollback": None})
+    train(store, "main", 10, [0.4, 0.6], "main10", injected=3.0)
+    train(store, "main", 12, [0.1, 0.1], "main12")
+    found = compare_branches(Timeline(store), stay, "main")
+    assert (found.t0, found.t1, found.replay.pass_rate) == (10, 12, 0.6)
+    assert (found.abandoned, found.difference, found.groups_injected, found.groups_rescued) == (None, None, 6, 3)
+    assert [row["step"] for row in replayed_rows(Timeline(store), stay, "main")[0]] == [11, 12]
+
+
+def test_a_decision_of_before_prices_is_made_once_more(store):
+    record = store.read_json("decisions/0001.json")
+    del record["choices"]
+    for found in record["candidates"]:
+        for name in ("rescued", "price", "per_price", "solved"):
+            del found[name]
+    record["expected"]["tokens"] = 500.0  # at most, then
+    store.write_json("decisions/0001.json", record)
+    assert decide_again(store, CONFIG, 10, None, {})["same"]
+    record["candidates"][0]["q"] = 0.75
+    store.write_json("decisions/0001.json", record)
+    assert [d["field"] for d in decide_again(store, CONFIG, 10, None, {})["differences"]] == ["candidates.0.q"]
 
 
 def test_updates_without_generation_do_not_count(store):
@@ -151,6 +174,16 @@ def test_other_thresholds_would_have_decided_otherwise(store, changes, delta, sa
     assert found["recorded"]["delta"] == 6
 
 
+def test_the_other_rule_and_delta_zero_are_weighed_afterwards(store):
+    changes = {"auto.choice.now": True, "auto.choice.rule": "signal_per_price"}
+    now = PROBE["candidates"][0] | {"step": 10, "snapshot": "main10", "delta": 0, "kl": 0.0}
+    store.write_json("stages/probe-abc/result.json", {"result": {"probe": PROBE | {"now": now}}})
+    found = decide_again(store, CONFIG, 10, None, changes)["recomputed"]
+    assert [c["delta"] for c in found["candidates"]] == [6, 2, 0]
+    best = max(found["candidates"], key=lambda c: c["per_price"])
+    assert found["delta"] == found["choices"]["signal_per_price"] == best["delta"]
+
+
 @pytest.mark.parametrize(
     "name", ["auto.probe.samples", "auto.control.pool.size", "training.steps", "plateau.until", "x"]
 )
@@ -187,7 +220,8 @@ def tamper_with_the_metrics(store):
 def tamper_with_the_budget(store):
     record = store.read_json("decisions/0001.json")
     store.write_json("decisions/0001.json", record | {"left": record["left"] | {"interventions": 0}})
-    return {"intervene": (True, False), "reason": (record["reason"], "All interventions are used up.")}
+    said = {"intervene": (True, False), "reason": (record["reason"], "All interventions are used up.")}
+    return said | {f"choices.{rule}": (6, None) for rule in ("signal", "signal_per_price")}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from npo_core.timeline.segments import read_outcomes
 from tests.recipes.conftest import tiny
 
 OF_TASK = {"past-self": {"mix.guide.from_step": 8}}  # what a method leaves to its user
-GUIDED = {"auto-npo", "far-future", "luffy", "npo-early", "past-self", "rlep"}
+GUIDED = {"auto-npo", "auto-npo-prices", "far-future", "luffy", "npo-early", "past-self", "rlep"}
 
 
 @pytest.mark.parametrize("name", methods())
@@ -61,6 +61,18 @@ def test_a_method_of_ones_own_is_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("recipe: grpo\ninjection: {gate: dead}\nmix:\n  sources: [{kind: extra-samples}]\n")
     assert RunConfig(method=str(file)).mix.sources[0].chunks == 1
+
+
+def test_a_written_value_that_would_give_way_is_refused_and_the_remedy_works(tmp_path):
+    source, changes = presets()["smoke"], {"method": "auto-npo-prices", "auto.choice.now": False}
+    with pytest.raises(
+        ConfigError, match=r"auto.choice.now = False is the default, which gives way to True of the meth"
+    ):
+        load_config(source, changes)
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(methods()["auto-npo-prices"].read_text().replace("now: true", "now: false"))
+    assert load_config(source, changes | {"method": str(copy)}).auto.choice.now is False
+    assert load_config(source, {"method": "auto-npo-prices", "auto.probe.behind": 1}).auto.probe.behind == 1
 
 
 @pytest.mark.parametrize(
