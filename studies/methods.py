@@ -1,7 +1,7 @@
 """Methods of docs/mix.md against GRPO on the task with rare facts, all cost counted: the table of its first numbers.
 
     python -m studies.methods                                  # the documents' methods and seeds: hours on two cores
-    python -m studies.methods remind --seeds 1 --steps 120     # one method more
+    python -m studies.methods remind --seeds 1 --steps 120     # one method more, of any recipe
     python -m studies.methods --only-report --at 120           # the table again, from what has run
 
 GRPO runs long enough to be read at the cost of each method. A killed call goes on where it was.
@@ -11,7 +11,7 @@ import argparse
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -27,6 +27,9 @@ BASELINE = "grpo"
 METHODS = ["rare-success-replay", "pool-rescue-replay-8", "pool-rescue", "extra-samples"]
 STEPS, LONGEST = 300, 540  # optimizer updates of a method, and of GRPO
 COSTS = ("updates", "flops", "tokens")
+# What a method leaves to its task; signals of a task that is learned in 300 updates.
+SIGNALS = {"auto.control.trigger.window": 30, "auto.control.trigger.warm_up": 30, "training.snapshot_every": 20}
+OF_TASK = {"auto-npo": SIGNALS, "auto-npo-prices": SIGNALS, "past-self": {"mix.guide.from_step": 60}}
 
 
 class Point(NamedTuple):
@@ -40,29 +43,22 @@ class Point(NamedTuple):
 
 
 def configure(method: str, seed: int, steps: int) -> RunConfig:
-    """The task with a method; only methods of the recipe grpo, in which every update is on the way to the result."""
+    """The task with a method."""
     fields = {"name": f"{method}-s{seed}", "seed": seed, "method": method, "training.steps": steps}
-    return load_config(shipped() / TASK, fields)
+    return load_config(shipped() / TASK, fields | OF_TASK.get(method, {}))
 
 
 def run_job(method: str, seed: int, steps: int, folder: str) -> list[Point]:
     """Run a method with a seed, or find it done; its evaluated points."""
-    workspace = Workspace(f"{folder}/{method}-s{seed}")
+    workspace, config = Workspace(f"{folder}/{method}-s{seed}"), configure(method, seed, steps)
     if not (workspace.store.exists("config.json") and load(workspace).complete):
-        run_local("grpo", configure(method, seed, steps), workspace.uri)
+        run_local(config.recipe or BASELINE, config, workspace.uri)
     return points(workspace)
 
 
 def points(workspace: Workspace) -> list[Point]:
-    """The evaluated snapshots of a run with one branch."""
-    run = load(workspace)
-    generated, trained = (
-        [0.0, *accumulate(v or 0 for v in run.steps[f"tokens_{name}"])] for name in ("generated", "trained")
-    )
-    return [
-        Point(p.step, p.pass_rate, p.step, generated[p.step] + 3 * trained[p.step], generated[p.step])
-        for p in run.points
-    ]
+    """The evaluated snapshots on the way to a run's end, with all that was spent by then, on other branches too."""
+    return [Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total) for p in load(workspace).points]
 
 
 def at_cost(baseline: list[Point], cost: str, spent: float) -> float | None:

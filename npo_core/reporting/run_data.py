@@ -37,6 +37,12 @@ class CurvePoint:
     standard_error: float  # over held-out problems
     problems: int = 0  # how many; 0 in records that did not keep it
     samples: int = 1
+    trained_total: int = 0  # tokens that updates computed, rows that move nothing left out
+
+    @property
+    def flops_total(self) -> int:
+        """Forward passes of a token: one for each that was generated, three for each that was trained on."""
+        return self.tokens_total + 3 * self.trained_total
 
     @property
     def interval(self) -> Interval:
@@ -201,7 +207,8 @@ def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
     """A point of the curve: a score and what it had cost."""
     kept = {name: score[name] for name in ("problems", "samples") if name in score}
     rate, error = score["pass_rate"], score["standard_error"]
-    return CurvePoint(score["step"], totals.updates, totals.tokens, rate, error, **kept)
+    spent = {"updates_total": totals.updates, "tokens_total": totals.tokens, "trained_total": totals.trained}
+    return CurvePoint(step=score["step"], pass_rate=rate, standard_error=error, **spent, **kept)
 
 
 def abandoned_branches(
@@ -238,14 +245,17 @@ def rollbacks(roles: Roles, segments: Sequence[Segment], ledger: Ledger) -> list
 
 
 def read_guidance(workspace: Workspace, roles: Roles, segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """What each guidance cache holds and cost, with the branch that it was made for."""
-    named = {segment.branch: segment.cache for segment in segments if segment.cache}
-    caches = {branch.name: branch.cache or named.get(branch.name) for branch in roles.opened}
-    first: dict[str, str] = {}
-    for name, cache in caches.items():
-        if cache:
-            first.setdefault(cache, name)
-    return [cache_figures(workspace.guidance(cache)) | {"branch": name} for cache, name in first.items()]
+    """What each guidance cache holds and cost, with the branch and the step that it was made for first."""
+    first: dict[str, tuple[str, int]] = {}
+    for branch in roles.opened:
+        if branch.cache:
+            first.setdefault(branch.cache, (branch.name, branch.parent_step))
+        for segment in sorted((s for s in segments if s.branch == branch.name and s.cache), key=lambda s: s.t0):
+            first.setdefault(segment.cache, (branch.name, segment.t0))
+    return [
+        cache_figures(workspace.guidance(cache)) | {"branch": name, "from_step": step}
+        for cache, (name, step) in first.items()
+    ]
 
 
 def cache_figures(store: Store) -> dict[str, Any]:

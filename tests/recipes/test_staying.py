@@ -13,6 +13,7 @@ from npo_core.recipes.counting import count
 from npo_core.recipes.local import run_local
 from npo_core.recipes.status import status
 from npo_core.reporting.decisions import candidates_table, decision_png, outcome_png, outcome_table, verdict
+from npo_core.reporting.run_data import load
 from npo_core.reporting.signals import read_signals, signals_png
 from npo_core.stages.prove import prove_replay
 from npo_core.stages.workspace import Workspace
@@ -87,6 +88,8 @@ def test_it_is_told_proven_and_decided_once_more(kind, request):
     seen = read_signals(workspace, workspace.config().auto.control.trigger)
     for picture in (decision_png(made, []), outcome_png(result, *rows), signals_png(seen)):
         assert picture.startswith(b"\x89PNG")
+    run = load(workspace)
+    assert run.total[1] == sum(stage.tokens for stage in run.stages if stage.counted)
     assert "went on to step" in workspace.store.read_bytes("report/report.md").decode()
 
 

@@ -31,10 +31,10 @@ def totals(points):
 
 
 def test_a_ledger_pays_older_branches_whole():
-    ledger = Ledger([((1, 3), 1, 10), ((0, 9), 1, 5), ((1, -1.0), 0, 7), ((0, 9.5), 0, 2)])
-    assert ledger.until((0, 9)) == Totals(1, 5)
-    assert ledger.until((1, 2)) == Totals(1, 5 + 2 + 7)
-    assert ledger.until((1, 3)) == Totals(2, 5 + 2 + 7 + 10)
+    ledger = Ledger([((1, 3), 1, 10, 4), ((0, 9), 1, 5, 3), ((1, -1.0), 0, 7, 0), ((0, 9.5), 0, 2, 0)])
+    assert ledger.until((0, 9)) == Totals(1, 5, 3)
+    assert ledger.until((1, 2)) == Totals(1, 5 + 2 + 7, 3)
+    assert ledger.until((1, 3)) == Totals(2, 5 + 2 + 7 + 10, 7)
     assert ledger.until((0, 0)) == Totals(0, 0)
 
 
