@@ -1,8 +1,9 @@
 """What is mixed into GRPO: sources of trajectories, rows beside the batch, and which prompts a batch asks."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from npo_core.config.closed import Closed, choices
 
@@ -13,6 +14,37 @@ class SnapshotGuide(Closed):
     kind: Literal["snapshot"] = Field(description="an earlier snapshot of this run")
     step: int = Field(0, ge=0, description="its optimizer update; 0: the base")
     from_step: int = Field(ge=0, description="optimizer update up to which the run trains without it")
+
+
+class NearestGuide(Closed):
+    """Any past self: of each prompt, the nearest earlier snapshot of this run that solves it."""
+
+    kind: Literal["nearest"] = Field(description="the nearest earlier snapshot that solves a prompt")
+    by: Literal["time", "kl"] = Field(
+        "time", description="time: the newest first; kl: by KL(snapshot || policy), measured on 64 prompts"
+    )
+    every: int = Field(20, ge=1, description="optimizer updates between snapshots that are asked")
+    from_step: int = Field(ge=1, description="optimizer update up to which the run trains without it")
+
+
+class ExtrapolatedGuide(Closed):
+    """Weights beyond the present ones, on the line from an earlier snapshot: w_now + horizon x (w_now - w_step)."""
+
+    kind: Literal["extrapolated"] = Field(description="weights extrapolated from two snapshots")
+    step: int = Field(ge=0, description="optimizer update of the earlier snapshot; the later one is from_step's")
+    horizons: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="how far beyond, in distances of the two, asked in turn"
+    )
+    from_step: int = Field(ge=1, description="optimizer update up to which the run trains without it")
+
+    @field_validator("horizons")
+    @classmethod
+    def _beyond(cls, horizons: tuple[float, ...]) -> tuple[float, ...]:
+        if any(horizon <= 0 for horizon in horizons):
+            raise ValueError(
+                f"mix.guide.horizons = {list(horizons)}: each has to be above 0, where the later snapshot is"
+            )
+        return horizons
 
 
 class ModelGuide(Closed):
@@ -34,7 +66,10 @@ class TracesGuide(Closed):
     from_step: int = Field(0, ge=0, description="optimizer update up to which the run trains without it")
 
 
-Guide = Annotated[SnapshotGuide | ModelGuide | TracesGuide, Field(discriminator="kind", json_schema_extra=choices)]
+Guide = Annotated[
+    SnapshotGuide | NearestGuide | ExtrapolatedGuide | ModelGuide | TracesGuide,
+    Field(discriminator="kind", json_schema_extra=choices),
+]
 
 
 class ExtraSamples(Closed):
@@ -109,6 +144,31 @@ class Replay(Closed):
     )
 
 
+class SelfTeacher(Closed):
+    """RLSD (arXiv 2604.03128): the policy itself, with the reference answer in its prompt, weighs each token."""
+
+    weight: float = Field(0.5, gt=0, le=1, description="lambda: the teacher's part of an advantage at the beginning")
+    decay_steps: int = Field(50, ge=1, description="optimizer updates over which lambda falls to 0")
+    clip: float = Field(0.2, gt=0, lt=1, description="a token's weight is at most so far from 1")
+    sync_every: int = Field(
+        10, ge=1, description="optimizer updates after which the teacher takes the policy's weights"
+    )
+    template: str | None = Field(
+        None,
+        description="the teacher's prompt, with {prompt} and {answer}; none: the answer before the prompt. A chat "
+        "template is applied before",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _has_both(cls, template: str | None) -> str | None:
+        if template is not None and not {"{prompt}", "{answer}"} <= set(re.findall(r"{\w*}", template)):
+            raise ValueError(
+                f"mix.self_teacher.template = {template!r} needs {{prompt}} and {{answer}}, where they are to go"
+            )
+        return template
+
+
 class PromptSource(Closed):
     """What every source of prompts has: how many places of a batch it may fill, and from when on."""
 
@@ -175,6 +235,11 @@ class Mix(Closed):
     sources: tuple[Source, ...] = Field((), description="asked in turn, after the guidance cache if there is one")
     store: SuccessStore | None = Field(None, description="success store; none: the policy's successes are not kept")
     replay: Replay | None = Field(None, description="replay of rare successes; none: no rows beside the batch")
+    self_teacher: SelfTeacher | None = Field(
+        None,
+        exclude_if=lambda teacher: teacher is None,
+        description="weighs tokens; none: every token of a row has its advantage",
+    )
     prompts: tuple[Prompts, ...] = Field((), description="which prompts a batch asks; none: the data's order alone")
 
     @model_validator(mode="after")

@@ -90,6 +90,7 @@ class RunConfig(Closed):
             self._engine_can_do_it,
             self._mix_fits,
             self._rescue_fits,
+            self._teacher_fits,
             self._second_opinion_fits,
             self._penalty_is_in_reach,
         )
@@ -228,11 +229,27 @@ class RunConfig(Closed):
                 "one of them"
             )
 
+    def _teacher_fits(self) -> Iterator[str]:
+        teacher, training = self.mix.self_teacher, self.training
+        if teacher is None:
+            return
+        if training.snapshot_every % teacher.sync_every or teacher.sync_every % training.updates_per_batch:
+            yield (
+                f"mix.self_teacher.sync_every = {teacher.sync_every} has to divide training.snapshot_every = "
+                f"{training.snapshot_every}, and to be a multiple of training.updates_per_batch = "
+                f"{training.updates_per_batch}, so that a run that is taken up has the same teacher: change one of them"
+            )
+        if self.execution.sharding != "none":
+            yield (
+                f"mix.self_teacher computes with whole weights, and execution.sharding = {self.execution.sharding} "
+                "splits them: set it to none"
+            )
+
     def _guide_fits(self) -> Iterator[str]:
         guide, every = self.mix.guide, self.training.snapshot_every
         if guide is None:
             return
-        for name in ("step", "from_step"):
+        for name in ("step", "from_step", "every"):
             if getattr(guide, name, 0) % every:
                 yield (
                     f"mix.guide.{name} = {getattr(guide, name)} is no multiple of training.snapshot_every = {every}, "
@@ -247,6 +264,16 @@ class RunConfig(Closed):
             yield (
                 f"mix.guide.step = {guide.step} is later than mix.guide.from_step = {guide.from_step}, where the run "
                 "has no such snapshot yet: early-bootstrap is what takes guides from ahead"
+            )
+        if guide.kind == "extrapolated" and guide.step >= guide.from_step:
+            yield (
+                f"mix.guide.step = {guide.step} is not before mix.guide.from_step = {guide.from_step}, so there is no "
+                "line to go on along: choose an earlier step"
+            )
+        if guide.kind == "extrapolated" and getattr(self.model, "lora", None) is not None:
+            yield (
+                "mix.guide.kind = extrapolated goes on along a line of weights, and adapters (model.lora) are factors "
+                "of them: train all weights, or choose another guide"
             )
         if guide.kind == "traces" and self.injection.importance_sampling in ("guide", "shaped_guide"):
             yield (

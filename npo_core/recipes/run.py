@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.config import Plateau, RunConfig
+from npo_core.config import ExtrapolatedGuide, NearestGuide, Plateau, RunConfig
 from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError
 from npo_core.mix.rescue import mix_of
@@ -116,6 +116,8 @@ class Run:
             failures=failures,
             until=until,
             outside=None if guides else config.mix.guide,
+            horizons=list(config.mix.guide.horizons) if isinstance(config.mix.guide, ExtrapolatedGuide) else [],
+            by_kl=isinstance(config.mix.guide, NearestGuide) and config.mix.guide.by == "kl",
             **self.common,
         )
 

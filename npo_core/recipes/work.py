@@ -75,7 +75,7 @@ def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[
         prompts = pool if spec.failures else min(prompts, pool)
     guidance = spec.guidance
     return {
-        "completions": (len(spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
+        "completions": (len(spec.horizons or spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
         "at_once": max(min(guidance.chunk_prompts, prompts) * guidance.samples_per_round, 1),
         "scored": prompts,
     }

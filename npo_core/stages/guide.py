@@ -3,22 +3,20 @@
 import time
 from functools import cache
 
-from npo_core.config import ModelGuide, PretrainedModel, TracesGuide
+from npo_core.config import TracesGuide
 from npo_core.control.controller import read_pool
-from npo_core.engines import Engine
-from npo_core.errors import ConfigError
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
 from npo_core.problems import Judge, ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
-from npo_core.stages.engine import snapshot_engine
+from npo_core.stages.guides import guide_sources, load_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.stages.traces import write_traces
-from npo_core.timeline import Snapshot, Store
+from npo_core.timeline import Store
 from npo_core.timeline.segments import read_outcomes
 
 
@@ -31,7 +29,7 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     chosen = coming_requests if spec.until is not None else failed_requests if spec.failures else segment_requests
     requests, skipped = chosen(spec, context, problems)
     shards = workspace.store.child(spec.folder)
-    guides = guide_sources(spec, context, rollback)
+    guides, measured = guide_sources(spec, context, rollback, requests)
     if isinstance(spec.outside, TracesGuide):
         guides = write_traces(spec, context, problems, rollback, requests, shards)
     else:
@@ -48,7 +46,8 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
         prompts_skipped=skipped,
         seconds=time.perf_counter() - started,
     )
-    cost = Cost(tokens_generated=float(info.tokens_generated), samples=float(info.samples_drawn), seconds=info.seconds)
+    drawn, tokens = info.samples_drawn, info.tokens_generated + measured
+    cost = Cost(tokens_generated=float(tokens), samples=float(drawn), seconds=info.seconds)
     return GuideResult(
         cache=info.id, rows=info.rows, coverage=info.coverage, asked=info.prompts_asked, skipped=skipped, cost=cost
     )
@@ -74,36 +73,6 @@ def sample_guides(
         progress=lambda done, total: context.progress(done, total),
         opinion=second_opinion(spec, problems),
     )
-
-
-def guide_sources(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> list[GuideSource]:
-    """The snapshots that guide, or the model outside the run.
-
-    Raises:
-        ConfigError: that model has another tokenizer than the run's.
-    """
-    if isinstance(spec.outside, ModelGuide):
-        return [teacher(spec, context, rollback)]
-    snapshots = [context.workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
-    return [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
-
-
-def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> GuideSource:
-    """A model outside the run, as a guide of step 0."""
-    from npo_core.engines.open import open_engine
-    from npo_core.models import identity
-    from npo_core.stages.base import pretrained
-
-    folder = pretrained(PretrainedModel(kind="pretrained", path=spec.outside.path), context)
-    found, ours = identity.describe(folder)["tokenizer"], rollback.info["tokenizer"]
-    if found != ours:
-        raise ConfigError(
-            f"mix.guide.path = {spec.outside.path} has another tokenizer ({found}) than the run's model ({ours}), so "
-            "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
-        )
-    digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
-    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
-    return GuideSource(f"model-{digest}", 0, lambda: open_engine(folder, spec.engine, attention="auto", **how))
 
 
 def second_opinion(spec: GuideSpec, problems: ProblemSet) -> Judge | None:
@@ -187,13 +156,3 @@ def describe_sampling(spec: GuideSpec) -> dict:
     engine = {} if spec.engine.kind == "transformers" else {"engine": spec.engine.kind}
     sampled = spec.guidance.model_dump(exclude={"chunk_prompts"})
     return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **sampled, **engine}
-
-
-def generation_rows(spec: GuideSpec) -> int:
-    """Completions that are generated at once."""
-    return spec.guidance.chunk_prompts * spec.guidance.samples_per_round
-
-
-def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
-    """The engine of a guide."""
-    return snapshot_engine(spec, context, snapshot, batch=generation_rows(spec), bf16=spec.training.bf16)

@@ -111,6 +111,14 @@ class GuideSpec(Spec):
         exclude_if=lambda on: not on,
         description="instead of segments: guide what the mistake pool of the snapshot to go on from holds",
     )
+    horizons: list[float] = Field(
+        [],
+        exclude_if=lambda it: not it,
+        description="guide with weights that go on beyond two guides, in distances of the two",
+    )
+    by_kl: bool = Field(
+        False, exclude_if=lambda on: not on, description="ask the guides that are nearest to the policy first"
+    )
     outside: config.ModelGuide | config.TracesGuide | None = Field(
         None, exclude_if=lambda it: it is None, description="who guides instead of snapshots"
     )

@@ -4,14 +4,15 @@ A watched segment ends earlier where its signals warn, or where its tokens are u
 """
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npo_core.config import Lora
+from npo_core.config import Lora, SelfTeacher
 from npo_core.control.controller import Controller, read_pool
-from npo_core.errors import DamagedError, StageError
+from npo_core.errors import ConfigError, DamagedError, StageError
 from npo_core.problems import ProblemSet
 from npo_core.problems.images import open_image
 from npo_core.stages.context import StageContext
@@ -185,6 +186,8 @@ def make_trainer(
         callbacks=[recorder],
         mixer=mixer,
         may_inject=rewards.may_inject,
+        teacher=spec.mix.self_teacher,
+        privileged=None if spec.mix.self_teacher is None else told(problems, spec.mix.self_teacher),
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         generation_batch=spec.training.generation_batch,
@@ -203,6 +206,29 @@ def policy(spec: TrainSpec, start: Snapshot, folder: Path, reference: Path | Non
     if reference is not None:  # TRL loads its reference model from here; adapters it turns off instead
         model.config.name_or_path = str(reference)
     return model
+
+
+def told(problems: ProblemSet, teacher: SelfTeacher) -> Callable[[str], str]:
+    """A training prompt with its reference answer, by id.
+
+    Raises:
+        ConfigError: a problem has none.
+    """
+    by_id = {problem.id: problem for problem in problems.train}
+    if without := next((problem for problem in problems.train if not problem.answer), None):
+        raise ConfigError(
+            f"mix.self_teacher tells a teacher the reference answer, and problem {without.id} has none: leave it out, "
+            "or give every row an answer."
+        )
+    chain = not problems.report  # the built-in task has no words
+    template = teacher.template or ("{answer}{prompt}" if chain else "Reference answer: {answer}\n\n{prompt}")
+    parts = re.split(r"{(prompt|answer)}", template)  # text and names in turn
+
+    def tell(prompt_id: str) -> str:
+        problem = by_id[prompt_id]
+        return "".join(getattr(problem, part) if number % 2 else part for number, part in enumerate(parts))
+
+    return tell
 
 
 def images_of(problems: ProblemSet) -> Callable[[str], list] | None:

@@ -25,6 +25,7 @@ MIXED = (  # what `mix` did in an update; null where that part is not in use
     "store_size",  # prompts in the success store
     "pool_size",
     "queue_size",
+    "teacher_rows",  # rows whose tokens a self-teacher weighed
 )
 STEP_SCHEMA = pa.schema(
     [

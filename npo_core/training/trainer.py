@@ -24,7 +24,8 @@ from npo_core.mix import Mixer
 from npo_core.training import injection, live_rows
 from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS
 from npo_core.training.injection import InjectionSettings
-from npo_core.training.mixing_trainer import MixingTrainer, other_rewards
+from npo_core.training.mixing_trainer import other_rewards
+from npo_core.training.taught_trainer import TaughtTrainer
 
 __all__ = ["Guidance", "InjectionSettings", "NPOTrainer", "PromptOutcome"]
 
@@ -45,13 +46,14 @@ class PromptOutcome(NamedTuple):
     source: str = ""  # of the trajectory that it took; empty: none
 
 
-class NPOTrainer(MixingTrainer):
+class NPOTrainer(TaughtTrainer):
     """GRPOTrainer with guidance by token id, per-prompt outcomes, and exact resumption.
 
     Args:
         guidance: maps a prompt id to its verified trajectory; None trains plain GRPO. The data set then needs a
             column `prompt_id`.
         mixer: sources beside a guidance cache, success store, replay and prompts; it has the guidance in it then.
+        teacher, privileged: see `TaughtTrainer`.
         injection_settings: how a trajectory enters a group: gate, place, importance sampling and baseline.
         sampling_seed, generation_batch: see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.

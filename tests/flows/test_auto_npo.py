@@ -195,6 +195,9 @@ def everything(workspace: Workspace) -> dict:
     kept = outcome(workspace.uri)
     for folder in ("decisions", "branches"):
         kept[folder] = {name: workspace.store.read_json(f"{folder}/{name}") for name in workspace.store.list(folder)}
+    for record in kept["decisions"].values():
+        for candidate in record.get("candidates", []):
+            del candidate["price"]["seconds"]  # measured, so no two runs agree on them
     return kept
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from npo_core.config import PluginSource, RunConfig, load_config
 from npo_core.config.methods import methods
@@ -18,12 +20,17 @@ from npo_core.mix.plugin import plugin
 from npo_core.problems.load import load_problems
 from npo_core.recipes.counting import count
 from npo_core.recipes.run import look_first, require_recipe
+from npo_core.reporting.records import read_stages
 from npo_core.shipped import presets, shipped
+from npo_core.stages.guides import write_beyond
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
 from tests.recipes.conftest import tiny
 
-OF_TASK = {"past-self": {"mix.guide.from_step": 8}}  # what a method leaves to its user
+OF_TASK = {
+    "past-self": {"mix.guide.from_step": 8},
+    "rlsd": {"mix.self_teacher.sync_every": 4},
+}  # what a method leaves to its user
 GUIDED = {"auto-npo", "auto-npo-prices", "far-future", "luffy", "npo-early", "past-self", "rlep"}
 
 
@@ -129,6 +136,43 @@ def test_a_past_self_guides_what_is_still_to_come(start, tmp_path):
     assert set(cache.ids()) <= asked
     assert any(o["injected"] for o in outcomes)
     assert json.loads((tmp_path / "run/report/report.json").read_text())
+
+
+@pytest.mark.parametrize("by", ["time", "kl"])
+def test_the_nearest_snapshot_that_solves_a_prompt_guides_it(start, tmp_path, by):
+    guide = {"kind": "nearest", "by": by, "every": 4, "from_step": 12}
+    run = start("grpo", tmp_path / "run", mix={"guide": guide}, injection={"gate": "every"})
+    cache, outcomes = cache_of(run, "main")
+    asked = [guide.step for guide in cache.info.guides]
+    assert sorted(asked) == [0, 4, 8] and (by == "kl" or asked == [8, 4, 0])
+    assert any(o["injected"] for o in outcomes)
+    drawn = cache.info.samples_drawn / cache.info.prompts_asked
+    assert drawn <= 3 * 4  # four samples of each guide at most, and of a later one only for what is not solved
+    [stage] = [s for s in read_stages(run) if s.name == "guide"]
+    measured = stage.cost["tokens_generated"] - cache.info.tokens_generated
+    assert (measured > 0) is (by == "kl")
+
+
+def test_weights_beyond_the_present_ones_guide(start, tmp_path):
+    guide = {"kind": "extrapolated", "step": 4, "from_step": 8, "horizons": [2.0, 0.5]}
+    run = start("grpo", tmp_path / "run", mix={"guide": guide}, injection={"gate": "every"})
+    cache, outcomes = cache_of(run, "main")
+    early, late = (run.timeline.states("main")[step] for step in (4, 8))
+    assert [(g.id, g.step) for g in cache.info.guides] == [(f"{late}+0.5x{early}", 10), (f"{late}+2x{early}", 16)]
+    assert any(o["injected"] for o in outcomes)
+
+
+def test_weights_on_a_line(tmp_path):
+    """By hand, file by file; whatever else a snapshot has of its training stays behind."""
+    now, before = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.0])
+    for name, weights in (("late", now), ("early", before)):
+        (tmp_path / name).mkdir()
+        save_file({"w": weights}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "optimizer.pt").write_text("")
+    write_beyond(tmp_path / "early", tmp_path / "late", 2.0, tmp_path / "beyond")
+    assert sorted(file.name for file in (tmp_path / "beyond").iterdir()) == ["config.json", "model.safetensors"]
+    assert load_file(tmp_path / "beyond/model.safetensors")["w"].tolist() == [2.0, -6.0]
 
 
 def test_a_teacher_guides_from_the_start(runs, start, tmp_path):

@@ -92,6 +92,30 @@ CROSS = {
         {"problems": {**CHAIN, "train": 8}, "training": {"prompts_per_step": 16}},
         ["problems.train = 8", "training.prompts_per_step = 16", "no batch"],
     ),
+    "a self-teacher that a run taken up would not have": (
+        {"mix": {"self_teacher": {"sync_every": 15}}, "training": {"snapshot_every": 20}},
+        ["mix.self_teacher.sync_every = 15", "training.snapshot_every = 20", "change one of them"],
+    ),
+    "a self-teacher without its words": (
+        {"mix": {"self_teacher": {"template": "{prompt}"}}},
+        ["mix.self_teacher.template = '{prompt}'", "{prompt} and {answer}"],
+    ),
+    "a self-teacher of split weights": (
+        {"mix": {"self_teacher": {}}, "execution": {"sharding": "fsdp2", "processes": 2}},
+        ["mix.self_teacher", "execution.sharding = fsdp2", "set it to none"],
+    ),
+    "a line without a direction": (
+        {"mix": {"guide": {"kind": "extrapolated", "step": 40, "from_step": 40}}},
+        ["mix.guide.step = 40", "mix.guide.from_step = 40", "choose an earlier step"],
+    ),
+    "a line that goes nowhere": (
+        {"mix": {"guide": {"kind": "extrapolated", "step": 20, "from_step": 40, "horizons": [1, 0]}}},
+        ["mix.guide.horizons = [1.0, 0.0]", "above 0"],
+    ),
+    "guides between snapshots": (
+        {"mix": {"guide": {"kind": "nearest", "every": 30, "from_step": 60}}},
+        ["mix.guide.every = 30", "training.snapshot_every = 20", "change either"],
+    ),
     "the built-in model on other problems": (
         {"problems": {"kind": "data", "train": {"path": "a"}, "held_out": {"path": "b"}}},
         ["model.kind = built-in", "set problems.kind = chain", "model.kind = pretrained"],

@@ -15,18 +15,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-from npo_core.config import Mix
+from npo_core.config import Mix, SelfTeacher
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Mixer
 from npo_core.mix.store import Stored
 from npo_core.problems import ProblemSet
+from npo_core.problems.chain import solve
 from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.taught_trainer import lambda_at
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 from tests.training.test_injection import RIGHT, SHORT, WRONG, completion, guide_text, logps_by_hand, sample
 
 LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
 GROUPS = [[WRONG, SHORT, WRONG, WRONG], [RIGHT, WRONG, SHORT, WRONG], [RIGHT, RIGHT, WRONG, RIGHT]]
 L, C = 4, 2.0  # the longest completion allowed; weight of replay
+LAMBDA, CLIP = 0.8, 0.3  # of a self-teacher
 
 
 class Spy(NPOTrainer):
@@ -59,7 +62,16 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
     """One update on scripted groups; every prompt has a trajectory, in the cache or in the store."""
 
     def run(
-        groups=GROUPS, *, injection=None, mix=None, stored=0, micro_batch=64, loss="dapo", scale="group", updates=1
+        groups=GROUPS,
+        *,
+        injection=None,
+        mix=None,
+        stored=0,
+        micro_batch=64,
+        loss="dapo",
+        scale="group",
+        updates=1,
+        teacher=None,
     ):
         problems = ProblemSet(problem_set.train[: len(groups) + stored], problem_set.held_out, problem_set.judge)
         script = {p.prompt: kinds for p, kinds in zip(problems.train, [*groups, *[groups[0]] * stored], strict=True)}
@@ -88,6 +100,8 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
             processing_class=tokenizer,
             mixer=mixer,
             injection_settings=InjectionSettings(**(injection or {})),
+            teacher=teacher,
+            privileged=lambda id_: next(f"{p.answer}{p.prompt}" for p in problems.train if p.id == id_),
         )
         trainer.remove_callback(PrinterCallback)
         trainer._generate_single_turn = lambda prompt_ids, *_: (sample(prompt_ids, script, tokenizer), None)
@@ -119,6 +133,10 @@ def reference(base_folder, tokenizer):
     def terms(prompt: str, ids: list[int], advantage: float, ratio: str) -> torch.Tensor:
         log_pi = logps(prompt, ids)
         recorded = torch.tensor(LOGPS)
+        if ratio == "taught":  # by the same weights, which see the answer before the prompt
+            d = (logps(solve(prompt) + prompt, ids) - log_pi).detach()
+            w = torch.exp(math.copysign(1, advantage) * d).clamp(1 - CLIP, 1 + CLIP)
+            return (log_pi - log_pi.detach()).exp() * advantage * (1 - LAMBDA + LAMBDA * w)
         if ratio == "shaped_policy":
             return log_pi.exp() / (log_pi.exp() + 0.1) * advantage
         if ratio == "shaped_guide":
@@ -220,6 +238,27 @@ def test_replayed_rows_are_added_to_grpos_loss(update, reference, tokenizer, los
     weight = C * (4 - 1) / math.sqrt(4)
     beside = [guide_row(left, tokenizer, weight, "guide" if ratio == "clip" else "off")]
     assert_equal(found, reference(rows, loss, beside, own=len(rows)))
+
+
+@pytest.mark.parametrize("micro_batch", [64, 3])
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+def test_a_self_teacher_weighs_each_token(update, reference, tokenizer, loss, micro_batch):
+    """RLSD's advantages, of wrong and right completions; groups that are all wrong have none."""
+    teacher = SelfTeacher(weight=LAMBDA, clip=CLIP)
+    found = update(mix={"store": {}}, teacher=teacher, loss=loss, micro_batch=micro_batch)
+    rows = []
+    for problem, kinds in found.groups:
+        advantages = standard([float(kind == RIGHT) for kind in kinds], "group")
+        rows += [(*row[:3], "taught" if row[2] else "off") for row in own_rows(problem, kinds, tokenizer, advantages)]
+    expected, plain = reference(rows, loss), reference([(*row[:3], "off") for row in rows], loss)
+    assert abs(expected.loss - plain.loss) > 1e-4
+    loss = found.loss if micro_batch == 64 else expected.loss
+    assert_equal(SimpleNamespace(loss=loss, gradient=found.gradient), expected)
+
+
+def test_a_teacher_fades():
+    teacher = SelfTeacher(weight=0.5, decay_steps=50)
+    assert [lambda_at(teacher, update) for update in (1, 26, 51, 80)] == [0.5, 0.25, 0.0, 0.0]
 
 
 def test_rows_beside_have_the_policys_old_log_probabilities(update, base_folder, tokenizer):

@@ -23,6 +23,7 @@ EXPECTED = {  # what has to have happened in a run of each method; tests/mix has
     "exgrpo": ("prompts_chosen", "groups_injected"),
     "dapo-dynamic-sampling": ("tokens_extra",),
     "history": ("prompts_rescued",),
+    "rlsd": ("teacher_rows",),
     "appended": ("groups_injected", "guide_kl", "rows_replayed"),
 }
 
@@ -38,6 +39,7 @@ def settings(method: str) -> dict:
 
 
 OWN = {  # what no preset has
+    "rlsd": {"mix": {"self_teacher": {"sync_every": 2}}},
     "history": {
         "injection": {"gate": "dead"},
         "mix": {"sources": [{"kind": "extra-samples", "chunks": 4, "budget": 8, "choice": "history"}]},

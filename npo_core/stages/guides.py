@@ -1,0 +1,119 @@
+"""Who guides in stage `guide`: snapshots of the run, weights beyond them, or a model outside of it."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from npo_core.config import ModelGuide, PretrainedModel
+from npo_core.engines import Engine
+from npo_core.errors import ConfigError
+from npo_core.guidance.generate import GuideSource, Request
+from npo_core.seeds import derive_seed
+from npo_core.stages.context import StageContext
+from npo_core.stages.engine import snapshot_engine
+from npo_core.stages.specs import GuideSpec
+from npo_core.timeline import Snapshot
+
+MEASURED = 64  # prompts that the distance of guides is measured on
+
+
+def guide_sources(
+    spec: GuideSpec, context: StageContext, rollback: Snapshot, requests: Sequence[Request]
+) -> tuple[list[GuideSource], int]:
+    """Who guides, in the order they are asked, and the tokens that were generated to find the order.
+
+    Raises:
+        ConfigError: a model outside the run has another tokenizer than the run's.
+    """
+    if isinstance(spec.outside, ModelGuide):
+        return [teacher(spec, context, rollback)], 0
+    snapshots = [context.workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
+    if spec.horizons:
+        return [beyond(spec, context, *snapshots, horizon) for horizon in sorted(spec.horizons)], 0
+    sources = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
+    return by_distance(spec, context, sources, requests) if spec.by_kl else (sources, 0)
+
+
+def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> GuideSource:
+    """A model outside the run, as a guide of step 0."""
+    from npo_core.engines.open import open_engine
+    from npo_core.models import identity
+    from npo_core.stages.base import pretrained
+
+    folder = pretrained(PretrainedModel(kind="pretrained", path=spec.outside.path), context)
+    found, ours = identity.describe(folder)["tokenizer"], rollback.info["tokenizer"]
+    if found != ours:
+        raise ConfigError(
+            f"mix.guide.path = {spec.outside.path} has another tokenizer ({found}) than the run's model ({ours}), so "
+            "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
+        )
+    digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
+    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
+    return GuideSource(f"model-{digest}", 0, lambda: open_engine(folder, spec.engine, attention="auto", **how))
+
+
+def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> GuideSource:
+    """Weights on the line from one snapshot to a later one, `horizon` of their distance further."""
+    step = round(late.step + horizon * (late.step - early.step))
+    name = f"{late.id}+{horizon:g}x{early.id}"
+    return GuideSource(name, step, lambda: open_beyond(spec, context, early, late, horizon))
+
+
+def open_beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> Engine:
+    """The engine of extrapolated weights, which are in the stage's scratch."""
+    from npo_core.engines.open import open_engine
+
+    before, after = (context.workspace.snapshot_folder(snapshot.id) for snapshot in (early, late))
+    folder = context.scratch / f"beyond-{horizon:g}"
+    shutil.rmtree(folder, ignore_errors=True)
+    write_beyond(before, after, horizon, folder)
+    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
+    return open_engine(folder, spec.engine, attention=late.info.get("attention", "auto"), **how)
+
+
+def write_beyond(before: Path, after: Path, horizon: float, folder: Path) -> None:
+    """A model folder with weights `horizon` of their distance beyond `after`, computed in float32."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir(parents=True)
+    for file in sorted(after.iterdir()):
+        if file.is_file() and file.suffix not in (".safetensors", ".pt", ".parquet"):
+            shutil.copy(file, folder / file.name)
+    for file in sorted(after.glob("*.safetensors")):
+        old, new = load_file(before / file.name), load_file(file)
+        moved = {
+            name: (now.float() + horizon * (now.float() - old[name].float())).to(now.dtype) for name, now in new.items()
+        }
+        save_file(moved, folder / file.name, metadata={"format": "pt"})
+
+
+def by_distance(
+    spec: GuideSpec, context: StageContext, sources: list[GuideSource], requests: Sequence[Request]
+) -> tuple[list[GuideSource], int]:
+    """Guides by KL(guide || policy) on completions of their own, the nearest first; and the tokens of these."""
+    problems = [request.problem for request in requests[:MEASURED]]
+    policy = load_engine(spec, context, spec.rollback)
+    distances, tokens = [], 0
+    for source in sources:
+        guide = source.load()
+        seed = derive_seed("distance", spec.seed, source.step)
+        answers = guide.generate(problems, samples=1, max_tokens=spec.training.max_completion_tokens, seed=seed)
+        written = [completion.token_ids for [completion] in answers]
+        log_r = [engine.score(problems, written) for engine in (guide, policy)]
+        distances.append(float(np.mean(np.concatenate(log_r[0]) - np.concatenate(log_r[1]), dtype=np.float64)))
+        tokens += sum(map(len, written))
+        print(f"KL of the guide of step {source.step} to the policy: {distances[-1]:.4f} nats a token")
+    order = sorted(range(len(sources)), key=lambda i: (distances[i], -sources[i].step))
+    return [sources[i] for i in order], tokens
+
+
+def generation_rows(spec: GuideSpec) -> int:
+    """Completions that are generated at once."""
+    return spec.guidance.chunk_prompts * spec.guidance.samples_per_round
+
+
+def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:
+    """The engine of a guide."""
+    return snapshot_engine(spec, context, snapshot, batch=generation_rows(spec), bf16=spec.training.bf16)
