@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common import say
 from npo_core.config import AutoNPO
 from npo_core.control.pool import Mistake, MistakePool
-from npo_core.control.probe import Rollout, choose_mistakes, estimate, roll_out
+from npo_core.control.probe import Rollout, choose_mistakes, estimate, roll_out, score
 from npo_core.engines import Engine
 from npo_core.problems.load import load_problems
 from npo_core.stages.workspace import Workspace
@@ -160,9 +160,8 @@ def back(run: SavedRun, end: int, most: int, reach: int, name: str) -> Curve:
     earlier = {
         step: (id_, lambda step=step: run.engine(step)) for step, id_ in run.states.items() if reach >= end - step > 0
     }
-    found = estimate(
-        rollouts, SnapshotRef(step=end, snapshot=run.states[end]), run.engine(end), earlier, len(mistakes)
-    ).candidates
+    at = SnapshotRef(step=end, snapshot=run.states[end])
+    found = estimate(rollouts, score(run.engine(end), rollouts), at, earlier, len(mistakes)).candidates
     later = [[r for r in rollouts if r.mistake.step > candidate.step] for candidate in found]
     pairs = [(c, those) for c, those in zip(found, later, strict=True) if those]
     points = [point(c.delta, those, {"k1": c.kl, "k3": c.kl_k3}) for c, those in pairs]

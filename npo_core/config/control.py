@@ -53,6 +53,12 @@ class Probe(Closed):
     min_prompts: int = Field(
         16, ge=1, description="probed failures since a snapshot below which it is no candidate: Q would be noise"
     )
+    batch: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda batch: batch is None,
+        description="completions generated at once, which decides the memory; none: all of them",
+    )
     behind: int = Field(
         0,
         ge=0,

@@ -101,8 +101,8 @@ def roll_out(
 
 def estimate(
     rollouts: Sequence[Rollout],
+    own: Sequence[np.ndarray],
     at: SnapshotRef,
-    current: Engine,
     candidates: Mapping[int, tuple[str, Callable[[], Engine]]],
     pool: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -110,10 +110,9 @@ def estimate(
     """Q and KL for every candidate.
 
     Args:
-        at: the current policy's snapshot. current: its engine, for its own log-probabilities.
-        candidates: step -> (snapshot id, loader of its engine). pool: failures in reach.
+        own: the current policy's log-probabilities of its rollouts. at: its snapshot.
+        candidates: step -> (snapshot id, loader of its engine), loaded in turn. pool: failures in reach.
     """
-    own = score(current, rollouts)
     found = []
     for number, (step, (snapshot, load)) in enumerate(sorted(candidates.items()), 1):
         later = [i for i, rollout in enumerate(rollouts) if rollout.mistake.step > step]
@@ -155,16 +154,16 @@ def from_behind(
     at: SnapshotRef,
     place: SnapshotRef,
     theirs: Sequence[Rollout],
-    past: Engine,
+    past: Sequence[np.ndarray],
     now: Engine,
 ) -> Candidate:
     """The current policy on its failures, and an earlier snapshot on what it misses.
 
     Args:
         rollouts: of the current policy at `at`. theirs: of the snapshot at `place`, of what `rollouts` miss.
-        past: the engine of the snapshot. now: of the current policy.
+        past: the snapshot's log-probabilities of these. now: the engine of the current policy.
     """
-    return staying(rollouts, place, place.step - at.step, measured(theirs, score(past, theirs), lambda: now))
+    return staying(rollouts, place, place.step - at.step, measured(theirs, past, lambda: now))
 
 
 def staying(rollouts: Sequence[Rollout], place: SnapshotRef, delta: int, guide: dict[str, float | None]) -> Candidate:

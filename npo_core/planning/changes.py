@@ -102,9 +102,10 @@ def ways(need: Need, setting: Setting) -> list[list[Fields]]:
     if need.what == "train":
         return training_ways(need, setting)
     config, wide = setting.config, {"model.dtype": "bfloat16"} if setting.weight_bytes == 4 else {}
+    probe = config.auto.probe
     fewer = {
         "guide": halves("guidance.chunk_prompts", config.guidance.chunk_prompts),
-        "probe": halves("auto.probe.prompts", config.auto.probe.prompts),
+        "probe": halves("auto.probe.batch", probe.batch or probe.prompts * probe.samples),
         "evaluate": halves("evaluation.batch", config.evaluation.batch),
         "disk": sparser(config),
     }.get(need.what, [])

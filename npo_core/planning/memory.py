@@ -215,9 +215,10 @@ def evaluate(setting: Setting) -> Memory:
 def probe(setting: Setting) -> Memory:
     """The memory of a probe stage."""
     asked = setting.config.auto.probe
-    phases = engine(setting, asked.prompts, asked.samples)
-    phases |= {"scoring by candidates": scoring(setting, asked.prompts * asked.samples)}
-    return Memory("probe", loaded(setting, 2), phases)
+    rows = min(asked.batch or asked.prompts * asked.samples, asked.prompts * asked.samples)
+    phases = engine(setting, ceil(rows / asked.samples), min(asked.samples, rows))
+    phases |= {"scoring by candidates": scoring(setting, rows)}
+    return Memory("probe", loaded(setting), phases)
 
 
 def host(setting: Setting) -> float:

@@ -42,7 +42,8 @@ def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int)
         return guide(spec, config, steps)
     if isinstance(spec, ProbeSpec):
         asked, guides = spec.probe.prompts * spec.probe.samples, 1 + spec.probe.behind
-        return {"completions": guides * asked, "at_once": asked, "scored": 2 * guides * asked}
+        at_once = min(spec.probe.batch or asked, asked)
+        return {"completions": guides * asked, "at_once": at_once, "scored": 2 * guides * asked}
     return evaluate(spec) if isinstance(spec, EvaluateSpec) else {}
 
 

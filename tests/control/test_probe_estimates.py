@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npo_core.control.pool import Mistake
-from npo_core.control.probe import choose_mistakes, estimate, from_behind, k3, missed, once_more, roll_out
+from npo_core.control.probe import choose_mistakes, estimate, from_behind, k3, missed, once_more, roll_out, score
 from npo_core.engines import Generated
 from npo_core.problems import Problem
 from npo_core.problems.problem import graded
@@ -73,7 +73,9 @@ def test_every_candidate_gets_the_failures_after_it(rollouts):
         9: ("s9", lambda: pytest.fail("nothing failed after it, so nothing is scored")),
     }
     told = []
-    found = estimate(rollouts, AT, current, snapshots, pool=7, progress=lambda *done: told.append(done))
+    found = estimate(
+        rollouts, score(current, rollouts), AT, snapshots, pool=7, progress=lambda *done: told.append(done)
+    )
     assert (found.pool, found.prompts, found.samples, found.q) == (7, 3, 2, 0.5)
     # tokens: two of 2 for a, two of 2 for b, 4 and 2 for c
     assert found.tokens == 14 and told == [(1, 3), (2, 3), (3, 3)]
@@ -99,7 +101,7 @@ def test_more_samples_of_what_is_missed(rollouts):
     assert (now.prompts, now.kl, now.length) == (3, 0.0, 14 / 6)
     assert now.q == pytest.approx(0.5 + 1 / 3 * 1 / 3)  # a third of the failures is missed
     assert once_more(rollouts[:1], AT).q == 1.0 and once_more([], AT).q is None
-    assert estimate(rollouts, AT, FakeEngine(dict.fromkeys(("a=", "b=", "c="), -1.0)), {}, pool=7).now == now
+    assert estimate(rollouts, [], AT, {}, pool=7).now == now
 
 
 def test_a_snapshot_behind_is_asked_about_what_is_missed(rollouts):
@@ -107,14 +109,14 @@ def test_a_snapshot_behind_is_asked_about_what_is_missed(rollouts):
     assert [mistake.prompt_id for mistake in fails] == ["c"]
     past, place = FakeEngine({"c=": -1.0}, {"c=": ["c", "x"]}), SnapshotRef(step=4, snapshot="s4")
     theirs = roll_out(past, fails, {"c": problem("c")}, judge, samples=2, max_tokens=6, seed=6)
-    found = from_behind(rollouts, AT, place, theirs, past, FakeEngine({"c=": -1.5}))
+    found = from_behind(rollouts, AT, place, theirs, score(past, theirs), FakeEngine({"c=": -1.5}))
     assert (found.step, found.snapshot, found.delta, found.prompts, found.solved) == (4, "s4", -6, 3, 1.0)
     assert found.q == pytest.approx(0.5 + 1 / 3 * 0.5)
     assert found.kl == pytest.approx(0.5 * (1 / 6) / (2 / 3))  # the policy's own part of Q is no distance away
 
 
 def test_nothing_to_ask_gives_no_estimate():
-    found = estimate([], AT, FakeEngine({}), {4: ("s4", lambda: pytest.fail("not loaded"))}, pool=0)
+    found = estimate([], [], AT, {4: ("s4", lambda: pytest.fail("not loaded"))}, pool=0)
     assert (found.prompts, found.samples, found.q, found.tokens) == (0, 0, None, 0)
     assert found.candidates[0].prompts == 0
 

@@ -36,6 +36,7 @@ def stays(home, tmp_path_factory) -> Workspace:
 def behind(home, tmp_path_factory) -> Workspace:
     """Asked, somebody chooses the snapshot four updates behind as the guide."""
     changes = {"auto__approval": "ask", "auto__probe__behind": 2, "auto__rescue": RESCUE, "auto__max_interventions": 1}
+    changes["auto__probe__batch"] = 5
     folder = tmp_path_factory.mktemp("behind")
     with pytest.raises(ApprovalNeeded):
         run_local("auto-npo", tiny(**changes, auto__choice__now=True), str(folder))

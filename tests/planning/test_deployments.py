@@ -1,0 +1,46 @@
+"""Every shipped deployment fits the GPUs that its description names, with all of its stages."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from npo_core.config import load_config
+from npo_core.planning import look, make_plan, model_size
+from npo_core.shipped import presets, shipped
+
+NEEDS = re.compile(r"Needs (one|\d+) (\w+)[ .,]")
+
+
+def deployments() -> dict[str, tuple[str, str, int, str]]:
+    """Of those that need GPUs: flow, preset, number and kind of GPUs."""
+    found = {}
+    for made in yaml.safe_load((shipped() / "prefect.yaml").read_text())["deployments"]:
+        if needed := NEEDS.search(made["description"]):
+            number, kind = needed.groups()
+            flow, preset = re.search(r"preset\.([\w-]+)\.([\w-]+)", str(made["parameters"])).groups()
+            found[made["name"]] = (flow, preset, 1 if number == "one" else int(number), kind)
+    return found
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset by the name that prefect.yaml can write, which has no dots."""
+    return next(file for shown, file in presets().items() if shown.replace(".", "-") == name)
+
+
+def test_every_deployment_that_trains_a_large_model_says_what_it_needs():
+    assert {preset for _, preset, _, _ in deployments().values()} == {
+        name.replace(".", "-") for name in presets() if name.startswith("qwen")
+    }
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_a_deployment_fits_the_gpus_it_names(name):
+    flow, preset, number, kind = deployments()[name]
+    config = load_config(preset_file(preset))
+    assert config.execution.processes == number
+    made = make_plan(config, model_size(config), look(config, gpu=kind), flow)
+    verdicts = {need.what: need.verdict for need in made.needs}
+    assert not made.refused and set(verdicts.values()) <= {"fits", "unknown"}, verdicts
+    assert {"train", "evaluate"} < set(verdicts) and ("probe" in verdicts) is (flow == "auto-npo")
