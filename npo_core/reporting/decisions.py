@@ -175,13 +175,14 @@ def estimate(ax: "Axes", decision: Decision, name: str) -> None:
     """One estimate over Delta: candidates that can be chosen filled, excluded ones hollow, Delta* marked."""
     found = [c for c in sorted(decision.candidates, key=lambda c: c.delta) if getattr(c, name) is not None]
     x, y = [c.delta for c in found], [getattr(c, name) for c in found]
-    ax.plot(x, y, color=RUN, linewidth=1.6)
+    back = [(c.delta, getattr(c, name)) for c in found if c.delta > 0]  # what stays is no point of their curve
+    ax.plot([delta for delta, _ in back], [value for _, value in back], color=RUN, linewidth=1.6)
     ax.scatter(x, y, s=30, zorder=3, edgecolors=RUN, facecolors=[RUN if c.excluded is None else "white" for c in found])
     if decision.delta is not None:
         ax.axvline(decision.delta, color=BASELINE, linewidth=1.3, linestyle="--", label=f"Delta* = {decision.delta}")
         ax.legend(loc="best")
     ax.set_title(TITLES[name], fontsize=9.5)
-    ax.set(xlabel="Delta, updates back", xlim=(min([0, *x]), None))
+    ax.set(xlabel="Delta (> 0: updates back)", xlim=(min([0, *x]) - 5 * (min([0, *x]) < 0), None))
 
 
 def fill_plateau(axes: Sequence["Axes"], decision: Decision, rows: Rows) -> None:
