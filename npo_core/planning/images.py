@@ -46,7 +46,7 @@ def beside(setting: Setting, rows: int, phases: dict[str, dict[str, float]]) -> 
 
 def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
     """On a CPU, of the work of a tower that is trained whole, in all phases but the largest."""
-    number = 0 if setting.size.adapters else patches(setting, setting.micro_batch)
+    number = 0 if setting.size.adapters else patches(setting, setting.update_rows)
     tower = setting.size.tower
     if not number or tower is None or number * tower.hidden * setting.product_bytes >= KEPT_BELOW:
         return 0.0
@@ -55,17 +55,17 @@ def left_behind(setting: Setting, phases: dict[str, dict[str, float]]) -> float:
 
 def update(setting: Setting) -> dict[str, float]:
     """What autograd keeps of a micro batch's images; of a tower that is not trained, only with checkpointing."""
-    number, tower, training = patches(setting, setting.micro_batch), setting.size.tower, setting.config.training
+    number, tower, training = patches(setting, setting.update_rows), setting.size.tower, setting.config.training
     if not number or tower is None:
         return {}
     again, wide = training.gradient_checkpointing, setting.product_bytes
     lora = setting.config.model.lora if isinstance(setting.config.model, PretrainedModel) else None
     if setting.size.adapters and lora and not lora.vision and not again:
-        return pixels(setting, setting.micro_batch)
+        return pixels(setting, setting.update_rows)
     block = block_bytes(setting)
     blocks = tower.layers * (wide * tower.hidden if again else block) + again * block
     ends = wide * ((3 * tower.outputs + 2) * tower.hidden + tower.patch)
-    return pixels(setting, setting.micro_batch) | {"vision tower": number * (blocks + ends)}
+    return pixels(setting, setting.update_rows) | {"vision tower": number * (blocks + ends)}
 
 
 def block_bytes(setting: Setting) -> float:

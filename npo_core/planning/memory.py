@@ -62,6 +62,8 @@ def train(setting: Setting) -> Memory:
         always["adapters"] = size.trainable * setting.trained_bytes
     elif config.training.kl_coef:
         always["base model for the KL"] = size.parameters * setting.weight_bytes
+    if config.mix.self_teacher is not None:
+        always["weights of the self-teacher"] = size.trainable * setting.trained_bytes
     if setting.sharded > 1:  # embedding and head, and the block at work beside the next
         rest = size.parameters - size.words
         always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
@@ -91,7 +93,7 @@ def update(setting: Setting) -> dict[str, float]:
 
 def activations(setting: Setting) -> float:
     """What autograd keeps of a micro batch until the backward pass, and the gradients of one block in it."""
-    size, sequence = setting.size, setting.micro_batch * setting.tokens
+    size, sequence = setting.size, setting.update_rows * setting.tokens
     kept = size.layers * block_bytes(setting)
     if setting.config.training.gradient_checkpointing:  # the inputs of all blocks, and one block at a time
         kept = size.layers * input_bytes(setting) + block_bytes(setting)
@@ -144,7 +146,7 @@ def block_gradient(setting: Setting) -> float:
 def logits(setting: Setting) -> float:
     """TRL's fused head: tiles of logits, and float32 gradients of the head's weights and inputs."""
     size, wide = setting.size, setting.product_bytes
-    scored = setting.micro_batch * (setting.completion_tokens if setting.device == "cuda" else setting.tokens)
+    scored = setting.update_rows * (setting.completion_tokens if setting.device == "cuda" else setting.tokens)
     tile = min(scored, TILE_ROWS) * min(size.vocabulary, TILE_WORDS)
     copies = wide if setting.device == "cuda" else wide + 4 * CPU_TILES
     head = 0 if size.adapters else 4 * size.vocabulary * size.hidden

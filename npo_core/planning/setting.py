@@ -95,6 +95,16 @@ class Setting:
         return min(training.micro_batch, ceil(training.batch / training.updates_per_batch / self.processes))
 
     @property
+    def update_rows(self) -> int:
+        """Rows of a micro batch and of those beside the batch: replayed successes and appended slots, at most."""
+        training, mix, injection = self.config.training, self.config.mix, self.config.injection
+        beside = mix.replay.rows if mix.replay else 0
+        if injection.place == "append":
+            beside += injection.slots * training.prompts_per_step
+        parts = ceil(training.batch / self.processes / self.micro_batch)  # among which a process deals its rows
+        return self.micro_batch + ceil(ceil(beside / self.processes) / parts)
+
+    @property
     def images(self) -> bool:
         """Whether problems have images."""
         problems: Any = self.config.problems

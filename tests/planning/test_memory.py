@@ -105,6 +105,21 @@ def test_gpus_share_a_batch_but_not_the_weights():
     assert four.phases["update"]["gradients to exchange"] == four.phases["update"]["gradients"]
 
 
+def test_rows_beside_the_batch_and_a_self_teacher_are_counted():
+    """Eight prompts with four completions each in micro batches of eight, for four processes one each."""
+    replay, append = {"store": {}, "replay": {"rows": 6}}, {"place": "append", "slots": 2}
+    for changes, rows in (({}, 8), ({"mix": replay}, 10), ({"mix": replay, "injection": append}, 14)):
+        assert (
+            Setting(pretrained(execution__processes=4, training__micro_batch=8, **changes), LARGE, "cuda").update_rows
+            == rows
+        )
+    two = Setting(pretrained(training__micro_batch=8, mix=replay), LARGE, "cuda")  # one process, four micro batches
+    assert two.update_rows == 10
+    plain, taught = of_processes(1), of_processes(1, mix={"self_teacher": {"sync_every": 4}})
+    added = {name: taught.always[name] for name in taught.always.keys() - plain.always.keys()}
+    assert added == {"weights of the self-teacher": 2 * LARGE.parameters}
+
+
 def test_sharding_splits_weights_gradients_and_moments():
     whole, split = of_processes(4), of_processes(4, execution__sharding="fsdp2")
     for part in ("weights", "AdamW's moments"):
