@@ -185,6 +185,8 @@ def make_trainer(
         callbacks=[recorder],
         mixer=mixer,
         may_inject=rewards.may_inject,
+        verdicts=rewards.outcomes,
+        kept_groups=spec.training.log_completions,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         generation_batch=spec.training.generation_batch,
