@@ -1,5 +1,7 @@
 """Task: the report of a run, beside a baseline where one is named."""
 
+import re
+
 from prefect import task
 
 from npo_core.recipes.run import Run
@@ -16,7 +18,7 @@ def report(run: Run, baseline: str | None) -> dict:
     figures = write_report(run.workspace, Workspace(baseline) if baseline else None)
     store = run.workspace.store
     text = store.read_bytes("report/report.md").decode()
-    for name in ("curves.png", "training.png"):
+    for name in re.findall(r"\]\((\w+\.png)\)", text):
         text = text.replace(f"]({name})", "](" + picture(store.read_bytes(f"report/{name}"), name).split("](", 1)[1])
     publish(key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), text)
     return figures
