@@ -7,7 +7,8 @@ from prefect import task
 from npo_core.recipes.run import Run
 from npo_core.reporting.report import write_report
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import key_of, picture, publish, wait_until_published, where
+from npo_core.tracking import links
+from tasks.artifacts import key_of, picture, publish, trackers, wait_until_published, where
 from tasks.perform import worth_retrying
 
 
@@ -20,5 +21,7 @@ def report(run: Run, baseline: str | None) -> dict:
     text = store.read_bytes("report/report.md").decode()
     for name in re.findall(r"\]\((\w+\.png)\)", text):
         text = text.replace(f"]({name})", "](" + picture(store.read_bytes(f"report/{name}"), name).split("](", 1)[1])
-    publish(key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), text)
+    publish(
+        key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), trackers(links(store)), text
+    )
     return figures

@@ -8,7 +8,8 @@ from npo_core.stages.launch import StageResult
 from npo_core.stages.results import TrainResult
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import Section, key_of, picture, publish, table
+from npo_core.tracking import links
+from tasks.artifacts import Section, key_of, picture, publish, table, trackers
 from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
@@ -65,6 +66,7 @@ def describe(spec: TrainSpec, label: str, result: StageResult[TrainResult]) -> l
         lambda: picture(segment_png(metrics), label),
         "### Cost",
         table(result.cost.as_dict()),
+        trackers(links(workspace.store)),
         "### Settings",
         table({**spec.training.model_dump(), **spec.injection.model_dump()}, ("setting", "value")),
     ]

@@ -10,7 +10,7 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.names import CONFIG_FILE, RESULT_FILE
 from npo_core.timeline import Store, Timeline
 
-NOT_DECISIVE = {"execution", "name", "method"}  # fields that may differ between starts of the same run
+NOT_DECISIVE = {"execution", "name", "method", "tracking"}  # fields that may differ between starts of the same run
 
 
 def home() -> Path:
