@@ -29,7 +29,7 @@ from tasks.decide import decide, plan_rollback, record_outcome
 from tasks.evaluate import evaluate
 from tasks.guide import generate_guidance
 from tasks.outside import Interrupted, watched
-from tasks.overview import publish_runs
+from tasks.overview import publish_runs, publish_trackers
 from tasks.plan import check_plan
 from tasks.probe import probe
 from tasks.report import report
@@ -101,7 +101,9 @@ def take_steps(
     """The figures of a run that was planned and followed to its end."""
     check_plan(config, place, recipe)
     publish_runs()
-    with open_run(config, place, recipe, plateau) as run:
+    about = {"flow_run_id": str(flow_run.id), "flow_run_url": str(flow_run.ui_url)}
+    with open_run(config, place, recipe, plateau, about) as run:
+        publish_trackers(run)
         try:
             return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))
         finally:

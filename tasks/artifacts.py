@@ -45,6 +45,11 @@ def where(workspace: str) -> str:
     return f"Workspace: `{workspace}`"
 
 
+def trackers(links: Mapping[str, str]) -> str:
+    """Where trackers show the run; empty where none is told of it."""
+    return "\n".join(["### Trackers", "", *(f"* {name}: {link}" for name, link in links.items())]) if links else ""
+
+
 def publish(key: str, description: str, *sections: Section) -> None:
     """Publish sections as one markdown artifact while the flow goes on; what takes time to draw comes as a function.
 

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from npo_core.errors import ConfigError, NPOError
+from npo_core.recipes.run import Run
 from npo_core.recipes.runs import all_runs, row, runs_folder, runs_table
 from npo_core.reporting.run_data import load
 from npo_core.reporting.several import differences, several
 from npo_core.reporting.tables import markdown
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import picture, publish
+from npo_core.tracking import links
+from tasks.artifacts import key_of, picture, publish, trackers, where
 
 RUNS = "runs"  # the key of the table's artifact
 
@@ -17,6 +19,13 @@ RUNS = "runs"  # the key of the table's artifact
 def publish_runs() -> None:
     """Renew the table of all runs; whatever is wrong with one of them, or with the folder, is no matter of this run."""
     publish(RUNS, f"All runs in {runs_folder()}", runs_text)
+
+
+def publish_trackers(run: Run) -> None:
+    """Where trackers show a run, as an artifact; none where they are not told of it."""
+    if found := links(run.workspace.store):
+        title = "Where trackers show the run"
+        publish(key_of(run.config.name, "tracking"), title, where(run.workspace.uri), trackers(found))
 
 
 def runs_text() -> str:

@@ -1,11 +1,14 @@
 """Task: the report of a run, beside a baseline where one is named."""
 
+import re
+
 from prefect import task
 
 from npo_core.recipes.run import Run
 from npo_core.reporting.report import write_report
 from npo_core.stages.workspace import Workspace
-from tasks.artifacts import key_of, picture, publish, wait_until_published, where
+from npo_core.tracking import links
+from tasks.artifacts import key_of, picture, publish, trackers, wait_until_published, where
 from tasks.perform import worth_retrying
 
 
@@ -16,7 +19,9 @@ def report(run: Run, baseline: str | None) -> dict:
     figures = write_report(run.workspace, Workspace(baseline) if baseline else None)
     store = run.workspace.store
     text = store.read_bytes("report/report.md").decode()
-    for name in ("curves.png", "training.png"):
+    for name in re.findall(r"\]\((\w+\.png)\)", text):
         text = text.replace(f"]({name})", "](" + picture(store.read_bytes(f"report/{name}"), name).split("](", 1)[1])
-    publish(key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), text)
+    publish(
+        key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), trackers(links(store)), text
+    )
     return figures

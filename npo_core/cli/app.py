@@ -22,6 +22,7 @@ from npo_core.cli.prove_replay import prove_replay
 from npo_core.cli.report import report
 from npo_core.cli.run import run_app
 from npo_core.cli.runs import runs
+from npo_core.cli.samples import samples
 from npo_core.cli.serve import serve
 from npo_core.cli.signals import signals
 from npo_core.cli.status import status
@@ -80,7 +81,21 @@ app.add_typer(run_app, name="run", rich_help_panel=RUN)
 command: Callable[..., None]
 for command in (approve, serve):
     app.command(rich_help_panel=RUN)(command)
-for command in (runs, status, timeline, cache, report, signals, decide, config, problems, verify, plan, evaluate):
+for command in (
+    runs,
+    status,
+    timeline,
+    cache,
+    report,
+    samples,
+    signals,
+    decide,
+    config,
+    problems,
+    verify,
+    plan,
+    evaluate,
+):
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=PROVE)(prove_replay)
 

@@ -7,7 +7,7 @@ from npo_core.cli.output import Data, open_workspace, render
 
 
 def report(workspace: Uri, baseline: Baseline = None, as_json: AsJson = False) -> None:
-    """Write a run's report anew: report/report.md, report.json and two pictures, in the workspace.
+    """Write a run's report anew: report/report.md, report.json and pictures, in the workspace.
 
     Prints its main tables. With a baseline: what both took to reach pass rates, and what both reach at equal cost.
 

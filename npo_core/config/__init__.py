@@ -31,6 +31,7 @@ from npo_core.config.mix import (
 from npo_core.config.model import BaseBounds, BuiltInModel, Lora, Model, PretrainedModel
 from npo_core.config.problems import ChainFacts, ChainProblems, Columns, DataProblems, Problems, Source
 from npo_core.config.run import RunConfig
+from npo_core.config.tracking import Tracking
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import Verifier, paper_verifier
 
@@ -79,6 +80,7 @@ __all__ = [
     "SuccessBuckets",
     "SuccessStore",
     "TracesGuide",
+    "Tracking",
     "Training",
     "Trigger",
     "Verifier",

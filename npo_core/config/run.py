@@ -12,6 +12,7 @@ from npo_core.config.methods import methods, read_method, with_method
 from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, Problems
+from npo_core.config.tracking import Tracking
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
 from npo_core.config.verifier import LengthVerifier, leaves
 from npo_core.errors import ConfigError
@@ -40,6 +41,11 @@ class RunConfig(Closed):
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()
     execution: Execution = Execution()
+    tracking: Tracking = Field(
+        Tracking(),
+        exclude_if=lambda tracking: tracking == Tracking(),
+        description="experiment trackers that are told of the run (docs/tracking.md)",
+    )
 
     @model_validator(mode="before")
     @classmethod

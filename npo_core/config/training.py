@@ -45,6 +45,12 @@ class Training(Closed):
         False, description="compute activations again in the backward pass, which saves memory and costs time"
     )
     snapshot_every: int = Field(20, ge=1, description="optimizer updates between snapshots")
+    log_completions: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda groups: groups == 0,
+        description="groups of each generation batch whose completions are kept for `npo samples`; 0: none",
+    )
 
     @property
     def batch(self) -> int:

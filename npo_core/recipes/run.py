@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, 
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from npo_core.timeline.lock import require_free
+from npo_core.tracking import followed, require_trackers
 
 FRESH = 1_000_003  # added to the seed where randomness is to differ from the scout's
 
@@ -173,6 +174,7 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     config = config or workspace.config()
     workspace.require_same(config)
     require_same_draws(workspace)
+    require_trackers(config.tracking)
     taken_in = workspace.store.exists(f"{Run(config, workspace).base().folder}/{RESULT_FILE}")
     require_same_functions(workspace, config, function_sources(config) if taken_in else preflight(config))
     return config
@@ -193,12 +195,20 @@ def require_same_draws(workspace: Workspace) -> None:
 
 
 @contextmanager
-def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None = None) -> Iterator[Run]:
-    """Take the workspace for this process, bind the configuration to it, and note what is started.
+def open_run(
+    config: RunConfig,
+    uri: str,
+    recipe: str,
+    plateau: Plateau | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
+    """Take the workspace for this process, bind the configuration to it, note what is started, and tell trackers of it.
+
+    `about`: what they show of the run besides its settings, such as the flow run.
 
     Raises:
         WorkspaceBusyError: another process works on it. ConfigError: it belongs to a run with other settings, or there
-            is no such engine here as the configuration asks for.
+            is no such engine or tracker here as the configuration asks for.
     """
     require_recipe(config, recipe)
     require_engine(config.engine, gpu=accelerated(config.execution))
@@ -212,6 +222,7 @@ def open_run(config: RunConfig, uri: str, recipe: str, plateau: Plateau | None =
         note = {"recipe": recipe, "plateau": settings, "folder": os.getcwd(), "draws": DRAWS}
         workspace.store.write_json(STARTED_FILE, note)
         keep_functions(workspace, config, function_sources(config))
-        yield Run(config, workspace)
+        with followed(config, workspace, {"recipe": recipe, **(about or {})}):
+            yield Run(config, workspace)
     if not workspace.store.is_local:  # a finished run needs its downloads no more
         shutil.rmtree(workspace.scratch, ignore_errors=True)

@@ -165,7 +165,7 @@ def score_rows(run: RunData, baseline: RunData) -> list[ScoreRow]:
 
 def differing_settings(run: RunData, baseline: RunData) -> list[str]:
     """Settings in which the runs differ; name, machine, and what one of them does not use are left out."""
-    unused = {"name", "execution"} | METHOD_SETTINGS - (method_settings(run) & method_settings(baseline))
+    unused = {"name", "execution", "tracking"} | METHOD_SETTINGS - (method_settings(run) & method_settings(baseline))
     mine, theirs = settings(run), settings(baseline)
     return [
         f"{name}: {mine.get(name)!r}, baseline {theirs.get(name)!r}"

@@ -1,4 +1,4 @@
-"""The report of a run: report.md, report.json and two pictures in `report/`; equal workspaces give equal bytes."""
+"""The report of a run: report.md, report.json and pictures in `report/`; equal workspaces give equal bytes."""
 
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +19,7 @@ from npo_core.reporting.completions import completions_table
 from npo_core.reporting.costs import StageCost
 from npo_core.reporting.curves import curves
 from npo_core.reporting.evaluation import benchmarks_table, evaluations_table
+from npo_core.reporting.heat import Visits, heat_png, read_visits, told
 from npo_core.reporting.intervals import LABEL, Interval, of_score, shown
 from npo_core.reporting.mixed import mixed_table
 from npo_core.reporting.narrative import against, headline, name_of, reproduce, settings_table, what_ran
@@ -38,7 +39,7 @@ from npo_core.reporting.tables import (
 )
 from npo_core.timeline import json_bytes
 
-FOLDER = "report"
+FOLDER, PROMPTS_PICTURE = "report", "prompts.png"
 
 
 def write_report(workspace: Workspace, baseline: Workspace | None = None) -> dict[str, Any]:
@@ -52,11 +53,13 @@ def write_report(workspace: Workspace, baseline: Workspace | None = None) -> dic
     comparison = compare(run, other) if other is not None else None
     found = figures(run, other, comparison)
     names = (name_of(run), f"baseline: {name_of(other)}" if other is not None else "")
-    write = workspace.store.write_bytes
+    visits, write = read_visits(workspace.store, run.path), workspace.store.write_bytes
     write(f"{FOLDER}/curves.png", curves(run, other, names))
     write(f"{FOLDER}/training.png", training(run, other, names))
+    if visits.by_prompt:
+        write(f"{FOLDER}/{PROMPTS_PICTURE}", heat_png(visits))
     write(f"{FOLDER}/report.json", json_bytes(found))
-    write(f"{FOLDER}/report.md", text(run, other, comparison).encode())
+    write(f"{FOLDER}/report.md", text(run, other, comparison, visits).encode())
     return found
 
 
@@ -113,7 +116,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) -> str:
+def text(run: RunData, baseline: RunData | None, comparison: Comparison | None, visits: Visits | None = None) -> str:
     """report.md."""
     parts = [
         f"# {run.config.name}: {name_of(run)}",
@@ -131,6 +134,7 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         *(section(mixed) if (mixed := mixed_table(run)) else []),
         *(section(told) if (told := completions_table(run)) else []),
         *(section(unverified) if (unverified := verification_table(run)) else []),
+        *(again(visits) if visits and visits.by_prompt else []),
         *(section(guidance_table(run.guidance)) if run.guidance else []),
         *(section(evaluations_table(run)) if run.points else []),
         *(section(further) if (further := benchmarks_table(run)) else []),
@@ -141,6 +145,15 @@ def text(run: RunData, baseline: RunData | None, comparison: Comparison | None) 
         *reproduce(run, baseline),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def again(visits: Visits) -> list[str]:
+    """What became of prompts that came more than once."""
+    return [
+        "### Prompts that came again",
+        told(visits),
+        f"![Pass rate of prompts by step; crosses were forgotten, rings rescued]({PROMPTS_PICTURE})",
+    ]
 
 
 def beside(comparison: Comparison) -> list[str]:

@@ -20,7 +20,7 @@ from npo_core.reporting.records import (
     run_segments,
 )
 from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, Roles, RunSegment, assign, by_branch
-from npo_core.timeline import Segment, Store
+from npo_core.timeline import Segment, Store, Stretch
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class RunData:
     evaluations    the evaluation records behind `points`
     protocol       names how snapshots were evaluated: problems, samples, length
     problems       of problems from data: rows, problems and what was dropped, of train and held_out
+    path           the segments on the path to the result, and the steps of them that lie on it
     folder         where it was started last, from which relative paths of its configuration count; None: not noted
     """
 
@@ -127,6 +128,7 @@ class RunData:
     versions: dict[str, str] = field(default_factory=dict)
     problems: dict[str, Any] | None = None
     folder: str | None = None
+    path: list[Stretch] = field(default_factory=list)
 
     @property
     def steps_done(self) -> int:
@@ -200,6 +202,7 @@ def load(workspace: Workspace) -> RunData:
         versions=versions(stages),
         problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
         folder=workspace.store.read_json(STARTED_FILE, default={}).get("folder"),
+        path=roles.path,
     )
 
 

@@ -15,6 +15,7 @@ from npo_core.problems import ProblemSet
 from npo_core.problems.images import check_present
 from npo_core.problems.kept import from_parquet, to_parquet
 from npo_core.problems.load import BENCHMARK, load_problems, problem_set
+from npo_core.problems.problem import ImageRef
 from npo_core.stages.context import StageContext
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
@@ -56,6 +57,13 @@ def copy_problems(workspace: Workspace, copy: Workspace) -> None:
         ):  # which comes last
             rel = f"{FOLDER}/{key}/{name}"
             copy.store.write_bytes(rel, workspace.store.read_bytes(rel))
+
+
+def kept_images(workspace: Workspace) -> dict[str, tuple[ImageRef, ...]]:
+    """The images of a run's training prompts by id; of a run without images, nothing. Raises DamagedError."""
+    stores = [workspace.store.child(f"{FOLDER}/{key}") for key in workspace.store.list(FOLDER)]
+    asked = [problem for store in stores if store.exists(RECORD) for problem in read(store, "train")]
+    return {problem.id: problem.images for problem in asked if problem.images}
 
 
 def keep(problems: ProblemSet, store: Store) -> None:

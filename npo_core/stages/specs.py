@@ -19,6 +19,7 @@ class Spec(Closed):
 
     stage: ClassVar[str]
     place: ClassVar[set[str]] = {"workspace", "execution"}  # where and how, not what
+    looks: ClassVar[dict[str, set[str]]] = {"training": {"log_completions"}}  # fields of groups that only keep a record
     of_engine: ClassVar[str | None] = "kind"  # which of the engine's settings decides the outcome
 
     workspace: str
@@ -33,7 +34,7 @@ class Spec(Closed):
 
     def deciding(self, *left_out: str) -> dict[str, Any]:
         """The fields that decide the outcome; of the engine only what is not the default."""
-        values = self.model_dump(mode="json", exclude={*self.place, *left_out})
+        values = self.model_dump(mode="json", exclude={**dict.fromkeys([*self.place, *left_out], True), **self.looks})
         chosen, default = values.pop("engine").get(self.of_engine), config.EngineSettings().model_dump()
         return values if chosen == default.get(self.of_engine) else values | {"engine": chosen}
 

@@ -188,6 +188,8 @@ def make_trainer(
         may_inject=rewards.may_inject,
         teacher=spec.mix.self_teacher,
         privileged=None if spec.mix.self_teacher is None else told(problems, spec.mix.self_teacher),
+        verdicts=rewards.outcomes,
+        kept_groups=spec.training.log_completions,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,
         generation_batch=spec.training.generation_batch,

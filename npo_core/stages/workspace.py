@@ -10,7 +10,7 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.names import CONFIG_FILE, RESULT_FILE
 from npo_core.timeline import Store, Timeline
 
-NOT_DECISIVE = {"execution", "name", "method"}  # fields that may differ between starts of the same run
+NOT_DECISIVE = {"execution", "name", "method", "tracking"}  # fields that may differ between starts of the same run
 
 
 def home() -> Path:
@@ -145,8 +145,9 @@ class Workspace:
 
 
 def deciding(config: RunConfig) -> RunConfig:
-    """A configuration without what an engine needs to know of a machine."""
-    return config.model_copy(update={"engine": config.engine.deciding})
+    """A configuration without what an engine needs to know of a machine, and without what only keeps a record."""
+    training = config.training.model_copy(update={"log_completions": 0})
+    return config.model_copy(update={"engine": config.engine.deciding, "training": training})
 
 
 def difference(field: str, old: object, new: object) -> str:

@@ -1,7 +1,8 @@
 """The metrics of a segment as Parquet: one row an optimizer update, one row a prompt.
 
 A part ends at every snapshot: `steps-000040.parquet`, `outcomes-000040.parquet`, then `mark-000040.json` that names the
-snapshot. What has no mark does not count: a segment that was cut off goes on from its newest mark.
+snapshot. What has no mark does not count: a segment that was cut off goes on from its newest mark. Where completions
+are logged, `completions-000040.parquet` lies beside them; training never reads it.
 """
 
 import io
@@ -69,6 +70,24 @@ OUTCOME_SCHEMA = pa.schema(
         ("source", pa.string()),  # of the trajectory that its group took; empty: none
     ]
 )
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),  # the update that first trained on it
+        ("group", pa.int64()),  # its place in the batch; what was replayed follows, a row each
+        ("pass_rate", pa.float64()),  # of the group, on-policy; NaN of what was replayed
+        ("sample", pa.int64()),  # the place in the group
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),  # as the model sees it, shortened
+        ("completion", pa.string()),  # without special tokens, shortened
+        ("tokens", pa.int64()),  # of the whole completion
+        ("verdict", pa.string()),
+        ("reward", pa.float64()),  # what it was trained on; NaN where nobody knows
+        ("advantage", pa.float64()),  # NaN of what was replayed, which has a weight instead
+        ("kind", pa.string()),  # policy, injected or replayed
+        ("source", pa.string()),  # of a trajectory; empty: the policy
+    ]
+)
+SCHEMAS = {"steps": STEP_SCHEMA, "outcomes": OUTCOME_SCHEMA, "completions": SAMPLE_SCHEMA}
 TIMINGS = ("seconds_generate", "seconds_verify", "seconds_update")  # the only columns that differ between equal runs
 
 
@@ -84,13 +103,19 @@ class Mark:
 
 
 def write_part(
-    store: Store, segment: str, mark: Mark, steps: Sequence[dict[str, Any]], outcomes: Sequence[dict[str, Any]]
+    store: Store,
+    segment: str,
+    mark: Mark,
+    steps: Sequence[dict[str, Any]],
+    outcomes: Sequence[dict[str, Any]],
+    completions: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Commit one part of a segment: both tables, then the mark."""
+    """Commit one part of a segment: its tables, that of completions where there are some, then the mark."""
     folder = f"segments/{segment}"
-    for name, rows, schema in [("steps", steps, STEP_SCHEMA), ("outcomes", outcomes, OUTCOME_SCHEMA)]:
+    tables = {"steps": steps, "outcomes": outcomes} | ({"completions": completions} if completions else {})
+    for name, rows in tables.items():
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema), sink, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(list(rows), SCHEMAS[name]), sink, compression="zstd")
         store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
     store.write_json(f"{folder}/mark-{mark.step:06d}.json", asdict(mark))
 
@@ -117,8 +142,15 @@ def read_outcomes(store: Store, segment: Segment) -> pa.Table:
     return read_parts(store, segment.id, "outcomes", segment.parts)
 
 
+def read_completions(store: Store, segment: Segment) -> pa.Table:
+    """The logged completions of a segment, columns of `SAMPLE_SCHEMA`; none where nobody asked for them."""
+    there = set(store.list(f"segments/{segment.id}"))
+    parts = [step for step in segment.parts if f"completions-{step:06d}.parquet" in there]
+    return read_parts(store, segment.id, "completions", parts)
+
+
 def read_parts(store: Store, segment: str, name: str, parts: Sequence[int]) -> pa.Table:
-    """The parts of a segment, finished or not, that end at the given steps; `name` is steps or outcomes."""
+    """The parts of a segment, finished or not, that end at the given steps; `name` is one of `SCHEMAS`."""
     tables = []
     for step in parts:
         rel = f"segments/{segment}/{name}-{step:06d}.parquet"
@@ -129,5 +161,5 @@ def read_parts(store: Store, segment: str, name: str, parts: Sequence[int]) -> p
                 f"{store.uri}/{rel} cannot be read ({error}): delete the folder segments/{segment} "
                 "and start the same command again."
             ) from error
-    empty = {"steps": STEP_SCHEMA, "outcomes": OUTCOME_SCHEMA}[name].empty_table()
+    empty = SCHEMAS[name].empty_table()
     return pa.concat_tables([empty, *tables], promote_options="default")  # null in columns that older parts lack

@@ -34,12 +34,14 @@ class RowBeside:
     advantage   of an appended slot, against its group; None: a replayed row, which `weight` describes
     weight      of the token mean of its log-probability, in rows of the batch
     ratio       one of `RATIOS`
+    group       of an appended slot, the place of its group in the batch
     """
 
     trajectory: Trajectory
     advantage: float | None = None
     weight: float = 0.0
     ratio: str = "off"
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,10 @@ class Rewards:
             log_metric(f"verified/{outcome}", float(self.processes * sum(v.outcome is outcome for v in self.verdicts)))
         return [verdict.accuracy for verdict in self.verdicts]
 
+    def outcomes(self) -> list[str]:
+        """The verifier's words for what was judged last."""
+        return [verdict.outcome.value for verdict in self.verdicts]
+
     def may_inject(self, rows: Sequence[int]) -> list[bool]:
         """Which of the right completions judged last may be injected: no guesses, and none that the opinion refuses."""
         may = [self.verdicts[row].may_guide(self.accept_fallback) for row in rows]

@@ -33,6 +33,7 @@ class Drawn(NamedTuple):
     entropies: list[float] | None
     rewards: list[float]
     may_inject: bool
+    verdict: str = ""
 
 
 class MixingTrainer(ExactTrainer):
@@ -43,12 +44,14 @@ class MixingTrainer(ExactTrainer):
         injection_settings: how a trajectory enters a group.
         may_inject: asked with rows of the rollout judged last, numbers in this process: which of them may be injected.
             None: every right one.
+        verdicts: the verifier's words for the rows judged last, in this process. None: told from their accuracy.
     """
 
     # TRL runs code of its own before, and without, `__init__`: what it reaches of ours needs a value by then.
     mixer = Mixer()
     injection_settings = InjectionSettings()
     may_inject: Callable[[Sequence[int]], Sequence[bool]] | None = None
+    verdicts: Callable[[], Sequence[str]] | None = None
     _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
     _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
 
@@ -58,12 +61,15 @@ class MixingTrainer(ExactTrainer):
         mixer: Mixer | None = None,
         injection_settings: InjectionSettings | None = None,
         may_inject: Callable[[Sequence[int]], Sequence[bool]] | None = None,
+        verdicts: Callable[[], Sequence[str]] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.mixer = mixer or Mixer()
         self.injection_settings = injection_settings or InjectionSettings()
-        self.may_inject = may_inject
+        self.may_inject, self.verdicts = may_inject, verdicts
+        self._verdicts: list[str] = []  # of the rows of this process
+        self._generated: tuple | None = None  # what TRL's generation gave, after injection
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
         self._guide_rows: dict[int, Trajectory] = {}  # injected rows of this process
         self._rows_beside: list[beside.RowBeside] = []  # of all processes
@@ -85,8 +91,12 @@ class MixingTrainer(ExactTrainer):
         self._rollout = self._asked(inputs)
         output = super()._generate_and_score_completions(self._rollout)
         output = self._attach(output)
-        self._rollout = self._scored = None
+        self._keep_samples(output)
+        self._rollout = self._scored = self._generated = None
         return output
+
+    def _keep_samples(self, output: dict) -> None:
+        """Keep what people want to read of the batch; rows beside it are the last of `output`."""
 
     def _asked(self, inputs: list[dict]) -> list[dict]:
         """The rows of this process, with other prompts where the mixer wants some."""
@@ -133,6 +143,7 @@ class MixingTrainer(ExactTrainer):
         started = time.perf_counter()
         completion_ids, completions = generated[COMPLETION_IDS], generated[COMPLETIONS]
         rewards_BF = super()._calculate_rewards(rows, prompts, completions, completion_ids)
+        self._verdicts = list(self.verdicts()) if self.verdicts else []
         self.seconds["verify"] += time.perf_counter() - started
         return generated, rewards_BF
 
@@ -155,7 +166,7 @@ class MixingTrainer(ExactTrainer):
     @contextmanager
     def _aside(self, rows: Sequence[dict]) -> Iterator[None]:
         """Inside it, what a rollout leaves behind is not the generation batch's."""
-        names = ("_sampled", "_numbers", "_pending_metrics", "_pending_extra_logs")
+        names = ("_sampled", "_numbers", "_pending_metrics", "_pending_extra_logs", "_verdicts")
         kept = {name: getattr(self, name) for name in names}
         lengths = {name: len(values) for name, values in self._metrics["train"].items()}
         tokens = self.state.num_input_tokens_seen
@@ -188,7 +199,8 @@ class MixingTrainer(ExactTrainer):
                 continue
             sampled = self._sampled[i] if self._sampled is not None else None
             logps = sampled.logprobs if sampled else logprobs[i] if logprobs is not None else [np.nan] * len(ids)
-            found.append(Drawn(ids, logps, sampled and sampled.entropies, rewards[i], bool(may.get(i))))
+            verdict = self._verdicts[i] if self._verdicts else ""
+            found.append(Drawn(ids, logps, sampled and sampled.entropies, rewards[i], bool(may.get(i)), verdict))
         return gather_object(found)
 
     # --- what is mixed in ------------------------------------------------------------------------------------------
@@ -216,7 +228,7 @@ class MixingTrainer(ExactTrainer):
             self._grow(taken, rewards_BF)
         else:
             rewards_BF = self._replace(taken, generated, rewards_BF)
-        self._scored = rewards_BF
+        self._scored, self._generated = rewards_BF, generated
         self.mixer.learn(batch, found)
         for name, value in batch.counts.items():
             self._metrics["train"][f"mix/{name}"].append(value)
@@ -317,7 +329,9 @@ class MixingTrainer(ExactTrainer):
         self._grown = advantages_PG[:, : self.num_generations].reshape(-1)
         ratio = self.injection_settings.importance_sampling
         self._rows_beside += [
-            beside.RowBeside(trajectory, advantages_PG[number, self.num_generations + i].item(), ratio=ratio)
+            beside.RowBeside(
+                trajectory, advantages_PG[number, self.num_generations + i].item(), ratio=ratio, group=number
+            )
             for number, trajectories in taken.items()
             for i, trajectory in enumerate(trajectories)
         ]
@@ -367,6 +381,8 @@ class MixingTrainer(ExactTrainer):
         generated[COMPLETIONS][place] = text if spoken else [{"role": "assistant", "content": text}]
         if generated[LOGPROBS] is not None:
             generated[LOGPROBS][place] = list(drawn.logprobs)
+        if self._verdicts:
+            self._verdicts[place] = drawn.verdict
         if self._sampled is not None:
             self._sampled[place] = type(self._sampled[place])(drawn.token_ids, drawn.logprobs, drawn.entropies)
         if self.open_images is not None:

@@ -1,4 +1,4 @@
-"""Keeps what a segment learns of itself: metrics of every update, outcomes of every prompt, a snapshot a mark."""
+"""Keeps what a segment learns of itself: metrics of updates, outcomes and samples of prompts, a snapshot a mark."""
 
 import math
 import time
@@ -71,6 +71,7 @@ class SegmentRecorder(TrainerCallback):
         self.mixer: Mixer | None = None  # kept in every snapshot
         self.steps: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
+        self.completions: list[dict[str, Any]] = []
         self.marks: list[Mark] = []
         self.snapshot_seconds = 0.0
         self._since = time.perf_counter()
@@ -98,6 +99,8 @@ class SegmentRecorder(TrainerCallback):
         self.steps.append(row)
         outcomes = self.trainer.outcomes if "pass_rate" in logs else []
         self.outcomes += [{"step": state.global_step, **outcome._asdict()} for outcome in outcomes]
+        if "pass_rate" in logs:
+            self.completions += [{"step": state.global_step, **sample} for sample in self.trainer.samples]
         if self.controller is not None:
             self.controller.update(row, [(outcome.prompt_id, outcome.pass_rate) for outcome in outcomes])
         self.tokens_left -= row["tokens_generated"] or 0
@@ -127,6 +130,6 @@ class SegmentRecorder(TrainerCallback):
         self.snapshot_seconds += time.perf_counter() - started
         seconds = time.perf_counter() - self._since
         mark = Mark(state.global_step, snapshot.id, seconds, ended, args.world_size)
-        write_part(self.store, self.segment, mark, self.steps, self.outcomes)
+        write_part(self.store, self.segment, mark, self.steps, self.outcomes, self.completions)
         self.marks.append(mark)
-        self.steps, self.outcomes, self._since = [], [], time.perf_counter()
+        self.steps, self.outcomes, self.completions, self._since = [], [], [], time.perf_counter()

@@ -8,6 +8,7 @@ Shape suffixes: P prompts (groups), G completions of a group, T tokens, B = P * 
 """
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,10 @@ from npo_core.errors import ConfigError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Mixer
 from npo_core.training import injection, live_rows
-from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS
+from npo_core.training import samples as kept
+from npo_core.training.beside import GUIDE_LOGPS, GUIDE_MASK, RATIO, RATIOS, RowBeside
 from npo_core.training.injection import InjectionSettings
-from npo_core.training.mixing_trainer import other_rewards
+from npo_core.training.mixing_trainer import COMPLETION_IDS, COMPLETIONS, other_rewards
 from npo_core.training.taught_trainer import TaughtTrainer
 
 __all__ = ["Guidance", "InjectionSettings", "NPOTrainer", "PromptOutcome"]
@@ -58,6 +60,7 @@ class NPOTrainer(TaughtTrainer):
         sampling_seed, generation_batch: see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.
         max_kl: nats a token from vLLM to this model, where vLLM samples, above which its weights are taken to be stale.
+        kept_groups: groups of each generation batch whose completions are left in `samples`, for people to read.
         Everything else is GRPOTrainer's. The first reward function is the accuracy in [0, 1] that the gate reads; NaN,
             or None, where nobody can tell: such a completion counts in no pass rate and is not trained on.
 
@@ -75,6 +78,8 @@ class NPOTrainer(TaughtTrainer):
     guidance: Guidance | None = None
     max_kl = 0.005
     outcomes: Sequence[PromptOutcome] = ()  # of the newest generation batch
+    kept_groups = 0
+    samples: Sequence[dict[str, Any]] = ()  # of the newest generation batch, rows as `samples.rows` makes them
     _loss_inputs: dict | None = None
     _entropies: torch.Tensor | None = None  # [B, T] of the micro batch whose loss is computed
     _logged_step: int | None = None
@@ -85,11 +90,12 @@ class NPOTrainer(TaughtTrainer):
         guidance: Guidance | None = None,
         mixer: Mixer | None = None,
         max_kl: float = 0.005,
+        kept_groups: int = 0,
         **kwargs: Any,
     ):
         super().__init__(*args, mixer=mixer or Mixer(guidance=guidance), **kwargs)
         self.guidance = guidance
-        self.max_kl = max_kl
+        self.max_kl, self.kept_groups = max_kl, kept_groups
         self._guide_ratios: list[tuple[int, injection.GuideRatio]] = []  # with tokens, since the last log
         self._raw_loss = 0.0  # summed since the last log
         self._check_guidance()
@@ -247,6 +253,59 @@ class NPOTrainer(TaughtTrainer):
             PromptOutcome(id_, rate, bool(source), hashlib.sha256(repr(group).encode()).hexdigest()[:16], source)
             for id_, rate, source, group in zip(ids, pass_rate_P.tolist(), sources, groups, strict=True)
         ]
+
+    def _keep_samples(self, output: dict) -> None:
+        """Leave the completions of `kept_groups` groups in `samples`, the same on every process."""
+        if not self.kept_groups or self._generated is None:
+            return
+        n, groups = self.num_generations, []
+        mine = self._own_samples(output["advantages"].tolist())
+        found = gather_object(mine)
+        for number, outcome in enumerate(self.outcomes):
+            group = found[n * number : n * (number + 1)]
+            prompt = group[0].prompt
+            group += [
+                self._stored_sample(row, "injected", outcome.source, prompt)
+                for row in self._rows_beside
+                if row.group == number
+            ]
+            groups.append(kept.SampledGroup(outcome.pass_rate, group))
+        replayed = [row for row in self._rows_beside if row.group is None][: self.kept_groups]
+        beside = [self._stored_sample(row, "replayed", kept.REPLAY) for row in replayed]
+        self.samples = kept.rows(groups, beside, self.kept_groups)
+
+    def _own_samples(self, advantages: Sequence[float]) -> list[kept.Sample]:
+        """The rows of this process as they are trained on."""
+        rewards = self._own(self._weighted(self._scored)).tolist()
+        accuracies, found = self._own(self._scored[:, 0]).tolist(), []
+        first = self.accelerator.process_index * len(self._rollout)
+        for i, row in enumerate(self._rollout):
+            trajectory = self._guide_rows.get(i)
+            verdict = self._verdicts[i] if self._verdicts else kept.word(accuracies[i])
+            found.append(
+                kept.Sample(
+                    row.get("prompt_id", ""),
+                    kept.spoken(row["prompt"]),
+                    kept.spoken(self._generated[COMPLETIONS][i]),
+                    len(self._generated[COMPLETION_IDS][i]),
+                    trajectory.outcome if trajectory else verdict,
+                    rewards[i],
+                    advantages[i],
+                    "injected" if trajectory else "policy",
+                    self.outcomes[(first + i) // self.num_generations].source if trajectory else "",
+                )
+            )
+        return found
+
+    def _stored_sample(self, row: RowBeside, kind: str, source: str, prompt: str | None = None) -> kept.Sample:
+        """A row beside the batch."""
+        trajectory = row.trajectory
+        prompt = kept.spoken(self._row(trajectory.prompt_id)["prompt"]) if prompt is None else prompt
+        text = self.processing_class.batch_decode([trajectory.token_ids.tolist()], skip_special_tokens=True)[0]
+        reward = self._weighted(torch.tensor([trajectory.rewards.tolist()], device=self.accelerator.device)).item()
+        advantage = math.nan if row.advantage is None else row.advantage
+        tokens, verdict = len(trajectory.token_ids), trajectory.outcome
+        return kept.Sample(trajectory.prompt_id, prompt, text, tokens, verdict, reward, advantage, kind, source)
 
     def _log_guide_ratios(self) -> None:
         """The mean over the guide's tokens of all processes, where there were any."""
