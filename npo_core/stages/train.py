@@ -117,7 +117,10 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     if trainer.mixer.rescue is not None and not marks:
         trainer.mixer.rescue.begin((m.prompt_id, m.step) for m in read_pool(folder).mistakes.values())
     trainer.remove_callback(PrinterCallback)  # the recorder keeps what it would print
-    trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(folder) if (folder / "trainer_state.json").exists() else None)
+    finally:
+        recorder.finish()
     return recorder.marks, recorder.snapshot_seconds
 
 

@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback
@@ -40,11 +41,24 @@ def step_row(step: int, logs: dict[str, Any]) -> dict[str, Any]:
     return row | {"step": step, "seconds_update": spent[0] - spent[1] - spent[2]}
 
 
+class Part(NamedTuple):
+    """A checkpoint that is to become the end of a part of the segment; see `Mark`."""
+
+    folder: Path
+    step: int
+    seconds: float
+    ended: str | None
+    processes: int
+
+
 class SegmentRecorder(TrainerCallback):
     """Commits a part of the segment at every checkpoint and ends training where the segment ends.
 
-    That is at `until`, at the first snapshot at which the controller warns or a rescue is over, or where `token_limit`
-    is used up.
+    Training goes on as soon as the checkpoint is written: a thread hashes it, keeps or uploads it, and marks the part.
+    The next checkpoint waits for it, and `finish` does. The mark is written last, so a crash leaves no half part.
+
+    The segment ends at `until`, at the first snapshot at which the controller warns or a rescue is over, or where
+    `token_limit` is used up.
 
     Args:
         info: goes into every snapshot's manifest. progress: told the newest step row.
@@ -73,7 +87,9 @@ class SegmentRecorder(TrainerCallback):
         self.outcomes: list[dict[str, Any]] = []
         self.completions: list[dict[str, Any]] = []
         self.marks: list[Mark] = []
-        self.snapshot_seconds = 0.0
+        self.snapshot_seconds = 0.0  # in which training waited
+        self._keeper = ThreadPoolExecutor(1, "snapshot")
+        self._keeping: Future[Mark] | None = None
         self._since = time.perf_counter()
 
     def ended(self, step: int) -> str | None:
@@ -115,21 +131,32 @@ class SegmentRecorder(TrainerCallback):
         if not args.should_save:  # another process writes
             return
         started = time.perf_counter()
+        self.finish()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        exact.strip_checkpoint(folder)
         if self.controller is not None:
             self.controller.save(folder)
         if self.mixer is not None:
             self.mixer.save(folder)
-        content = exact.checkpoint_content(folder)
+        part = Part(folder, state.global_step, time.perf_counter() - self._since, ended, args.world_size)
+        rows = (self.steps, self.outcomes, self.completions)
+        self._keeping = self._keeper.submit(self._keep, part, *rows)
+        self.steps, self.outcomes, self.completions, self._since = [], [], [], time.perf_counter()
+        self.snapshot_seconds += time.perf_counter() - started
+
+    def _keep(self, part: Part, *rows: list[dict[str, Any]]) -> Mark:
+        """Make a checkpoint a snapshot, and its part of the segment whole."""
+        exact.strip_checkpoint(part.folder)
+        content = exact.checkpoint_content(part.folder)
         if "base" in self.info:  # an adapter is a state only together with it
             content["base"] = self.info["base"]
-        snapshot = Snapshots(self.store.child("snapshots")).add(
-            folder, content=content, step=state.global_step, info=self.info
-        )
-        self.snapshot_seconds += time.perf_counter() - started
-        seconds = time.perf_counter() - self._since
-        mark = Mark(state.global_step, snapshot.id, seconds, ended, args.world_size)
-        write_part(self.store, self.segment, mark, self.steps, self.outcomes, self.completions)
-        self.marks.append(mark)
-        self.steps, self.outcomes, self.completions, self._since = [], [], [], time.perf_counter()
+        snapshots = Snapshots(self.store.child("snapshots"))
+        snapshot = snapshots.add(part.folder, content=content, step=part.step, info=self.info)
+        mark = Mark(part.step, snapshot.id, part.seconds, part.ended, part.processes)
+        write_part(self.store, self.segment, mark, *rows)
+        return mark
+
+    def finish(self) -> None:
+        """Wait for the part that is being kept. Raises what kept it from being so."""
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            self.marks.append(keeping.result())
