@@ -16,6 +16,7 @@ ENDS = {  # why a segment ended earlier than it was to
     "rescued": "a rescue is over",
 }
 Level = Literal["info", "warn", "error"]
+ORDER = (*ENDS, "decision", "answer", "rollback", "outcome", "score")  # of events of one update
 INFO: Level = "info"
 WARN: Level = "warn"
 
@@ -90,7 +91,7 @@ def events(workspace: Workspace, ledger: Ledger, known: Collection[str] = ()) ->
     """Everything that happened so far besides updates, by update; scores with `known` keys are not read again."""
     found = [*ends(ledger), *branches(workspace, ledger), *decisions(workspace, ledger)]
     found += scores(workspace, ledger, known)
-    return sorted(found, key=lambda event: (event.update, event.key))
+    return sorted(found, key=lambda event: (event.update, ORDER.index(event.kind), event.key))
 
 
 def ends(ledger: Ledger) -> Iterator[Event]:
