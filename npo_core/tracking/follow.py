@@ -27,7 +27,8 @@ from npo_core.tracking.sync import Teller, described
 from npo_core.tracking.tracker import About
 
 NEAR, FAR = 2.0, 15.0  # seconds between two looks at a workspace on a disk, and in S3
-START, END = 120.0, 60.0  # seconds that a run waits for trackers to connect, and to take what is left
+START = 120.0  # seconds that a run waits for trackers to connect
+END, STOP = 60.0, 10.0  # and to take what is left, when it is finished, and when it has to make room
 LINKS = "tracking"  # folder in the workspace
 
 
@@ -97,7 +98,7 @@ class Follower:
     def end(self, how: dict[str, Any]) -> None:
         """Let it tell what is left, and how the run ended; a warning where that was not possible."""
         self._send(how)
-        answer = self._answer(END)
+        answer = self._answer(STOP if how["failed"] else END)
         if answer is None or "error" in answer:
             why = answer["error"] if answer else "it did not answer"
             print(f"Trackers were not told everything ({why}); the next start goes on.", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """What there is to tell of a run: a row an update, scores of snapshots, and events; all of it from the workspace."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ ENDS = {  # why a segment ended earlier than it was to
     "rescued": "a rescue is over",
 }
 Level = Literal["info", "warn", "error"]
+ORDER = (*ENDS, "decision", "answer", "rollback", "outcome", "score")  # of events of one update
 INFO: Level = "info"
 WARN: Level = "warn"
 
@@ -86,10 +87,11 @@ def named(branch: str, row: dict[str, Any]) -> dict[str, float]:
     return {f"{branch}/{name}": value for name, value in known.items() if name != "step"} | of_all
 
 
-def events(workspace: Workspace, ledger: Ledger) -> list[Event]:
-    """Everything that happened so far besides updates, by update."""
-    found = [*ends(ledger), *branches(workspace, ledger), *decisions(workspace, ledger), *scores(workspace, ledger)]
-    return sorted(found, key=lambda event: (event.update, event.key))
+def events(workspace: Workspace, ledger: Ledger, known: Collection[str] = ()) -> list[Event]:
+    """Everything that happened so far besides updates, by update; scores with `known` keys are not read again."""
+    found = [*ends(ledger), *branches(workspace, ledger), *decisions(workspace, ledger)]
+    found += scores(workspace, ledger, known)
+    return sorted(found, key=lambda event: (event.update, ORDER.index(event.kind), event.key))
 
 
 def ends(ledger: Ledger) -> Iterator[Event]:
@@ -142,14 +144,17 @@ def brought(result: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def scores(workspace: Workspace, ledger: Ledger) -> Iterator[Event]:
+def scores(workspace: Workspace, ledger: Ledger, known: Collection[str]) -> Iterator[Event]:
     """Held-out pass rates of snapshots; the base's at update 0."""
     store = workspace.store
     for protocol in store.list("evaluations"):
         for name in store.list(f"evaluations/{protocol}"):
             snapshot = name.removesuffix(".json")
+            key = f"score/{protocol}/{snapshot}"
+            if key in known:
+                continue
             score = store.read_json(f"evaluations/{protocol}/{name}")
             update = 0 if score["step"] == 0 else ledger.update_of(snapshot)
             if update is not None:
                 values = {"evaluation/pass_rate": score["pass_rate"], "evaluation/step": float(score["step"])}
-                yield Event(f"score/{protocol}/{snapshot}", update, "score", "", values=values)
+                yield Event(key, update, "score", "", values=values)

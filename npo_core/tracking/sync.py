@@ -39,7 +39,8 @@ class Teller:
         self.ledger = with_new_parts(self.workspace, known)
         if self.ledger is not known:
             write_ledger(self.workspace.store, self.ledger)  # from here on each update has its number
-        happened = events(self.workspace, self.ledger)
+        known_to = [set(self.ledger.told.get(name, Told()).events) for name in self.trackers]
+        happened = events(self.workspace, self.ledger, set.intersection(*known_to))
         if last is not None:
             happened.append(replace(last, key=f"{last.key}/{self.ledger.updates}", update=self.ledger.updates))
         return all([self._tell(name, happened) for name in self.trackers])

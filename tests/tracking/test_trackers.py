@@ -77,6 +77,9 @@ def test_decisions_and_outcomes_are_events(tmp_path):
     ledger = with_new_parts(run, open_ledger(run.store))
     found = [event for event in events(run, ledger) if event.title]
     titles = {event.title: event.update for event in found}
+    assert list(titles).index("decision 2 at step 8: intervene") < list(titles).index(
+        "rollback to step 4: branch replay-1"
+    )
     assert [event.text for event in found if event.kind == "outcome"] == ["pass rate +0.050 against the branch it left"]
     assert titles["rollback to step 4: branch replay-1"] == 8
     assert titles["decision 1 at step 4: go on"] == 4 and titles["decision 2 at step 8: intervene"] == 8
