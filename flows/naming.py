@@ -34,9 +34,16 @@ def about(parameters: dict[str, Any]) -> str:
     config, workspace = parameters.get("config"), parameters.get("workspace")
     if isinstance(config, RunConfig):
         return f"{config.name} seed {config.seed}"
+    if "origin" in parameters:
+        return f"of {last_part(parameters['origin'])} at step {parameters['at']}"
     if "workspaces" in parameters:
         return f"of {len(parameters['workspaces'])} runs"
-    return f"of {workspace.rstrip('/').rsplit('/', 1)[-1]}" if workspace else "of a new run"
+    return f"of {last_part(workspace)}" if workspace else "of a new run"
+
+
+def last_part(uri: str) -> str:
+    """What a run is called by where it lies."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
 
 
 def generated(name: str) -> bool:

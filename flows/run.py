@@ -6,7 +6,7 @@ from typing import Any
 from flows.server import local_server
 from npo_core.config import Plateau, RunConfig
 from npo_core.errors import ConfigError, StageError
-from npo_core.names import RECIPE_NAMES
+from npo_core.names import FORK, RECIPE_NAMES
 from npo_core.recipes.local import run_local
 from npo_core.recipes.progress import Progress
 from npo_core.stages.execute import STOPPED
@@ -15,7 +15,7 @@ from npo_core.stages.launch import forks
 from npo_core.stages.workspace import Workspace, absolute
 
 PAUSED = "The run was paused or ended in the Prefect UI: start the same command again to go on from its last snapshot."
-FLOWS = {name: name.replace("-", "_") for name in RECIPE_NAMES}  # module, and function in it
+FLOWS = {name: name.replace("-", "_") for name in (*RECIPE_NAMES, FORK)}  # module, and function in it
 
 
 def run_flow(
@@ -40,7 +40,8 @@ def run_flow(
         place, beside = absolute(workspace), absolute(baseline) if baseline else None
         try:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end of a run
-                return flow(config=config, workspace=place, baseline=beside, **settings)
+                given = settings if flow_name == FORK else {"config": config, **settings}
+                return flow(workspace=place, baseline=beside, **given)
         except (Abort, Pause):
             raise StageError(PAUSED, exit_code=STOPPED) from None
         except Exception:

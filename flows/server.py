@@ -187,9 +187,30 @@ def write_in_turn() -> None:
     Configuration.begin_transaction = begin_immediate
 
 
+def create_scheduled_runs() -> None:
+    """Let SQLAlchemy 2.1 insert the runs of a schedule as 2.0 did, without the values that are no columns.
+
+    Prefect 3.8 hands in what its models compute, such as an estimated run time, which 2.1 refuses: its scheduler would
+    fail at every look, and no schedule would ever start a run.
+    """
+    from prefect.server.database.orm_models import FlowRun
+    from sqlalchemy import inspect
+    from sqlalchemy.ext.hybrid import hybrid_property
+
+    setter: Any = leave_out
+    for computed in inspect(FlowRun).all_orm_descriptors:
+        if isinstance(computed, hybrid_property) and getattr(computed, "bulk_dml_setter", computed) is None:
+            computed.bulk_dml_setter = setter
+
+
+def leave_out(model: type, row: dict[str, Any], value: object) -> None:
+    """Take no column from a computed value."""
+
+
 if __name__ == "__main__":
     die_with_parent(int(os.environ[PARENT]))
     write_in_turn()
+    create_scheduled_runs()
     from prefect.cli import app
 
     app()

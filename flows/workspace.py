@@ -12,8 +12,9 @@ def choose_workspace(given: str | None, name: str) -> str:
     """The workspace that was given, or a new one under $NPO_RUNS (default: $NPO_HOME/runs).
 
     A given folder that is not absolute is taken from the folder that the flow runs in: a worker's is the checkout.
-    A new one is named after the run and its flow run's id, so that Retry finds what was finished.
+    A new one is named after the run and the end of its flow run's id, so that Retry finds what was finished. The id
+    begins with the time, which runs of one schedule share.
     """
     if given:
         return absolute(given)
-    return f"{runs_folder()}/{name}-{(flow_run.id or uuid4().hex)[:8]}"
+    return f"{runs_folder()}/{name}-{(flow_run.id or uuid4().hex)[-8:]}"

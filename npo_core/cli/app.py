@@ -16,6 +16,7 @@ from npo_core.cli.cache import cache
 from npo_core.cli.config import config
 from npo_core.cli.decide import decide
 from npo_core.cli.evaluate import evaluate
+from npo_core.cli.fork import fork
 from npo_core.cli.plan import plan
 from npo_core.cli.problems import problems
 from npo_core.cli.prove_replay import prove_replay
@@ -79,7 +80,7 @@ app = typer.Typer(
 )
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
 command: Callable[..., None]
-for command in (approve, serve):
+for command in (fork, approve, serve):
     app.command(rich_help_panel=RUN)(command)
 for command in (
     runs,

@@ -19,7 +19,10 @@ REFUSED = 64  # as a run's exit code would be
 
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")]
-Flow = Annotated[str, typer.Option(help="grpo, early-bootstrap, plateau-breakthrough or auto-npo.")]
+Flow = Annotated[
+    str,
+    typer.Option(help="grpo, early-bootstrap, plateau-breakthrough, auto-npo, or fork."),
+]
 Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs that train; sets execution.processes.")]
 Gpu = Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")]
 GpuMemory = Annotated[float | None, typer.Option(min=0.1, help="GiB of each GPU.")]

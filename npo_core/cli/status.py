@@ -8,6 +8,7 @@ from rich.text import Text
 
 from npo_core.cli.options import AsJson, Uri, emit
 from npo_core.cli.output import Data, grid, open_workspace, plain
+from npo_core.names import FORK
 
 STATE_STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow", "left": "dim"}
 
@@ -29,6 +30,8 @@ def show(data: Data, console: Console) -> None:
     console.print(
         f"[bold]{escape(data['name'])}[/]  {data['kind'] or 'not begun'}  {escape(data['workspace'])}", soft_wrap=True
     )
+    if data["forked"]:
+        console.print(data["forked"]["sentence"], markup=False, highlight=False, soft_wrap=True)
     table = grid("stage", "state", ">progress", ">seconds", ">tokens", "figures")
     for stage in data["stages"]:
         table.add_row(
@@ -52,7 +55,10 @@ def advice(data: Data) -> str:
         return "A stop file is in the workspace: remove it and start the same command again to go on."
     if data["finished"]:
         return f"Finished. {'See report/report.md.' if data['report'] else 'Write its report with `npo report`.'}"
-    return "Running." if "running" in states else "Not running: start the same `npo run` again, it goes on from here."
+    command = "npo fork" if data["kind"] == FORK else "npo run"
+    return (
+        "Running." if "running" in states else f"Not running: start the same `{command}` again, it goes on from here."
+    )
 
 
 def share(progress: Iterable[int] | None) -> str:

@@ -26,6 +26,8 @@ def timeline_data(uri: str) -> Data:
 
 def show(data: Data, console: Console) -> None:
     """Print the tree, the branches and the segments."""
+    if data["forked"]:
+        console.print(Text(data["forked"]["sentence"]), soft_wrap=True)
     console.print(Text(data["drawing"]), soft_wrap=True)
     branches = grid("branch", ">from step", "guidance cache", "reason")
     for branch in data["branches"]:

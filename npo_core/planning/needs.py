@@ -33,7 +33,7 @@ class Need:
 
 def find_needs(setting: Setting, machine: Machine, flow: str, folder: Path | None) -> list[Need]:
     """Memory of each stage, of the machine where a GPU trains, and disk."""
-    stages = count(setting.config, flow)
+    stages = count(setting.config, flow, folder)
     names = {stage.stage for stage in stages}
     least = {memory.stage: memory.peak for memory in stage_memory(replace(setting, longest_prompts=False), names)}
     needs = []

@@ -104,17 +104,19 @@ def make_plan(
         model=model | {**asdict(size), "dtype": "bfloat16" if setting.weight_bytes == 2 else "float32"},
         machine=about,
         needs=needs,
-        stages=find_stages(setting, machine, flow, length, tokens_per_second),
+        stages=find_stages(setting, machine, flow, length, tokens_per_second, folder),
         assumptions=assumptions(setting, machine, length, tokens_per_second),
         unknown=unknown(setting, machine),
         changes=changes(needs, setting, machine, flow, folder),
     )
 
 
-def find_stages(setting: Setting, machine: Machine, flow: str, length: float, rate: float | None) -> list[Stage]:
+def find_stages(
+    setting: Setting, machine: Machine, flow: str, length: float, rate: float | None, folder: Path | None
+) -> list[Stage]:
     """Tokens and seconds of each stage."""
     found = []
-    for work in count(setting.config, flow):
+    for work in count(setting.config, flow, folder):
         tokens = work.tokens(length)
         estimated = seconds(work, setting, machine.speed, length) if rate is None else tokens and tokens / rate
         found.append(Stage(work.label, work.stage, work.updates, work.completions, tokens, estimated))

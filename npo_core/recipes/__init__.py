@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from npo_core.config import Plateau
 from npo_core.errors import ConfigError
-from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
+from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, FORK, GRPO, PLATEAU
 from npo_core.recipes.auto_npo import auto_npo
 from npo_core.recipes.early_bootstrap import early_bootstrap
+from npo_core.recipes.fork import fork
 from npo_core.recipes.grpo import grpo
 from npo_core.recipes.plateau_breakthrough import plateau_breakthrough
 from npo_core.recipes.steps import Report, Steps
@@ -16,6 +17,7 @@ RECIPES: dict[str, Callable[..., Report]] = {
     EARLY_BOOTSTRAP: early_bootstrap,
     PLATEAU: plateau_breakthrough,
     AUTO_NPO: auto_npo,
+    FORK: fork,
 }
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from npo_core.config import Plateau, RunConfig
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.probe import Candidate, ProbeResult
 from npo_core.control.records import Decisions
-from npo_core.names import AUTO_NPO, PLATEAU, RECIPE_NAMES
+from npo_core.names import AUTO_NPO, FORK, FORK_FILE, PLATEAU, RECIPE_NAMES
 from npo_core.recipes import follow
 from npo_core.recipes.run import Run, require_recipe
 from npo_core.recipes.steps import Guidance, Probed, Report
@@ -28,20 +29,25 @@ from npo_core.stages.results import (
 )
 from npo_core.stages.specs import GuideSpec, ProbeSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
-from npo_core.timeline import SnapshotRef
+from npo_core.timeline import Fork, SnapshotRef
 
 NOWHERE = "not-begun"  # a workspace that is never read or written
 FLOWS = RECIPE_NAMES
 
 
-def count(config: RunConfig, recipe: str) -> list[Work]:
+def count(config: RunConfig, recipe: str, folder: Path | None = None) -> list[Work]:
     """The stages of a recipe in order, at most: every intervention that can happen does, as far back as it may.
+
+    Args:
+        folder: of a workspace that was forked: the rest from there; any other is not looked at.
 
     Raises:
         ConfigError: there is no such recipe, or it refuses the configuration.
     """
     require_recipe(config, recipe)
     steps = CountingSteps(Run(config, Workspace(NOWHERE)), most=True)
+    if recipe == FORK and folder is not None and (folder / FORK_FILE).exists():
+        steps = CountingSteps(Run(config, Workspace(folder)), done={}, most=True)
     follow(recipe, steps)
     return [work for work in steps.works if work.stage != "base"]
 
@@ -62,6 +68,12 @@ class CountingSteps(WorkspaceSteps):
         self.step_of: dict[str, int] = {}
         self.opened: dict[str, dict[int, str]] = {}  # branch -> step -> snapshot
         self.trained: dict[str, list[tuple[str, int, int]]] = {}  # branch -> segments with t0 and t1
+
+    @property
+    def forked(self) -> Fork:
+        if self.done is None:  # no workspace is known: a fork of the base at most
+            return Fork(workspace=NOWHERE, step=0, snapshot="base", branch="main", last=None)
+        return super().forked
 
     def stage(self, spec: Spec, label: str) -> StageResult:
         found = (self.done or {}).get(spec.folder)

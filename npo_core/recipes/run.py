@@ -10,15 +10,15 @@ from typing import Any
 
 from npo_core.config import ExtrapolatedGuide, NearestGuide, Plateau, RunConfig
 from npo_core.engines.open import require_engine
-from npo_core.errors import ConfigError
+from npo_core.errors import ConfigError, DataError
 from npo_core.mix.rescue import mix_of
-from npo_core.names import DRAWS, GRPO, RESULT_FILE, STARTED_FILE
+from npo_core.names import DRAWS, FORK, FORK_FILE, GRPO, PLATEAU, RESULT_FILE, STARTED_FILE
 from npo_core.stages.functions import keep_functions, require_same_functions
 from npo_core.stages.launch import accelerated
 from npo_core.stages.preflight import function_sources, preflight
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
-from npo_core.timeline import workspace_lock
+from npo_core.timeline import Fork, read_fork, workspace_lock
 from npo_core.timeline.lock import require_free
 from npo_core.tracking import followed, require_trackers
 
@@ -148,7 +148,12 @@ class Run:
 
 
 def require_recipe(config: RunConfig, recipe: str) -> None:
-    """Raises ConfigError where the configuration's method is for another recipe, or `mix` needs one."""
+    """Raises ConfigError where the configuration's method is for another recipe, or `mix` needs one.
+
+    A fork takes any: it goes on as the run before did, whose recipe it was.
+    """
+    if recipe == FORK:
+        return
     if config.recipe not in (None, recipe):
         raise ConfigError(
             f"method = {config.method} is for the recipe {config.recipe}, not {recipe}: run that one, or leave the "
@@ -194,6 +199,31 @@ def require_same_draws(workspace: Workspace) -> None:
         )
 
 
+def forked_from(workspace: Workspace) -> Fork:
+    """Where the run in a workspace was forked from. Raises DataError where it was not."""
+    if (record := read_fork(workspace.store)) is None:
+        raise DataError(
+            f"{workspace.uri} was not forked from a run ({FORK_FILE} is not there): make a fork with `npo fork`."
+        )
+    return record
+
+
+def require_recipe_of_fork(workspace: Workspace, recipe: str) -> None:
+    """Refuse to begin another recipe where a run was forked: its path begins in the run before.
+
+    Raises:
+        ConfigError: says what still works. DataError: the recipe is that of a fork, and nothing was forked.
+    """
+    if recipe == FORK:
+        forked_from(workspace)
+    if recipe in (FORK, PLATEAU) or (there := read_fork(workspace.store)) is None:
+        return
+    raise ConfigError(
+        f"workspace = {workspace.uri} was forked at step {there.step} of {there.workspace}, and {recipe} begins at the "
+        f"base: start the same `npo fork` again to go on, run {PLATEAU} on it, or give another workspace."
+    )
+
+
 @contextmanager
 def open_run(
     config: RunConfig,
@@ -213,6 +243,7 @@ def open_run(
     require_recipe(config, recipe)
     require_engine(config.engine, gpu=accelerated(config.execution))
     workspace = Workspace(uri)
+    require_recipe_of_fork(workspace, recipe)
     with workspace_lock(workspace.store, owner=f"npo {config.name}"):
         require_same_draws(workspace)
         workspace.store.clean_leftovers()

@@ -21,6 +21,7 @@ from npo_core.reporting.costs import label, snapshot_steps
 from npo_core.reporting.records import Stage, is_watched, read_decisions, read_stages
 from npo_core.reporting.roles import kind_of
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import origin, read_fork
 from npo_core.timeline.segments import read_marks
 
 DONE, RUNNING, FAILED, INTERRUPTED, LEFT = "done", "running", "failed", "interrupted", "left"
@@ -61,6 +62,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "stopped": workspace.store.exists(STOP_FILE),
         "finished": recipe is not None and not undone,
         "report": workspace.store.exists("report/report.md"),
+        "forked": None if (there := read_fork(workspace.store)) is None else origin(there),
         "error": next((state.error for state in reversed(states) if state.error), None),
     }
 

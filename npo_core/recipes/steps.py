@@ -12,7 +12,7 @@ from npo_core.config import Plateau, RunConfig
 from npo_core.control.decision import Budget, Decision
 from npo_core.control.probe import ProbeResult
 from npo_core.stages.results import EvaluateResult, TrainResult
-from npo_core.timeline import SnapshotRef
+from npo_core.timeline import Fork, SnapshotRef
 
 Report = Mapping[str, Any]  # the content of report.json
 
@@ -44,6 +44,15 @@ class Steps(Protocol):
     @property
     def budget(self) -> Budget:
         """What `auto.budget_updates` and `auto.budget_tokens` still allow, evaluations not counted."""
+        ...
+
+    @property
+    def forked(self) -> Fork:
+        """Where the run was forked from, and how the run before went on there.
+
+        Raises:
+            DataError: it was not forked.
+        """
         ...
 
     def base(self) -> SnapshotRef:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from npo_core.config import RunConfig
 from npo_core.control.decision import Budget
-from npo_core.recipes.run import Run
+from npo_core.recipes.run import Run, forked_from
 from npo_core.recipes.steps import Guidance, Probed
 from npo_core.stages.launch import StageResult
 from npo_core.stages.results import EvaluateResult, TrainResult
 from npo_core.stages.specs import Spec
-from npo_core.timeline import SnapshotRef
+from npo_core.timeline import Fork, SnapshotRef
 
 
 class WorkspaceSteps(ABC):
@@ -35,6 +35,10 @@ class WorkspaceSteps(ABC):
             updates=None if auto.budget_updates is None else max(auto.budget_updates - int(self.updates), 0),
             tokens=None if auto.budget_tokens is None else max(auto.budget_tokens - int(self.tokens), 0),
         )
+
+    @property
+    def forked(self) -> Fork:
+        return forked_from(self.run.workspace)
 
     def _spend(self, result: StageResult) -> StageResult:
         self.updates += result.cost.updates or 0.0

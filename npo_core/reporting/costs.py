@@ -8,7 +8,7 @@ from typing import Any
 
 from npo_core.reporting.records import Metrics, Stage, Workspace, committed, read_metrics
 from npo_core.reporting.roles import Position, Roles
-from npo_core.timeline import Stretch
+from npo_core.timeline import Stretch, read_fork
 
 Payment = tuple[Position, int, float, float]  # where it was made, updates, tokens generated, tokens trained on
 OPENING = -1.0  # guidance for a branch from its beginning is paid before its first step
@@ -71,6 +71,7 @@ def committed_cost(workspace: Workspace, stage: Stage) -> StageCost | None:
 def snapshot_steps(workspace: Workspace, stages: Sequence[Stage]) -> dict[str, int]:
     """The step of every snapshot that a stage started from or made."""
     made = {id_: int(step) for stage in stages for step, id_ in stage.result.get("snapshots", {}).items()}
+    made |= forked.guides if (forked := read_fork(workspace.store)) else {}
     made |= {stage.result["snapshot"]: 0 for stage in stages if stage.name == "base" and stage.record}
     asked = {stage.spec["start"] for stage in stages if stage.name == "train"} - set(made)
     return made | {id_: workspace.timeline.snapshots.get(id_).step for id_ in asked}

@@ -1,5 +1,6 @@
 """What a run is, what it did, and how to do it again, in words."""
 
+import json
 import shlex
 from os.path import isabs
 from pathlib import Path
@@ -11,6 +12,7 @@ from npo_core.reporting.mixed import in_words as mixed
 from npo_core.reporting.roles import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU, REPLAY, SCOUT
 from npo_core.reporting.run_data import Rollback, RunData
 from npo_core.reporting.tables import Table, number
+from npo_core.timeline import Fork
 
 KEY_SETTINGS = """
     seed problems.kind problems.train.path problems.held_out.path problems.held_out_rows problems.difficulties
@@ -29,7 +31,9 @@ GUIDED_SETTINGS = """
 def name_of(run: RunData) -> str:
     """What a run is, in a few words."""
     parts = []
-    if beginning(run) == AUTO_NPO:
+    if run.forked is not None:
+        parts.append(f"fork at step {run.forked.step}")
+    elif beginning(run) == AUTO_NPO:
         parts.append("AutoNPO")
     elif run.bootstrapped:
         parts.append("NPO early" if run.config.bootstrap.guided else "replay without guidance")
@@ -43,6 +47,8 @@ def what_ran(run: RunData) -> str:
     """What happened, in words."""
     end = run.steps_done if run.complete else run.config.training.steps
     seed = f"Seed {run.config.seed}."
+    if run.forked is not None:
+        return forked(run, run.forked, f"up to step {end}. {seed}")
     if run.kind == GRPO and run.config.mix == Mix():
         return f"Plain GRPO from the base model to step {end}. {seed}"
     if run.kind == GRPO:
@@ -54,6 +60,16 @@ def what_ran(run: RunData) -> str:
     if any(rollback.guided for rollback in run.later):
         told.append(f"In a guided replay {injection(run)}.")
     return " ".join([*told, f"Otherwise it is plain GRPO, up to step {end}.", seed])
+
+
+def forked(run: RunData, fork: Fork, end: str) -> str:
+    """What a fork shares, how it went on, and what counts as spent."""
+    told = [fork.in_words(), "Up to there it is the path of that run, whose updates and tokens count as spent here."]
+    guided = [leg.until for leg in fork.onward(run.config.training.steps) if leg.cache]
+    if guided:
+        told.append(f"As that run was, it was guided up to step {guided[-1]}: {injection(run)}.")
+    told += [in_words(rollback) for rollback in run.later]
+    return " ".join([*told, f"Otherwise it is GRPO, {end}"])
 
 
 def bootstrap(run: RunData) -> str:
@@ -175,6 +191,10 @@ def commands(run: RunData, old: str, new: str) -> list[str]:
     given = [{name: flatten(plan)[name] for name in config if flatten(plan)[name] != config[name]} for plan in plans]
     late = [" ".join(f"--set plateau.{name}={value}" for name, value in plan.items()) for plan in given]
     tails = [f"npo run {PLATEAU} --workspace {new} {words}".rstrip() for words in late]
+    if run.forked is not None:
+        changed = " ".join(f"--set {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in run.forked.changes.items())
+        place = f"{shlex.quote(run.forked.workspace)} --at {run.forked.step} --branch {run.forked.branch}"
+        return [f"npo fork {place} {changed}".rstrip() + f" --workspace {new}", *tails]
     return [f"npo run {beginning(run)} {begin}", *tails]
 
 

@@ -6,7 +6,7 @@ from npo_core.errors import DataError
 from npo_core.guidance.cache import summary
 from npo_core.guidance.info import INFO_FILE
 from npo_core.reporting.records import Workspace
-from npo_core.timeline import opened
+from npo_core.timeline import opened, origin, read_fork
 
 
 def timeline(workspace: Workspace) -> dict[str, Any]:
@@ -17,6 +17,7 @@ def timeline(workspace: Workspace) -> dict[str, Any]:
     return {
         "workspace": workspace.uri,
         "name": config.name,
+        "forked": None if (there := read_fork(workspace.store)) is None else origin(there),
         "drawing": line.draw(),
         "snapshots": len(made),
         "branches": [branch.model_dump(mode="json") for branch in opened(line.branches())],

@@ -37,7 +37,7 @@ from npo_core.reporting.tables import (
     number,
     problems_table,
 )
-from npo_core.timeline import json_bytes
+from npo_core.timeline import json_bytes, origin
 
 FOLDER, PROMPTS_PICTURE = "report", "prompts.png"
 
@@ -80,6 +80,7 @@ def run_figures(run: RunData) -> dict[str, Any]:
         "kind": run.kind,
         "complete": run.complete,
         "branch": run.branch,
+        "forked": None if run.forked is None else origin(run.forked),
         "steps_done": run.steps_done,
         "guided_until": run.guided_until,
         "spent_before": asdict(run.spent),

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
+from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, FORK, GRPO, PLATEAU
 from npo_core.timeline import Branch, Segment, Stretch, Tree, opened
 
 SCOUT = "scout"
 LATE, REPLAY = re.compile(r"late-"), re.compile(r"replay-\d+$")  # branches of plateau breakthrough, and of AutoNPO
+FORKED = re.compile(r"fork-\d+$")  # the branch on which a fork goes on
 Position = tuple[int, float]  # the number of a branch as opened, and a step on it
 
 
@@ -90,6 +91,8 @@ def kind_of(branches: Collection[Branch], watched: bool) -> str:
     names = {branch.name for branch in branches}
     if any(map(LATE.match, names)):
         return PLATEAU
+    if any(map(FORKED.match, names)):
+        return FORK
     if watched or any(map(REPLAY.match, names)):
         return AUTO_NPO
     return EARLY_BOOTSTRAP if SCOUT in names or len(names) > 1 else GRPO

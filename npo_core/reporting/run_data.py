@@ -19,8 +19,8 @@ from npo_core.reporting.records import (
     read_stages,
     run_segments,
 )
-from npo_core.reporting.roles import EARLY_BOOTSTRAP, SCOUT, Roles, RunSegment, assign, by_branch
-from npo_core.timeline import Segment, Store, Stretch
+from npo_core.reporting.roles import EARLY_BOOTSTRAP, FORKED, SCOUT, Roles, RunSegment, assign, by_branch
+from npo_core.timeline import Fork, Segment, Store, Stretch, read_fork
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class RunData:
                    branch the snapshot comes twice: as it was made, and with all that was spent until training went on
     steps          metrics of every update on that path
     abandoned      what was left behind, by branch as opened
-    rollbacks      every branch but the first, as opened
+    rollbacks      every branch but the first and those of forks, as opened
     segments       where segments begin and end, by branch as opened
     guided_until   last step that was trained with guidance; None without
     guidance       summaries of the guidance caches, each with its `branch`, as opened
@@ -107,6 +107,7 @@ class RunData:
     protocol       names how snapshots were evaluated: problems, samples, length
     problems       of problems from data: rows, problems and what was dropped, of train and held_out
     path           the segments on the path to the result, and the steps of them that lie on it
+    forked         where it was forked from; None: it began at its base
     folder         where it was started last, from which relative paths of its configuration count; None: not noted
     """
 
@@ -127,6 +128,7 @@ class RunData:
     protocol: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     problems: dict[str, Any] | None = None
+    forked: Fork | None = None
     folder: str | None = None
     path: list[Stretch] = field(default_factory=list)
 
@@ -177,6 +179,7 @@ def load(workspace: Workspace) -> RunData:
     guidance, probes = read_guidance(workspace, roles, segments), probe_tokens(stages, decisions)
     ledger = Ledger(payments(roles, steps, abandoned, guidance, probes))
     protocol, scores = read_scores(workspace, roles)
+    forked = read_fork(workspace.store)
     path = [(position, scores[id_]) for position, id_ in roles.path_snapshots() if id_ in scores]
     return RunData(
         config=config,
@@ -191,7 +194,7 @@ def load(workspace: Workspace) -> RunData:
             int(sum(tokens for *_, tokens in probes)),
         ),
         abandoned=abandoned_branches(roles, abandoned, scores, ledger),
-        rollbacks=rollbacks(roles, segments, ledger),
+        rollbacks=rollbacks(roles, segments, ledger, forked.guides if forked else {}),
         segments=roles.segments(),
         guided_until=max((s.t1 for s in roles.path if s.segment.cache), default=None),
         stages=stage_costs(workspace, stages),
@@ -201,6 +204,7 @@ def load(workspace: Workspace) -> RunData:
         protocol=protocol,
         versions=versions(stages),
         problems=next((s.result["problems"] for s in stages if "problems" in s.result), None),
+        forked=forked,
         folder=workspace.store.read_json(STARTED_FILE, default={}).get("folder"),
         path=roles.path,
     )
@@ -225,12 +229,19 @@ def abandoned_branches(
     return [AbandonedBranch(name, found[name], own) for name, own in steps.items()]
 
 
-def rollbacks(roles: Roles, segments: Sequence[Segment], ledger: Ledger) -> list[Rollback]:
-    """Where each branch but the first left, and from where it was rolled back."""
-    steps = {id_: step for segment in segments for step, id_ in segment.produced().items()}
+def rollbacks(
+    roles: Roles, segments: Sequence[Segment], ledger: Ledger, elsewhere: Mapping[str, int]
+) -> list[Rollback]:
+    """Where each branch but the first and a fork's left, and from where it was rolled back.
+
+    `elsewhere`: the steps of guides that are snapshots of the run before a fork.
+    """
+    steps = dict(elsewhere) | {id_: step for segment in segments for step, id_ in segment.produced().items()}
     tips = {segment.branch: segment.t1 for segment in sorted(segments, key=lambda s: s.t1)}
     found = []
     for number, branch in enumerate(roles.opened[1:], 1):
+        if FORKED.match(branch.name):
+            continue
         before = roles.opened[number - 1]
         tip = tips.get(before.name, before.parent_step)
         parent = roles.parents[branch.name]

@@ -1,7 +1,9 @@
 """The timeline of a run: storage by URI, snapshots, branches and segments, and the lock of a workspace."""
 
+from npo_core.timeline.forks import Fork, Leg, origin, read_fork
 from npo_core.timeline.lock import Lease, workspace_lock
 from npo_core.timeline.records import Branch, Segment, SnapshotRef
+from npo_core.timeline.share import share_file, share_folder
 from npo_core.timeline.snapshots import MANIFEST, FileEntry, Snapshot, Snapshots, snapshot_id
 from npo_core.timeline.store import Store, folder_bytes, json_bytes
 from npo_core.timeline.timeline import Timeline
@@ -11,7 +13,9 @@ __all__ = [
     "MANIFEST",
     "Branch",
     "FileEntry",
+    "Fork",
     "Lease",
+    "Leg",
     "Node",
     "Root",
     "Segment",
@@ -25,6 +29,10 @@ __all__ = [
     "folder_bytes",
     "json_bytes",
     "opened",
+    "origin",
+    "read_fork",
+    "share_file",
+    "share_folder",
     "snapshot_id",
     "workspace_lock",
 ]

@@ -117,7 +117,12 @@ def write_part(
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(list(rows), SCHEMAS[name]), sink, compression="zstd")
         store.write_bytes(f"{folder}/{name}-{mark.step:06d}.parquet", sink.getvalue())
-    store.write_json(f"{folder}/mark-{mark.step:06d}.json", asdict(mark))
+    write_mark(store, segment, mark)
+
+
+def write_mark(store: Store, segment: str, mark: Mark) -> None:
+    """Say that a part is complete."""
+    store.write_json(f"segments/{segment}/mark-{mark.step:06d}.json", asdict(mark))
 
 
 def part_files(steps: Iterable[int]) -> list[str]:

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,6 +167,36 @@ def load_cursor(folder: str) -> tuple[dict, list | None]:
     with open(path) as file:
         cursor = json.load(file)
     return cursor, torch.load(buffer_path, weights_only=True) if os.path.exists(buffer_path) else None
+
+
+SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")  # of an optimizer's group, which its state brings along
+
+
+def optimizer_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimizer was made with, by group: loading a state replaces it with what wrote the state."""
+    return [{name: group[name] for name in SETTINGS if name in group} for group in optimizer.param_groups]
+
+
+def set_optimizer_settings(
+    optimizer: torch.optim.Optimizer, scheduler: Any, settings: Sequence[Mapping[str, Any]]
+) -> None:
+    """Put an optimizer back to its own settings, and the learning rate to where its own schedule has it now.
+
+    Where the state was written with the same settings, every bit stays.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate's is around another
+    if not hasattr(scheduler, "lr_lambdas"):  # not one of transformers' schedules
+        return
+    scheduler.base_lrs = [own["initial_lr"] for own in settings]
+    rates = [
+        base * schedule(scheduler.last_epoch)
+        for base, schedule in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def own_share(buffer: list, among: Accelerator, step: int) -> list:

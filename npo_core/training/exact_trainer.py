@@ -172,11 +172,14 @@ class ExactTrainer(SharingTrainer):
             exact.save_cursor(folder, cursor, buffer)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
+        """The state of a checkpoint, under this run's settings: a fork may have other ones than wrote it."""
+        settings = exact.optimizer_settings(self.optimizer) if checkpoint is not None else []
         if checkpoint is not None and self.is_distributed_loading_by_transformers:
             sharded.load_optimizer_and_scheduler(self, checkpoint)
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            exact.set_optimizer_settings(self.optimizer, self.lr_scheduler, settings)
             self._take_up(*exact.load_cursor(checkpoint))
 
     def _shares(self) -> list:

@@ -27,7 +27,7 @@ def quick(browser, served: Served) -> str:
 
 def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, quick: str):
     """One click; then name, state, log, artifacts and tag say what and where it is."""
-    workspace = served.home / "runs" / f"smoke-{quick[:8]}"
+    workspace = served.home / "runs" / f"smoke-{quick[-8:]}"
     second.open_run(quick)
     second.see(NAME)
     second.see(f"Workspace: {workspace}")
@@ -135,7 +135,7 @@ def test_contradictions_are_named_at_once(second: SecondUI, served: Served):
 
 def test_no_plateau_is_said(second: SecondUI, served: Served, quick: str):
     """A run on another's workspace has its tag, and says why it changed nothing."""
-    workspace = str(served.home / "runs" / f"smoke-{quick[:8]}")
+    workspace = str(served.home / "runs" / f"smoke-{quick[-8:]}")
     run = served.run("plateau-breakthrough/plateau-breakthrough", workspace=workspace)
     done = served.wait(run, {"COMPLETED"}, seconds=600)
     assert f"workspace:{workspace}" in done["tags"]
@@ -145,7 +145,7 @@ def test_no_plateau_is_said(second: SecondUI, served: Served, quick: str):
 
 
 def test_runs_side_by_side(second: SecondUI, served: Served, quick: str):
-    workspace = str(served.home / "runs" / f"smoke-{quick[:8]}")
+    workspace = str(served.home / "runs" / f"smoke-{quick[-8:]}")
     run = served.run("compare/compare", workspaces=[workspace, workspace])
     done = served.wait(run, {"COMPLETED"}, seconds=600)
     assert done["state"]["message"].startswith("Held-out: ")

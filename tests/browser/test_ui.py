@@ -36,7 +36,7 @@ def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
     config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
     assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
 
-    workspace = served.home / "runs" / f"demo-{run[:8]}"
+    workspace = served.home / "runs" / f"demo-{run[-8:]}"
     decision = json.loads((workspace / "decisions/0001.json").read_text())
     ui.open_artifact("demo-decision-0001")
     ui.see(f"Decision {decision['number']} at step {decision['step']}")

@@ -81,7 +81,7 @@ def deployments(served: Served) -> dict[str, dict[str, Any]]:
 
 def test_forms_are_filled_with_the_presets(served):
     found = deployments(served)
-    assert set(found) == set(PRESET) | {"plateau-breakthrough", "compare"}
+    assert set(found) == set(PRESET) | {"plateau-breakthrough", "compare", "fork"}
     for name, preset in PRESET.items():
         config = load_config(ROOT / f"deployments/configs/{preset}.yaml")
         flow = found[name]["entrypoint"].rpartition(":")[2].replace("_", "-")
@@ -129,7 +129,8 @@ def test_forms_begin_with_what_decides_most(served):
     about = {"grpo": [], "smoke": ["bootstrap.scout_steps"], "auto-npo": ["auto.approval", "auto.budget_updates"]}
     for name, found in deployments(served).items():
         properties = found["parameter_openapi_schema"]["properties"]
-        assert name == "compare" or list(properties)[:2] == ["workspace", "baseline"]
+        first = {"compare": ["workspaces"], "fork": ["origin", "at"]}.get(name, ["workspace", "baseline"])
+        assert list(properties)[: len(first)] == first
         if name in about:
             titles = [title for title, _ in fields({"properties": {"config": properties["config"]}})]
             assert titles[:4] == ["config", "name", "seed", "training.steps"]
@@ -201,7 +202,7 @@ def test_the_smoke_run_completes_with_its_artifacts(served, begun):
     stages = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-24", "evaluation", "report"]
     assert {f"smoke-{stage}" for stage in stages} <= set(artifacts)
     assert "data:image/png" in artifacts["smoke-report"]
-    workspace = served.home / "runs" / f"smoke-{begun.smoke[:8]}"
+    workspace = served.home / "runs" / f"smoke-{begun.smoke[-8:]}"
     assert smoke["run_count"] == 1 and (workspace / "report/report.md").exists()
     assert re.fullmatch(r"early-bootstrap smoke seed 0, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", smoke["name"])
     held_out = r"Held-out 0\.\d{3} ± 0\.\d{3} after 24 steps\. Report: "
@@ -283,7 +284,7 @@ def test_killed_with_a_run_and_started_again(tmp_path_factory, prefect_database,
         while not any("base model was done already" in line for line in again.logs(run)):
             assert time.monotonic() < deadline, again.logs(run)
             time.sleep(0.2)
-        assert [path.name for path in (home / "runs").iterdir()] == [f"smoke-{run[:8]}"]
+        assert [path.name for path in (home / "runs").iterdir()] == [f"smoke-{run[-8:]}"]
         assert len(again.ask("automations/filter", {})) == 2
     finally:
         stop(again)

@@ -10,6 +10,7 @@ from npo_core.config import Plateau, RunConfig, override, parse_config
 from npo_core.recipes.local import run_local
 from npo_core.stages.workspace import Workspace
 from tests.flows.conftest import AUTO, TINY
+from tests.timeline.conftest import s3_endpoint  # noqa: F401  a fixture
 
 Start = Callable[..., Workspace]
 
