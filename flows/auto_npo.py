@@ -16,6 +16,7 @@ from npo_core.names import AUTO_NPO
 def auto_npo(
     workspace: str | None = None,
     baseline: str | None = None,
+    fresh_seed: bool = False,
     config: Annotated[RunConfig, FORMS[AUTO_NPO]] = RunConfig(),  # noqa: B008, a frozen model
 ) -> State[dict]:
     """Train, and where the signals warn of a plateau, decide whether to roll back and replay guided.
@@ -24,6 +25,7 @@ def auto_npo(
         workspace: Folder or s3:// URI of the run. A run that was started there is taken up where it was. Empty: a new
             folder.
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
+        fresh_seed: Another seed each time, from when the run was to start first; Retry keeps it. For schedules.
         config: Everything that decides the run; `auto` says when it intervenes and how far it rolls back.
     """
-    return follow(AUTO_NPO, config, workspace, baseline)
+    return follow(AUTO_NPO, config, workspace, baseline, fresh_seed=fresh_seed)

@@ -16,6 +16,7 @@ from npo_core.names import EARLY_BOOTSTRAP
 def early_bootstrap(
     workspace: str | None = None,
     baseline: str | None = None,
+    fresh_seed: bool = False,
     config: Annotated[RunConfig, FORMS[EARLY_BOOTSTRAP]] = RunConfig(),  # noqa: B008, a frozen model
 ) -> State[dict]:
     """A short scout run from the base; its last checkpoint guides a restart from the base.
@@ -24,6 +25,7 @@ def early_bootstrap(
         workspace: Folder or s3:// URI of the run. A run that was started there is taken up where it was. Empty: a new
             folder.
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
+        fresh_seed: Another seed each time, from when the run was to start first; Retry keeps it. For schedules.
         config: Everything that decides the run; `bootstrap` says how far the scout runs.
     """
-    return follow(EARLY_BOOTSTRAP, config, workspace, baseline)
+    return follow(EARLY_BOOTSTRAP, config, workspace, baseline, fresh_seed=fresh_seed)

@@ -17,6 +17,7 @@ def grpo(
     workspace: str | None = None,
     baseline: str | None = None,
     announce_plateau: bool = False,
+    fresh_seed: bool = False,
     config: Annotated[RunConfig, FORMS[GRPO]] = RunConfig(),  # noqa: B008, a frozen model
 ) -> State[dict]:
     """Train from the base to `training.steps`, evaluate, report.
@@ -27,6 +28,7 @@ def grpo(
         baseline: Folder or s3:// URI of another run, to compare with in the report.
         announce_plateau: At the end of a run that reached a plateau, start plateau-breakthrough on it, by the event
             npo.plateau.detected.
+        fresh_seed: Another seed each time, from when the run was to start first; Retry keeps it. For schedules.
         config: Everything that decides the run.
     """
-    return follow(GRPO, config, workspace, baseline, announce_plateau=announce_plateau)
+    return follow(GRPO, config, workspace, baseline, announce_plateau=announce_plateau, fresh_seed=fresh_seed)

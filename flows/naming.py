@@ -9,6 +9,7 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from npo_core.config import RunConfig
+from npo_core.recipes.runs import runs_folder
 
 GREEK = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi"
@@ -33,11 +34,13 @@ def about(parameters: dict[str, Any]) -> str:
     """What a run works on, in few words."""
     config, workspace = parameters.get("config"), parameters.get("workspace")
     if isinstance(config, RunConfig):
-        return f"{config.name} seed {config.seed}"
+        return f"{config.name} {'fresh seed' if parameters.get('fresh_seed') else f'seed {config.seed}'}"
     if "origin" in parameters:
         return f"of {last_part(parameters['origin'])} at step {parameters['at']}"
     if "workspaces" in parameters:
         return f"of {len(parameters['workspaces'])} runs"
+    if "at_most" in parameters:
+        return f"of {last_part(parameters.get('folder') or runs_folder())}"
     return f"of {last_part(workspace)}" if workspace else "of a new run"
 
 

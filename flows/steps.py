@@ -11,6 +11,7 @@ from prefect.states import State
 
 from flows.approval import ask
 from flows.conclusion import done, failed, one_sentence_each, tell_where
+from flows.seeds import with_fresh_seed
 from flows.workspace import choose_workspace
 from npo_core import recipes
 from npo_core.config import Execution, Plateau, RunConfig
@@ -53,8 +54,13 @@ def follow(
     baseline: str | None,
     plateau: Plateau | None = None,
     announce_plateau: bool = False,
+    fresh_seed: bool = False,
 ) -> State[dict]:
     """Plan, then take the steps of a recipe as tasks; how it ended, with the report's figures.
+
+    Args:
+        announce_plateau: emit an event where it ends on a plateau.
+        fresh_seed: another seed for every flow run, in place of the configuration's.
 
     Raises:
         Pause, Abort: somebody paused the run, or took it over; what was finished is in the workspace.
@@ -66,6 +72,7 @@ def follow(
             raise config
         if not workspace and config is None:
             raise ConfigError(f"{recipe} needs a workspace with a run, or a config to train one: give either.")
+        config = with_fresh_seed(config) if fresh_seed and config is not None else config
         place = choose_workspace(workspace, config.name if config else "")
         tell_where(place)
         with watched() as watch:

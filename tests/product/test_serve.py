@@ -81,7 +81,7 @@ def deployments(served: Served) -> dict[str, dict[str, Any]]:
 
 def test_forms_are_filled_with_the_presets(served):
     found = deployments(served)
-    assert set(found) == set(PRESET) | {"plateau-breakthrough", "compare", "fork"}
+    assert set(found) == set(PRESET) | {"plateau-breakthrough", "breakthrough-sweep", "compare", "fork"}
     for name, preset in PRESET.items():
         config = load_config(ROOT / f"deployments/configs/{preset}.yaml")
         flow = found[name]["entrypoint"].rpartition(":")[2].replace("_", "-")
@@ -129,7 +129,9 @@ def test_forms_begin_with_what_decides_most(served):
     about = {"grpo": [], "smoke": ["bootstrap.scout_steps"], "auto-npo": ["auto.approval", "auto.budget_updates"]}
     for name, found in deployments(served).items():
         properties = found["parameter_openapi_schema"]["properties"]
-        first = {"compare": ["workspaces"], "fork": ["origin", "at"]}.get(name, ["workspace", "baseline"])
+        first = {"compare": ["workspaces"], "fork": ["origin", "at"], "breakthrough-sweep": ["folder", "at_most"]}.get(
+            name, ["workspace", "baseline"]
+        )
         assert list(properties)[: len(first)] == first
         if name in about:
             titles = [title for title, _ in fields({"properties": {"config": properties["config"]}})]
