@@ -197,10 +197,10 @@ def create_scheduled_runs() -> None:
     from sqlalchemy import inspect
     from sqlalchemy.ext.hybrid import hybrid_property
 
-    setter: Any = leave_out
-    for computed in inspect(FlowRun).all_orm_descriptors:
-        if isinstance(computed, hybrid_property) and getattr(computed, "bulk_dml_setter", computed) is None:
-            computed.bulk_dml_setter = setter
+    found: list[Any] = [it for it in inspect(FlowRun).all_orm_descriptors if isinstance(it, hybrid_property)]
+    for computed in found:
+        if getattr(computed, "bulk_dml_setter", computed) is None:  # 2.0 has no such thing
+            computed.bulk_dml_setter = leave_out
 
 
 def leave_out(model: type, row: dict[str, Any], value: object) -> None:
