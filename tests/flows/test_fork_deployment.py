@@ -31,7 +31,16 @@ def test_the_command_forks_with_prefect_and_publishes(grpo, call, environment, t
     assert run["state"]["message"].startswith("Held-out ") and f"workspace:{place}" in run["tags"]
 
 
-def test_the_form_makes_the_same_fork_however_often(grpo, start, environment, tmp_path, monkeypatch):
+@pytest.fixture
+def server(environment):
+    """Prefect's settings, which this process may have read before there was a server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        yield
+
+
+def test_the_form_makes_the_same_fork_however_often(grpo, start, server, tmp_path, monkeypatch):
     """As the deployment calls it: without a workspace, twice."""
     from flows.fork import fork
 
@@ -43,7 +52,7 @@ def test_the_form_makes_the_same_fork_however_often(grpo, start, environment, tm
     assert read_fork(Workspace(place).store).changes == {"evaluation.samples": 1}
 
 
-def test_a_step_without_a_snapshot_ends_the_run_with_one_sentence(grpo, start, environment, tmp_path):
+def test_a_step_without_a_snapshot_ends_the_run_with_one_sentence(grpo, start, server, tmp_path):
     from flows.fork import fork
 
     state = fork(origin=grpo.uri, at=10, workspace=str(tmp_path / "fork"), return_state=True)
