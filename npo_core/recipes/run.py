@@ -133,6 +133,7 @@ class Run:
             seed=config.seed,
             snapshot=snapshot,
             candidates=candidates,
+            now=config.auto.choice.now,
             **self.common,
         )
 

@@ -36,7 +36,8 @@ def run(spec: ProbeSpec, context: StageContext) -> ProbeStageResult:
     current = snapshots.get(spec.snapshot)
     problems = run_problems(spec, context, current)
     steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
-    pool = read_pool(context.workspace.snapshot_folder(spec.snapshot)).since(min(steps, default=0))
+    reach = min(steps, default=0 if spec.now else current.step)
+    pool = read_pool(context.workspace.snapshot_folder(spec.snapshot)).since(reach)
     ask = partial(
         roll_out,
         problems={problem.id: problem for problem in problems.train},

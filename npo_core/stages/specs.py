@@ -148,6 +148,9 @@ class ProbeSpec(Spec):
     seed: int
     snapshot: str
     candidates: list[str] = Field(description="snapshot ids, rising by step")
+    now: bool = Field(
+        False, exclude_if=lambda on: not on, description="without candidates too: the policy may stay where it is"
+    )
 
 
 class EvaluateSpec(Spec):
