@@ -42,15 +42,18 @@ class Point(NamedTuple):
     tokens: float  # generated, extra samples among them
 
 
-def configure(method: str, seed: int, steps: int) -> RunConfig:
-    """The task with a method."""
+def configure(method: str, seed: int, steps: int, folder: str) -> RunConfig:
+    """The task with a method; the teacher of LUFFY is the end of the baseline of the same seed."""
     fields = {"name": f"{method}-s{seed}", "seed": seed, "method": method, "training.steps": steps}
+    if method == "luffy":
+        teacher = Workspace(f"{folder}/{BASELINE}-s{seed}")
+        fields["mix.guide.path"] = str(teacher.snapshot_folder(teacher.timeline.states("main")[LONGEST]))
     return load_config(shipped() / TASK, fields | OF_TASK.get(method, {}))
 
 
 def run_job(method: str, seed: int, steps: int, folder: str) -> list[Point]:
     """Run a method with a seed, or find it done; its evaluated points."""
-    workspace, config = Workspace(f"{folder}/{method}-s{seed}"), configure(method, seed, steps)
+    workspace, config = Workspace(f"{folder}/{method}-s{seed}"), configure(method, seed, steps, folder)
     if not (workspace.store.exists("config.json") and load(workspace).complete):
         run_local(config.recipe or BASELINE, config, workspace.uri)
     return points(workspace)
@@ -99,13 +102,15 @@ def run_all(methods: list[str], seeds: list[int], steps: int, folder: Path, work
     """Run what has not run, seed by seed."""
     from npo_core.process import die_with_parent
 
-    jobs = [(m, seed, LONGEST if m == BASELINE else steps) for seed in seeds for m in [BASELINE, *methods]]
+    first = [(BASELINE, seed, LONGEST) for seed in seeds]  # whose ends may be teachers
+    jobs = [(method, seed, steps) for seed in seeds for method in methods]
     ends = {"initializer": die_with_parent, "initargs": (os.getpid(),)}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), **ends) as pool:
-        pending = {pool.submit(run_job, *job, str(folder)): job for job in jobs}
-        for number, done in enumerate(as_completed(pending), 1):
-            method, seed, _ = pending[done]
-            print(f"{number:3d}/{len(jobs)}  {method}, seed {seed}: {done.result()[-1].pass_rate:.3f}", flush=True)
+        for part in (first, jobs):
+            pending = {pool.submit(run_job, *job, str(folder)): job for job in part}
+            for number, done in enumerate(as_completed(pending), 1):
+                method, seed, _ = pending[done]
+                print(f"{number:3d}/{len(part)}  {method}, seed {seed}: {done.result()[-1].pass_rate:.3f}", flush=True)
 
 
 def read_all(methods: list[str], folder: Path) -> dict[str, dict[int, list[Point]]]:

@@ -39,7 +39,7 @@ class Mixer:
 
     Args:
         settings: sources, store, replay, prompts. prompt_ids: all training prompts, in the order of the data.
-        group_size: n. prompts_per_step: groups of a batch. seed: of its choices.
+        group_size: n. seed: of its choices.
         guidance: a guidance cache, asked before all other sources; None: there is none.
         rescue: how long AutoNPO's intervention without a rollback lasts, and the Q below which it is over; None: there
             is none.
@@ -56,13 +56,12 @@ class Mixer:
         *,
         prompt_ids: Sequence[str] = (),
         group_size: int = 8,
-        prompts_per_step: int = 32,
         seed: int = 0,
         guidance: Any = None,
         rescue: tuple[config.Rescue, float] | None = None,
     ):
         self.settings = settings or config.Mix()
-        self.group_size, self.prompts_per_step, self.seed = group_size, prompts_per_step, seed
+        self.group_size, self.seed = group_size, seed
         self.store = SuccessStore(self.settings.store) if self.settings.store else None
         self.sources: list[Source] = [] if guidance is None else [sources.CacheSource(guidance)]
         self.sources += [self._source(chosen) for chosen in self.settings.sources]

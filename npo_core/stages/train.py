@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
+    from npo_core.mix import Mixer
     from npo_core.training.recorder import SegmentRecorder
     from npo_core.training.trainer import NPOTrainer
 
@@ -151,7 +152,6 @@ def make_trainer(
     recorder: "SegmentRecorder",
 ) -> "NPOTrainer":
     """The trainer of the model in `folder`; `reference` has the model that a KL is taken to."""
-    from npo_core.mix import Mixer
     from npo_core.models.load import load_processor
     from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
@@ -159,16 +159,7 @@ def make_trainer(
     opinion = None if spec.guidance is None else second_opinion(spec, problems)
     accept = spec.guidance is not None and spec.guidance.accept_fallback
     rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes, accept_fallback=accept, opinion=opinion)
-    mixer = Mixer(
-        spec.mix,
-        prompt_ids=[problem.id for problem in problems.train],
-        group_size=spec.training.group_size,
-        seed=spec.sampling_seed,
-        guidance=open_guidance(spec, context, start, problems),
-        rescue=spec.rescue,
-    )
-    mixer.load(folder)
-    recorder.mixer = mixer
+    recorder.mixer = make_mixer(spec, context, start, problems, folder)
     model = policy(spec, start, folder, reference)
     return NPOTrainer(
         model,
@@ -187,7 +178,7 @@ def make_trainer(
         train_dataset=training_data(problems),
         processing_class=load_processor(folder),
         callbacks=[recorder],
-        mixer=mixer,
+        mixer=recorder.mixer,
         may_inject=rewards.may_inject,
         teacher=spec.mix.self_teacher,
         privileged=None if spec.mix.self_teacher is None else told(problems, spec.mix.self_teacher),
@@ -200,6 +191,22 @@ def make_trainer(
         peft_config=adapters_of(start, model),  # new ones, from `seed`, unless it resumes
         max_kl=spec.engine.max_kl,
     )
+
+
+def make_mixer(spec: TrainSpec, context: StageContext, start: Snapshot, problems: ProblemSet, folder: Path) -> "Mixer":
+    """What is mixed into the segment, in the state of the snapshot in `folder`."""
+    from npo_core.mix import Mixer
+
+    mixer = Mixer(
+        spec.mix,
+        prompt_ids=[problem.id for problem in problems.train],
+        group_size=spec.training.group_size,
+        seed=spec.sampling_seed,
+        guidance=open_guidance(spec, context, start, problems),
+        rescue=spec.rescue,
+    )
+    mixer.load(folder)
+    return mixer
 
 
 def policy(spec: TrainSpec, start: Snapshot, folder: Path, reference: Path | None) -> "PreTrainedModel":

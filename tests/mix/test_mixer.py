@@ -36,7 +36,7 @@ def right(prompt_id: str, step: int = 1, tokens: Sequence[int] = (5, 6, 2), logp
 
 
 def mixer(**parts) -> Mixer:
-    return Mixer(Mix(**parts), prompt_ids=IDS, group_size=8, prompts_per_step=8, seed=3)
+    return Mixer(Mix(**parts), prompt_ids=IDS, group_size=8, seed=3)
 
 
 def batch(step: int, rates: dict[str, float], solves: Sequence[str] = (), asked: list | None = None) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -105,16 +106,23 @@ def test_a_rollback_and_a_replay_are_the_same_run(bench):
     assert (replay.snapshots, replay.steps, replay.outcomes) == (scout.snapshots, scout.steps, scout.outcomes)
 
 
-def test_an_interrupted_stage_goes_on_in_the_middle_of_a_batch(bench, monkeypatch):
+def test_an_interrupted_stage_goes_on_in_the_middle_of_a_batch(bench):
     """The same stage again, not a new segment: what is kept of the first try must fit what the second adds."""
     ground = bench({"train": 12}, updates_per_batch=2, snapshot_every=1)
     whole = ground.train("whole", 8)
-    with monkeypatch.context() as patch:
-        patch.setattr(NPOTrainer, "_compute_loss", nan_at(6))
-        with pytest.raises(DivergedError):
-            ground.train("again", 8)
+    with broken_off(6):
+        ground.train("again", 8)
     again = ground.segment(ground.run(ground.spec("again", ground.base, 8)))
     assert (again.snapshots, again.steps, again.outcomes) == (whole.snapshots, whole.steps, whole.outcomes)
+
+
+@contextmanager
+def broken_off(call: int):
+    """Inside it, training diverges at the `call`-th computation of a loss; afterwards it may be taken up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NPOTrainer, "_compute_loss", nan_at(call))
+        with pytest.raises(DivergedError):
+            yield
 
 
 def nan_at(call: int):

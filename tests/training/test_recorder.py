@@ -8,8 +8,8 @@ import torch
 from npo_core.config import Control, Pool, Trigger
 from npo_core.control.controller import CONTROLLER_FILE, read_pool
 from npo_core.control.signals import readings
-from npo_core.errors import DivergedError
-from npo_core.timeline import Branch
+from npo_core.errors import DivergedError, StorageError
+from npo_core.timeline import Branch, Snapshots
 from npo_core.timeline.segments import read_marks
 from npo_core.training.recorder import step_row
 from npo_core.training.trainer import NPOTrainer
@@ -46,6 +46,27 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was(bench, monke
         ground.workspace.timeline.snapshots.folder(mark.snapshot, ground.workspace.scratch)  # whole, digests checked
     assert not any(s.branch == "main" for s in ground.workspace.timeline.segments())
     assert ground.segment(ground.run(spec)).snapshots == whole.snapshots
+
+
+def test_a_snapshot_that_cannot_be_kept_ends_training_and_is_made_anew(bench, monkeypatch):
+    """The disk is full for the second one, beside training; the first stays, and the next try goes on from it."""
+    ground = bench()
+    whole, original, calls = ground.train("whole", 8), Snapshots.add, []
+
+    def full_once(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise StorageError("No space left on device: free some, and start again.")
+        return original(self, *args, **kwargs)
+
+    spec = ground.spec("main", ground.base, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "add", full_once)
+        with pytest.raises(StorageError, match="No space left"):
+            ground.train("main", 8)
+    assert [mark.step for mark in read_marks(ground.workspace.store, spec.fingerprint)] == [2]
+    again = ground.segment(ground.run(spec))
+    assert (again.snapshots, again.steps) == (whole.snapshots, whole.steps)
 
 
 def test_a_gradient_that_is_not_finite_ends_training(bench, monkeypatch):

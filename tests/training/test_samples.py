@@ -7,12 +7,11 @@ import math
 import pytest
 
 from npo_core.config import parse_config
-from npo_core.errors import ConfigError, DivergedError
+from npo_core.errors import ConfigError
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_completions
 from npo_core.training import samples
-from npo_core.training.trainer import NPOTrainer
-from tests.training.test_exact import nan_at
+from tests.training.test_exact import broken_off
 from tests.training.test_mixed_runs import STEPS, settings
 from tests.training.test_shared_batches import TWO
 
@@ -88,14 +87,12 @@ def test_samples_are_what_was_trained_on(bench, method):
     same(completions(ground, two), rows)
 
 
-def test_a_run_that_was_cut_off_keeps_what_the_whole_one_does(bench, monkeypatch):
+def test_a_run_that_was_cut_off_keeps_what_the_whole_one_does(bench):
     ground = bench({"train": 12}, updates_per_batch=2, snapshot_every=1, log_completions=2)
     chosen = settings("pool-rescue-replay-8")
     whole = ground.train("whole", STEPS, **chosen)
-    with monkeypatch.context() as patch:
-        patch.setattr(NPOTrainer, "_compute_loss", nan_at(6))
-        with pytest.raises(DivergedError):
-            ground.train("again", STEPS, **chosen)
+    with broken_off(6):
+        ground.train("again", STEPS, **chosen)
     again = ground.segment(ground.run(ground.spec("again", ground.base, STEPS, **chosen)))
     assert again.snapshots == whole.snapshots
     kept = completions(ground, again)
