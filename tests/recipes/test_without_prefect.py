@@ -59,7 +59,7 @@ def test_the_study_of_methods_runs_and_counts(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "prefect", None)
     monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
     small = load_config(presets()["smoke"], {**common.QUICK, "training.steps": 8, "method": "pool-rescue-replay-8"})
-    monkeypatch.setattr(methods, "configure", lambda method, seed, steps: small)
+    monkeypatch.setattr(methods, "configure", lambda method, seed, steps, folder: small)
     found = methods.run_job("mine", 0, 8, str(tmp_path / "runs"))
     assert found[-1].step == found[-1].updates == 8
     assert found[-1].tokens > 8 * small.training.batch  # extra samples, too
