@@ -11,6 +11,7 @@ from benchmarks.common import BenchRun, trainer_parts
 from npo_core.config import RunConfig, Training
 
 TRL, NPO = "TRL", "NPO"
+LONG_PROMPTS = "prompts of 256, completions of 64, 20 M parameters"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Case:
     whole: bool = False  # all steps together, not their median
     phase: str = "step"  # or generate
     injects: bool = False
+    tokens: int = 0  # of prompts and completions an update, where all rows have as many
 
 
 def demo_cases(config: RunConfig, folder: Path, steps: int | None, rounds: int | None, whole: bool) -> list[Case]:
@@ -83,7 +85,9 @@ def no_dead_group(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [int(hashlib.sha256(repr(ids).encode()).hexdigest()[:6], 16) / 2**24 for ids in completion_ids]
 
 
-def made_up(folder: Path, config: Any, tokenizer: Any, settings: Training, rows: list[dict], **own: Any):
+def made_up(
+    folder: Path, config: Any, tokenizer: Any, settings: Training, rows: list[dict], device: str = "cpu", **own: Any
+) -> Callable[[str, Path], Any]:
     """Makes trainers of a random model on rows; `own`: what NPOTrainer takes for them, by name."""
     from npo_core.models.tiny import save_random
 
@@ -97,7 +101,7 @@ def made_up(folder: Path, config: Any, tokenizer: Any, settings: Training, rows:
         from npo_core.models.load import load_model, load_processor
         from npo_core.training.build import grpo_config
 
-        args = grpo_config(settings, seed=0, output=output, device="cpu")
+        args = grpo_config(settings, seed=0, output=output, device=device)
         args.save_strategy = SaveStrategy.NO
         chosen = own.get(kind, {})
         parts = {
@@ -109,26 +113,43 @@ def made_up(folder: Path, config: Any, tokenizer: Any, settings: Training, rows:
     return make
 
 
-def long_prompts(folder: Path, quick: bool) -> Case:
-    """Prompts of 256 tokens, completions of 64, 20 M parameters, no dead group."""
+def long_prompts(
+    folder: Path,
+    quick: bool,
+    *,
+    width: int = 384,
+    layers: int = 8,
+    prompts: int = 2,
+    bf16: bool = False,
+    device: str = "cpu",
+) -> Case:
+    """Prompts of 256 tokens, completions of 64, groups of 8, no dead group; a model of 20 M parameters by default."""
     from transformers import Qwen3Config
 
     from npo_core.models.tiny import make_tokenizer
 
     tokenizer, prompt, tokens = make_tokenizer(), 32 if quick else 256, 8 if quick else 64
     tokenizer.add_tokens([f"<{i}>" for i in range(8192 - len(tokenizer))])
-    width = 64 if quick else 384
+    width = 64 if quick else width
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=8 * width // 3, num_hidden_layers=8,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=8 * width // 3, num_hidden_layers=layers,
         num_attention_heads=width // 64, num_key_value_heads=width // 64, head_dim=64, tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     draw = random.Random(0)
     texts = ["".join(draw.choices("abcdefgh", k=prompt)) for _ in range(64)]
     rows = [{"prompt": text, "prompt_id": f"{i:016x}"} for i, text in enumerate(texts)]
-    settings = Training(steps=4, prompts_per_step=2, group_size=8, micro_batch=16, max_completion_tokens=tokens)
-    make = made_up(folder, config, tokenizer, settings, rows)
-    return Case("prompts of 256, completions of 64, 20 M parameters", 0.5, make, 3, 1, 2)
+    settings = Training(
+        steps=4,
+        prompts_per_step=prompts,
+        group_size=8,
+        micro_batch=8 * prompts,
+        max_completion_tokens=tokens,
+        bf16=bf16,
+    )
+    make = made_up(folder, config, tokenizer, settings, rows, device)
+    name = f"prompts of 256, completions of 64, {layers} x {width}" if bf16 else LONG_PROMPTS
+    return Case(name, 0.5, make, 3, 1, 2, tokens=settings.batch * (prompt + tokens))
 
 
 def pictures(folder: Path, quick: bool) -> Case:

@@ -1,5 +1,6 @@
 """The studies' pages: what is generated goes between the marks of the documents, and nothing else changes."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from studies import methods, results_report, signal_report, triggers_report
+from studies import methods_page, paired, results_report, signal_report, triggers_report
+from studies.methods import Point
 from studies.results import ARMS, SEEDS
 
 ROOT = Path(__file__).parents[1]
@@ -55,14 +57,56 @@ def test_a_study_without_runs_says_where_they_come_from(tmp_path):
     assert f"{tmp_path} holds no run: make them with `make results`" in done.stderr
 
 
+def straight(rate: float, steps: int, tokens: float = 10.0) -> list[Point]:
+    """A curve that gains `rate` an update, evaluated every 60."""
+    return [Point(s, rate * s, s, 2 * tokens * s, tokens * s) for s in range(0, steps + 1, 60)]
+
+
 def test_methods_are_compared_at_equal_cost_of_each_kind():
-    """GRPO gains 0.1 a point; the method is read against it where as much was spent, also beyond its own steps."""
-    baseline = {1: [methods.Point(s, 0.001 * s, s, 20.0 * s, 10.0 * s) for s in (0, 100, 200, 300)]}
-    other = {1: [methods.Point(100, 0.5, 100, 5000.0, 1500.0)], 2: [methods.Point(100, 0.9, 100, 1.0, 1.0)]}
-    shown = methods.table({"grpo": baseline, "mine": other}, 100).splitlines()
-    assert shown[2] == "| `grpo` | 1 | 0.100 |  |  |  |"
-    assert shown[3] == (  # seed 2 has no baseline; 0.5 against 0.1 at 100 updates, 0.25 at 5000, 0.15 at 1500
-        "| `mine` | 1 | 0.500 | +0.400 (+0.400 to +0.400) | +0.250 (+0.250 to +0.250) | +0.350 (+0.350 to +0.350) |"
-    )
-    dear = {1: [methods.Point(100, 0.5, 100, 6001.0, 1500.0)]}
-    assert "beyond the run" in methods.table({"grpo": baseline, "mine": dear}, 100)
+    """The arm generates twice as much an update: at equal tokens it meets the baseline's double update."""
+    seeds = {1: 0.0010, 2: 0.0011, 3: 0.0012, 4: 0.0013}
+    baseline = {seed: straight(rate, 540) for seed, rate in seeds.items()}
+    arm = {seed: straight(2 * rate, 180, tokens=20.0) for seed, rate in seeds.items()} | {9: straight(0.0, 180)}
+    found = {cost: paired.compare(arm, baseline, cost, 180) for cost in paired.COSTS}
+    assert found["updates"].seeds == [1, 2, 3, 4]  # seed 9 has no baseline
+    assert found["updates"].mean == pytest.approx(2 * found["updates"].baseline)
+    estimate, low, high = found["updates"].difference
+    assert estimate == pytest.approx(180 * 0.00115)
+    assert low < estimate < high
+    assert found["updates"].better == 1.0
+    for cost in ("flops", "tokens"):
+        assert found[cost].difference == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+    dear = {seed: straight(rate, 180, tokens=31.0) for seed, rate in seeds.items()}
+    assert paired.compare(dear, baseline, "tokens", 180) is None  # the baseline was not run for as long
+
+
+def test_the_interval_is_scipys_and_needs_three_values():
+    assert paired.interval([0.1, 0.1, 0.1]) == pytest.approx((0.1, 0.1, 0.1))
+    _, low, high = paired.interval([0.0, 0.1])
+    assert low != low and high != high
+    mean, low, high = paired.interval([0.0, 0.1, 0.2, 0.3, 0.1, 0.2])
+    assert 0.0 < low < mean < high < 0.3
+
+
+def test_a_threshold_is_read_between_evaluations_and_may_never_be_reached():
+    assert paired.reached(straight(0.001, 540), 0.21) == pytest.approx(210)
+    assert paired.reached(straight(0.001, 540), 0.6) is None
+    assert methods_page.median([100.0, None, 200.0]) == "200 (1 of 3 never)"
+    assert methods_page.median([100.0, None, None]) == "not reached (2 of 3 never)"
+
+
+def test_the_study_is_written_between_its_marks(docs):
+    before = (docs / "study.md").read_text()
+    arms = {
+        "grpo": {seed: straight(0.001, 540) for seed in (1, 2, 3)},
+        "pool-rescue": {seed: straight(0.002 + seed / 10000, 300) for seed in (1, 2, 3)},
+    }
+    methods_page.write({"E": arms}, docs)
+    after = (docs / "study.md").read_text()
+    part = after.split(methods_page.BEGIN)[1].split(methods_page.END)[0]
+    assert "| `pool-rescue` | 3 | 0.396 |" in part and "nan" not in part
+    assert after.replace(part, before.split(methods_page.BEGIN)[1].split(methods_page.END)[0]) == before
+    records = json.loads((docs / "results.json").read_text())["comparisons"]
+    assert {r["at"] for r in records} == {"equal updates", "equal FLOPs", "equal tokens"}
+    assert all(r["task"] == "E" and r["arm"] == "pool-rescue" and r["seeds"] == 3 for r in records)
+    assert (docs / "pictures/study-e.png").stat().st_size > 10_000

@@ -210,6 +210,12 @@ class Execution(Closed):
         description="none: each training process holds the whole model (DDP); fsdp2: weights, gradients and optimizer "
         "are split among them",
     )
+    deterministic: bool = Field(
+        False,
+        exclude_if=lambda on: not on,
+        description="true: on a GPU only kernels that add in a fixed order, so that a replay can be the original bit "
+        "for bit; slower. On CPU every replay is",
+    )
     threads: int = Field(1, ge=1, description="CPU threads of a stage, of each process where it has several")
     start: Literal["auto", "fork", "spawn"] = Field(
         "auto",

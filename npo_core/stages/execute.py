@@ -84,9 +84,13 @@ def prepare_device(execution: Execution) -> str:
             f"execution.device = cuda, but torch {torch.__version__} finds no GPU here: set it to auto or cpu, or run "
             "where there is one."
         )
-    if execution.device != "auto":
-        return execution.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device = execution.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and execution.deterministic:  # an operation that has no such kernel warns, by name
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    return device
 
 
 def versions() -> dict[str, str]:

@@ -28,6 +28,8 @@ def environment(execution: Execution) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
+    if execution.deterministic:
+        fixed["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     found = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Stages keep the folder of whoever starts them, from which relative paths count; no module is taken from it.
     paths = {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from npo_core.config import load_config
-from npo_core.shipped import presets
-
 ROOT = Path(__file__).parents[2]
 NO_PREFECT = "import sys; sys.modules['prefect'] = None; "
 OF_PREFECT = {"fixed", "flow", "flow_parts"}  # what measures Prefect itself
@@ -52,32 +49,33 @@ def test_a_study_runs_its_arms_without_prefect(quick_study, tmp_path, monkeypatc
 
 
 def test_the_study_of_methods_runs_and_counts(tmp_path, monkeypatch):
-    """A run of its own at its smallest: what it spent is what its steps say."""
+    """A run of its own at its smallest: what it spent is what its steps say, and its points outlive its workspace."""
     import benchmarks.common as common
-    from studies import methods
+    from studies.methods import Job, read_all, run_job
 
     monkeypatch.setitem(sys.modules, "prefect", None)
     monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
-    small = load_config(presets()["smoke"], {**common.QUICK, "training.steps": 8, "method": "pool-rescue-replay-8"})
-    monkeypatch.setattr(methods, "configure", lambda method, seed, steps, folder: small)
-    found = methods.run_job("mine", 0, 8, str(tmp_path / "runs"))
+    quick = {**common.QUICK, "training.steps": 8, "model.bounds": None, "bootstrap.scout_steps": 4}
+    found = run_job(job := Job("E", "pool-rescue-replay-8", 0), str(tmp_path), keep=False, quick=quick)
     assert found[-1].step == found[-1].updates == 8
-    assert found[-1].tokens > 8 * small.training.batch  # extra samples, too
+    assert found[-1].tokens > 8 * 16  # extra samples, too
     assert found[-1].flops > found[-1].tokens
-    assert methods.run_job("mine", 0, 8, str(tmp_path / "runs")) == found
-    assert methods.read_all(["mine"], tmp_path / "runs") == {"mine": {0: found}}
+    assert not (tmp_path / job.name).exists()
+    assert run_job(job, str(tmp_path)) == found
+    assert read_all(tmp_path) == {"E": {"pool-rescue-replay-8": {0: found}}}
 
 
 def test_the_gpu_check_runs_without_prefect(tmp_path):
     """Its first part, the demo through the stages; the others take minutes and import nothing else."""
-    code = NO_PREFECT + (
-        "import argparse, pathlib; from benchmarks import gpu_check as check\n"
-        "config = check.configure(argparse.Namespace(device='cpu', tiny=True, steps=40), bf16=False)\n"
-        "check.settle(config)\n"
-        "print(check.findings('demo', {'fp32': check.through_stages(config, pathlib.Path(sys.argv[1]))}))"
-    )
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no/prefect.py").write_text("raise ModuleNotFoundError('prefect is not here')")
     environment = {"PATH": "/usr/bin:/bin", "NPO_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--tiny", "--parts", "exact, fp32"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "found.md")],
+        cwd=ROOT, env=environment | {"PYTHONPATH": str(tmp_path / "no")}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(re.findall(r"replayed bit for bit.*\| yes", done.stdout)) >= 3, done.stdout
+    found = (tmp_path / "found.md").read_text()
+    assert found.strip() in done.stdout
+    assert len(re.findall(r"replayed bit for bit.*\| yes", found)) >= 3, found

@@ -1,0 +1,147 @@
+"""Writes what `studies.methods` found: the tables of docs/study.md, docs/results.json and a picture a task."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studies.arms import ARMS, BASELINE, BASELINES
+from studies.paired import COSTS, Comparison, at_step, compare, interval, reached
+
+if TYPE_CHECKING:
+    from studies.methods import Point
+
+Arms = dict[str, dict[int, list["Point"]]]
+STEPS = (120, 180, 300)  # evaluated updates of an arm's final branch
+HEADLINE_STEP = 180  # where GRPO climbs steepest
+THRESHOLDS = (0.5, 0.8)
+BEGIN, END = "<!-- begin of what python -m studies.methods generated -->", "<!-- end -->"
+
+
+def comparisons(task: str, arms: Arms) -> Iterator[tuple[str, str, int, str, Comparison]]:
+    """(task, arm, step, baseline, cost) in order, wherever both were run for long enough."""
+    for name, found in arms.items():
+        if name == BASELINE:
+            continue
+        for step in STEPS:
+            for baseline in BASELINES:
+                for cost in COSTS:
+                    if baseline in arms and baseline != name and (one := compare(found, arms[baseline], cost, step)):
+                        yield name, baseline, step, cost, one
+
+
+def as_json(task: str, arms: Arms) -> list[dict]:
+    """The comparisons of a task as records."""
+    return [
+        {
+            "task": task, "arm": name, "at": COSTS[cost], "step": step, "seeds": len(one.seeds), "mean": one.mean,
+            "baseline": one.baseline, "against": baseline,
+            "difference": [value if value == value else None for value in one.difference],
+            "interquartile_mean": one.middle, "probability_of_improvement": one.better,
+        }
+        for name, baseline, step, cost, one in comparisons(task, arms)
+    ]  # fmt: skip
+
+
+def cell(one: Comparison | None) -> str:
+    """A difference with its interval, bold where the interval leaves out 0."""
+    if one is None:
+        return "beyond the run"
+    estimate, low, high = one.difference
+    text = f"{estimate:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def table(arms: Arms, baseline: str, step: int) -> str:
+    """A line an arm: seeds, pass rate, difference to a baseline at equal cost of each kind."""
+    lines = [f"| arm | seeds | pass rate | {' | '.join(COSTS.values())} |", "|---|---|---|---|---|---|"]
+    for name, found in arms.items():
+        rates = [point.pass_rate for points in found.values() if (point := at_step(points, step))]
+        if not rates:
+            continue
+        same = name == baseline
+        cells = ["" if same else cell(compare(found, arms[baseline], cost, step)) for cost in COSTS]
+        lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def times(arms: Arms) -> str:
+    """A line an arm: the median of all updates to each threshold, and how many seeds never reached it."""
+    lines = [f"| arm | {' | '.join(f'updates to {rate}' for rate in THRESHOLDS)} |", "|---|" + "---|" * len(THRESHOLDS)]
+    for name, found in arms.items():
+        cells = [median([reached(points, rate) for points in found.values()]) for rate in THRESHOLDS]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def median(values: list[float | None]) -> str:
+    """The median with runs that never got there counted as later than all others."""
+    known = sorted(value for value in values if value is not None)
+    never = len(values) - len(known)
+    middle = (len(values) - 1) // 2
+    text = f"{known[middle]:.0f}" if middle < len(known) else "not reached"
+    return f"{text} ({never} of {len(values)} never)" if never else text
+
+
+def text(results: dict[str, Arms]) -> str:
+    """All tables in Markdown."""
+    parts = []
+    for task, arms in results.items():
+        if BASELINE not in arms:
+            continue
+        parts.append(f"### Task {task}")
+        parts.append(f"![pass rate by updates, FLOPs and tokens](pictures/study-{task.lower()}.png)")
+        for step in STEPS:
+            parts.append(f"After {step} updates of the final branch, minus `{BASELINE}` (groups of 8):")
+            parts.append(table(arms, BASELINE, step))
+        if "grpo-4" in arms:
+            parts.append(f"After {HEADLINE_STEP} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
+            parts.append(table(arms, "grpo-4", HEADLINE_STEP))
+        parts.append("All updates until a pass rate is reached, median over seeds:")
+        parts.append(times(arms))
+    return "\n\n".join(parts)
+
+
+def draw(task: str, arms: Arms, path: Path) -> None:
+    """Mean pass rate of each arm by all updates, FLOPs and tokens, with the seeds' range of the headline arms."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
+    colours = dict(zip(ARMS, plt.get_cmap("tab20").colors, strict=False))
+    for panel, cost in zip(panels, COSTS, strict=True):
+        for name, found in arms.items():
+            curves = list(found.values())
+            length = min(map(len, curves))
+            spent, rates = (
+                np.array([[getattr(point, what) for point in curve[:length]] for curve in curves])
+                for what in (cost, "pass_rate")
+            )
+            x, style = spent.mean(axis=0), "--" if name in BASELINES else "-"
+            panel.plot(x, rates.mean(axis=0), style, color=colours[name], label=name, linewidth=1.8)
+            panel.fill_between(x, rates.min(axis=0), rates.max(axis=0), color=colours[name], alpha=0.08)
+        longest = max(getattr(points[-1], cost) for points in arms[BASELINE].values())
+        panel.set(xlim=(0, longest), ylim=(0, 1), xlabel=f"{cost} in all")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("held-out pass rate")
+    panels[-1].legend(loc="lower right", frameon=False, fontsize=8)
+    figure.suptitle(f"Task {task}: mean over seeds, shaded from the lowest to the highest")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def write(results: dict[str, Arms], docs: Path) -> None:
+    """Tables into docs/study.md between its marks, records into docs/results.json, pictures beside."""
+    records = [record for task, arms in results.items() if BASELINE in arms for record in as_json(task, arms)]
+    (docs / "results.json").write_text(json.dumps({"comparisons": records}, indent=1))
+    for task, arms in results.items():
+        if BASELINE in arms:
+            draw(task, arms, docs / f"pictures/study-{task.lower()}.png")
+    page = docs / "study.md"
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{text(results)}\n\n{END}{rest.split(END)[1]}")
