@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
 RUNS ?= 1
 
-.PHONY: setup setup-vllm demo check test docs audit bench results serve gpu-check clean-demo
+.PHONY: setup setup-vllm demo check test docs audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -52,7 +52,10 @@ audit: setup  ## known vulnerabilities of what is installed; asks PyPI's advisor
 bench: setup  ## measurements against TRL's own trainer, see docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-results: setup  ## the runs behind docs/results.md (about an hour on two cores)
+study: setup  ## methods against GRPO by studies/protocol.md: docs/results.md (a day on two cores; goes on where it was)
+	$(BIN)/python -m studies.methods
+
+results: setup  ## the runs behind docs/results-published.md (about an hour on two cores)
 	$(BIN)/python -m studies.results
 
 serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks

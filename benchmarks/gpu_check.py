@@ -23,9 +23,9 @@ from benchmarks.common import ROOT, demo_config, say, settle
 
 DOCS = ROOT / "docs/gpu.md"
 GROUPS = (
-    ("exact, fp32", "exact, bf16", "exact, bf16, deterministic", "exact, bf16, adapters"),
+    ("exact, fp32", "exact, bf16", "exact, bf16, adapters", "real"),
     ("steps",),
-    ("real", "vision", "plan"),
+    ("vision", "exact, bf16, deterministic", "plan"),
 )
 
 

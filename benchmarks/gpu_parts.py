@@ -15,6 +15,7 @@ import gc
 import statistics
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def exact(options: argparse.Namespace, folder: Path) -> None:
 def steps(options: argparse.Namespace, folder: Path) -> None:
     """TRL and NPO in turn."""
     for name, sizes in SIZES.items():
-        case = long_prompts(folder / name, options.tiny, device=options.device, bf16=True, prompts=8, **sizes)
+        case = long_prompts(folder / name.replace(" ", ""), options.tiny, device=options.device, bf16=True, prompts=8, **sizes)
+        case = case if options.tiny else replace(case, steps=5, warm_up=2)
         took: dict[str, list[float]] = {TRL: [], NPO: []}
         peaks = dict.fromkeys(took, 0.0)
         for kind in (TRL, NPO, NPO, TRL):
@@ -83,7 +85,6 @@ def steps(options: argparse.Namespace, folder: Path) -> None:
 
 def real(options: argparse.Namespace, folder: Path) -> None:
     """A pretrained model, early bootstrap on questions about numbers."""
-    folder.mkdir()
     fields = {
         "problems.train.path": str(write_problems(folder / "numbers.jsonl")),
         "model.path": options.model, "execution.device": options.device, "training.steps": 20,
@@ -155,7 +156,7 @@ def main() -> int:
     settle(demo_config(options.tiny))
     run = {"exact": exact, "steps": steps, "real": real, "vision": vision, "plan": plan}[options.part.split(",")[0]]
     with tempfile.TemporaryDirectory(prefix="npo-gpu-part-") as folder:
-        run(options, Path(folder) / "part")
+        run(options, Path(folder))
     return 0
 
 

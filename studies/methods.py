@@ -1,4 +1,4 @@
-"""Runs the methods of docs/mix.md against GRPO, all cost counted, and writes docs/study.md.
+"""Runs the methods of docs/mix.md against GRPO, all cost counted, and writes docs/results.md.
 
     python -m studies.methods                             # `make study`: every arm and seed on tasks E and B
     python -m studies.methods --arms grpo remind --seeds 1
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--only-report", action="store_true")
     options = parser.parse_args()
     folder = options.folder.absolute()
-    jobs = [Job(task, arm, seed) for task in options.tasks for arm in options.arms for seed in options.seeds]
+    jobs = [Job(task, arm, seed) for task in options.tasks for seed in options.seeds for arm in options.arms]
     if not options.only_report:
         run_all(jobs, folder, options.workers, keep=not options.drop_runs)
     if not options.no_report:

@@ -1,4 +1,4 @@
-"""Writes what `studies.methods` found: the tables of docs/study.md, docs/results.json and a picture a task."""
+"""Writes what `studies.methods` found: the tables of docs/results.md, docs/results.json and a picture a task."""
 
 import json
 from collections.abc import Iterator
@@ -65,6 +65,26 @@ def table(arms: Arms, baseline: str, step: int) -> str:
     return "\n".join(lines)
 
 
+def hardest(found: dict[int, list["Point"]], arms: Arms, cost: str, step: int) -> tuple[str, Comparison] | None:
+    """The baseline that an arm is least ahead of at equal cost of a kind, of those that were run for as long."""
+    against = {name: compare(found, arms[name], cost, step) for name in BASELINES if name in arms}
+    known = {name: one for name, one in against.items() if one is not None}
+    return min(known.items(), key=lambda item: item[1].difference[0]) if known else None
+
+
+def answer(arms: Arms) -> str:
+    """A line an arm: differences at the headline's update to the strongest group size of GRPO at each kind of cost."""
+    lines = [f"| arm | seeds | pass rate | {' | '.join(COSTS.values())} |", "|---|---|---|---|---|---|"]
+    for name, found in arms.items():
+        rates = [point.pass_rate for points in found.values() if (point := at_step(points, HEADLINE_STEP))]
+        if name in BASELINES or not rates:
+            continue
+        worst = [hardest(found, arms, cost, HEADLINE_STEP) for cost in COSTS]
+        cells = ["beyond the run" if one is None else f"{cell(one[1])} to `{one[0]}`" for one in worst]
+        lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def times(arms: Arms) -> str:
     """A line an arm: the median of all updates to each threshold, and how many seeds never reached it."""
     lines = [f"| arm | {' | '.join(f'updates to {rate}' for rate in THRESHOLDS)} |", "|---|" + "---|" * len(THRESHOLDS)]
@@ -91,6 +111,8 @@ def text(results: dict[str, Arms]) -> str:
             continue
         parts.append(f"### Task {task}")
         parts.append(f"![pass rate by updates, FLOPs and tokens](pictures/study-{task.lower()}.png)")
+        parts.append(f"After {HEADLINE_STEP} updates, minus the strongest of GRPO's group sizes at each kind of cost:")
+        parts.append(answer(arms))
         for step in STEPS:
             parts.append(f"After {step} updates of the final branch, minus `{BASELINE}` (groups of 8):")
             parts.append(table(arms, BASELINE, step))
@@ -109,6 +131,7 @@ def draw(task: str, arms: Arms, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import EngFormatter
 
     figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
     colours = dict(zip(ARMS, plt.get_cmap("tab20").colors, strict=False))
@@ -124,7 +147,8 @@ def draw(task: str, arms: Arms, path: Path) -> None:
             panel.plot(x, rates.mean(axis=0), style, color=colours[name], label=name, linewidth=1.8)
             panel.fill_between(x, rates.min(axis=0), rates.max(axis=0), color=colours[name], alpha=0.08)
         longest = max(getattr(points[-1], cost) for points in arms[BASELINE].values())
-        panel.set(xlim=(0, longest), ylim=(0, 1), xlabel=f"{cost} in all")
+        panel.set(xlim=(0, longest), ylim=(0, 1), xlabel=f"{COSTS[cost].removeprefix('equal ')} in all")
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("held-out pass rate")
@@ -136,12 +160,12 @@ def draw(task: str, arms: Arms, path: Path) -> None:
 
 
 def write(results: dict[str, Arms], docs: Path) -> None:
-    """Tables into docs/study.md between its marks, records into docs/results.json, pictures beside."""
+    """Tables into docs/results.md between its marks, records into docs/results.json, pictures beside."""
     records = [record for task, arms in results.items() if BASELINE in arms for record in as_json(task, arms)]
-    (docs / "results.json").write_text(json.dumps({"comparisons": records}, indent=1))
+    (docs / "results.json").write_text(json.dumps({"comparisons": records}, indent=1) + "\n")
     for task, arms in results.items():
         if BASELINE in arms:
             draw(task, arms, docs / f"pictures/study-{task.lower()}.png")
-    page = docs / "study.md"
+    page = docs / "results.md"
     before, rest = page.read_text().split(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{text(results)}\n\n{END}{rest.split(END)[1]}")

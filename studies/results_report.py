@@ -180,7 +180,7 @@ def choice_cells(made: dict) -> list[str]:
 
 
 def write(group: str, results: list[dict], docs: Path) -> None:
-    """Replace the generated part of a group in docs/results.md."""
+    """Replace the generated part of a group in docs/results-published.md."""
     arms, places = by_arm(results), PLACES[group]
     parts = [
         rate_table(arms, "step", places.steps),
@@ -193,7 +193,7 @@ def write(group: str, results: list[dict], docs: Path) -> None:
     ]
     generated = "\n\n".join("\n".join(part) for part in parts if part)
     start, end = (f"<!-- {word} of what python -m studies.results {group} generated -->" for word in ("begin", "end"))
-    page = docs / "results.md"
+    page = docs / "results-published.md"
     text = page.read_text()
     before, after = text.split(start)[0], text.split(end)[1]
     page.write_text(f"{before}{start}\n\n{generated}\n\n{end}{after}")

@@ -33,7 +33,7 @@ def test_every_page_is_there_and_in_the_menu(site):
     listed = set(re.findall(r"\S+\.md", menu))
     assert listed == {"index.md", "contributing.md", "changelog.md"} | {p.name for p in (ROOT / "docs").glob("*.md")}
     assert all((site / page.replace(".md", ".html")).exists() for page in listed)
-    assert (site / "pictures/results.png").exists() and 'src="pictures/results.png"' in (
+    assert (site / "pictures/study-e.png").exists() and 'src="pictures/study-e.png"' in (
         site / "index.html"
     ).read_text()
 

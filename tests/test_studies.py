@@ -34,9 +34,9 @@ def made_up(group: str) -> list[dict]:
 
 @pytest.mark.parametrize("group", ARMS)
 def test_results_are_written_between_their_marks(docs, group):
-    before = (docs / "results.md").read_text()
+    before = (docs / "results-published.md").read_text()
     results_report.write(group, made_up(group), docs)
-    after = (docs / "results.md").read_text()
+    after = (docs / "results-published.md").read_text()
     marks = re.compile(MARKS.format(group), re.DOTALL)
     (part,) = marks.findall(after)
     assert "GRPO" in part and "nan" not in part
@@ -96,13 +96,13 @@ def test_a_threshold_is_read_between_evaluations_and_may_never_be_reached():
 
 
 def test_the_study_is_written_between_its_marks(docs):
-    before = (docs / "study.md").read_text()
+    before = (docs / "results.md").read_text()
     arms = {
         "grpo": {seed: straight(0.001, 540) for seed in (1, 2, 3)},
         "pool-rescue": {seed: straight(0.002 + seed / 10000, 300) for seed in (1, 2, 3)},
     }
     methods_page.write({"E": arms}, docs)
-    after = (docs / "study.md").read_text()
+    after = (docs / "results.md").read_text()
     part = after.split(methods_page.BEGIN)[1].split(methods_page.END)[0]
     assert "| `pool-rescue` | 3 | 0.396 |" in part and "nan" not in part
     assert after.replace(part, before.split(methods_page.BEGIN)[1].split(methods_page.END)[0]) == before

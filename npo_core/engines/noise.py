@@ -7,7 +7,7 @@ import torch
 
 # A hash of 32 bits with few biases, "lowbias32": https://nullprogram.com/blog/2018/07/31/ (public domain).
 SHIFTS, FACTORS = (16, 15, 16), (0x7FEB352D, 0x846CA68B - 2**32)
-MOST = 2**22  # values drawn at once, so that they stay in a CPU's cache
+MOST = 2**22  # values drawn at once on a CPU, so that they stay in its cache
 
 
 def mixed(values: torch.Tensor) -> torch.Tensor:
@@ -19,9 +19,14 @@ def mixed(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def word(number: int) -> int:
-    """A number's low 32 bits as int32."""
-    return (number + 2**31) % 2**32 - 2**31
+def hashed(number: int) -> int:
+    """The hash of a number's low 32 bits, as int32, without a tensor."""
+    value = number % 2**32
+    for place, shift in enumerate(SHIFTS):
+        value ^= value >> shift
+        if place < len(FACTORS):
+            value = value * FACTORS[place] % 2**32
+    return (value + 2**31) % 2**32 - 2**31
 
 
 def gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
@@ -30,15 +35,14 @@ def gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Ten
     Args:
         seed: any integer of up to 64 bits. rows: [B] numbers of rows, int64, on the device that the noise is wanted on.
     """
-    parts = rows.split(max(1, MOST // size))
+    parts = rows.split(max(1, MOST // size)) if rows.device.type == "cpu" else [rows]
     return torch.cat([_gumbel(seed, part, position, size) for part in parts])
 
 
 def _gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
-    keys: list[torch.Tensor] = []
-    for half in (seed, seed >> 32):  # two keys of 32 bits a row
-        start = mixed(torch.tensor([word(half + 0x9E3779B9 * (1 + len(keys)))], dtype=torch.int32, device=rows.device))
-        keys.append(mixed(mixed(start ^ rows.to(torch.int32)) ^ position))
+    of_row, halves = rows.to(torch.int32), (seed, seed >> 32)
+    starts = [hashed(half + 0x9E3779B9 * (1 + number)) for number, half in enumerate(halves)]
+    keys = mixed(mixed(torch.stack([of_row ^ start for start in starts])) ^ position)  # two of 32 bits a row
     numbers = torch.arange(size, dtype=torch.int32, device=rows.device)
     bits = mixed(mixed(numbers ^ keys[0][:, None]) ^ keys[1][:, None])
     uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)  # in (0, 1]; fine where it is small
