@@ -62,7 +62,8 @@ def exact(options: argparse.Namespace, folder: Path) -> None:
 def steps(options: argparse.Namespace, folder: Path) -> None:
     """TRL and NPO in turn."""
     for name, sizes in SIZES.items():
-        case = long_prompts(folder / name.replace(" ", ""), options.tiny, device=options.device, bf16=True, prompts=8, **sizes)
+        model = folder / name.replace(" ", "")
+        case = long_prompts(model, options.tiny, device=options.device, bf16=True, prompts=8, **sizes)
         case = case if options.tiny else replace(case, steps=5, warm_up=2)
         took: dict[str, list[float]] = {TRL: [], NPO: []}
         peaks = dict.fromkeys(took, 0.0)

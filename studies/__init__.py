@@ -1,1 +1,1 @@
-"""What gives evidence: runs, figures and pages behind docs/results.md, docs/results-published.md, docs/signal.md and docs/triggers.md."""
+"""What gives evidence: runs, figures and pages behind docs/results.md, results-published.md, signal.md, triggers.md."""

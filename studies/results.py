@@ -1,4 +1,4 @@
-"""The results behind docs/results-published.md: GRPO against NPO on the built-in task, several seeds, all compute counted.
+"""The results behind docs/results-published.md: GRPO and NPO on the built-in task, several seeds, all compute counted.
 
     python -m studies.results early    the early-stage bootstrapping, with its controls
     python -m studies.results auto     plateau breakthrough and AutoNPO with their controls, at an equal total budget

@@ -1,4 +1,4 @@
-"""Curves with a known truth for `studies.triggers`: made ones of eight families, and the runs of docs/results-published.md.
+"""Curves with a known truth for `studies.triggers`: made ones of eight families, and docs/results-published.md's.
 
 A made curve is a true pass rate and a true entropy by update; what a run would see of them is drawn on top: 32 prompts
 of different difficulty, 8 completions each, and noise of the entropy as measured on real runs.
