@@ -20,6 +20,7 @@ from npo_core.cli.fork import fork
 from npo_core.cli.plan import plan
 from npo_core.cli.problems import problems
 from npo_core.cli.prove_replay import prove_replay
+from npo_core.cli.prune import prune
 from npo_core.cli.report import report
 from npo_core.cli.run import run_app
 from npo_core.cli.runs import runs
@@ -80,7 +81,7 @@ app = typer.Typer(
 )
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
 command: Callable[..., None]
-for command in (fork, approve, serve):
+for command in (fork, approve, prune, serve):
     app.command(rich_help_panel=RUN)(command)
 for command in (
     runs,

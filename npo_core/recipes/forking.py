@@ -117,6 +117,11 @@ def plan_fork(request: Request, origin: Workspace) -> tuple[RunConfig, Path, For
             f"{', '.join(map(str, states)) or '(none yet)'}."
         )
     snapshot = states[request.step]
+    if origin.timeline.snapshots.pruned(snapshot):
+        raise DataError(
+            f"at = {request.step}: this snapshot of {origin.uri} was pruned; choose a step that "
+            f"`npo prune {origin.uri}` shows as whole."
+        )
     config = changed_config(old, request.plain_changes, origin.uri)
     check_changes(old, config, request, "buffer" in origin.timeline.snapshots.get(snapshot).content)
     shared = [Stretch(s.segment, s.t0, min(s.t1, request.step)) for s in stretches if s.t0 < request.step]

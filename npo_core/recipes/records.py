@@ -20,7 +20,7 @@ def open_branch(run: Run, name: str, at: SnapshotRef, reason: str, guidance: Gui
     """A new branch at a snapshot, whose files are checked."""
     timeline = run.workspace.timeline
     snapshot = timeline.snapshots.get(at.snapshot)
-    run.workspace.snapshot_folder(at.snapshot)
+    run.workspace.snapshot_folder(at.snapshot, whole=True)
     guides, cache = (guidance.guides, guidance.cache) if guidance else ([], None)
     branch = Branch(name=name, parent=at.snapshot, parent_step=snapshot.step, reason=reason, guide=guides, cache=cache)
     return timeline.add_branch(branch)

@@ -115,7 +115,7 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until, "execution": execution})
     start = workspace.timeline.snapshots.get(original.start)
     for id_ in {start.id, *needed(workspace, spec, start)}:
-        shutil.copytree(workspace.snapshot_folder(id_), copy.store.local(f"snapshots/{id_}"))
+        shutil.copytree(workspace.snapshot_folder(id_, whole=True), copy.store.local(f"snapshots/{id_}"))
     copy_problems(workspace, copy)
     copy.timeline.add_branch(Branch(name=original.branch, parent=start.id, parent_step=start.step, reason="proof"))
     return spec

@@ -107,7 +107,7 @@ def train(spec: TrainSpec, context: StageContext, start: Snapshot, marks: list[M
     output = context.scratch / "checkpoints"
     with in_turn(context):
         problems = run_problems(spec, context, start)
-        folder = workspace.snapshot_folder(marks[-1].snapshot if marks else start.id)
+        folder = workspace.snapshot_folder(marks[-1].snapshot if marks else start.id, whole=True)
         reference = workspace.snapshot_folder(base_snapshot(context)) if spec.training.kl_coef else None
         if context.first:
             shutil.rmtree(output, ignore_errors=True)

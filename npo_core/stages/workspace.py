@@ -124,16 +124,19 @@ class Workspace:
             return True
         return bool(self.store.list("segments")) or any(not name.startswith("base-") for name in finished)
 
-    def snapshot_folder(self, id_: str) -> Path:
+    def snapshot_folder(self, id_: str, whole: bool = False) -> Path:
         """A local folder with a snapshot's files, checked; the base of an adapter lies beside it, checked as well.
+
+        `whole`: to train on it, with the optimizer's state.
 
         Raises:
             DamagedError: the snapshot, or its base, is unknown or a file of it differs.
+            DataError: what is needed of it was pruned.
         """
         snapshots, scratch = self.timeline.snapshots, self.scratch / "snapshots"
         if base := snapshots.get(id_).info.get("base"):
-            snapshots.folder(base, scratch)
-        return snapshots.folder(id_, scratch)
+            snapshots.folder(base, scratch, whole=False)
+        return snapshots.folder(id_, scratch, whole=whole)
 
     def guidance(self, cache: str) -> Store:
         """The folder of a guidance cache."""

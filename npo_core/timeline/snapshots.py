@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from npo_core.timeline.failures import as_storage_errors
 from npo_core.timeline.store import Store, json_bytes
 
 MANIFEST = "manifest.json"
+PRUNED = "pruned.json"  # beside the manifest: files that were deleted on purpose
 _ID_DIGITS = 16
 
 
@@ -66,8 +68,10 @@ class Snapshots:
         id_ = snapshot_id(content, step)
         if self.store.exists(f"{id_}/{MANIFEST}"):
             there = self.get(id_)
-            shutil.rmtree(folder, ignore_errors=True)
-            return there
+            if not self.pruned(id_):
+                shutil.rmtree(folder, ignore_errors=True)
+                return there
+            self.store.remove(id_)  # it was made anew and is whole again
         with as_storage_errors(str(folder), MANIFEST, local=True):
             snapshot = Snapshot(id_, step, _describe(folder), dict(content), dict(info))
             (folder / MANIFEST).write_bytes(json_bytes(asdict(snapshot)))
@@ -90,13 +94,34 @@ class Snapshots:
             raise DataError(f"'{prefix}' begins {len(matches)} snapshots ({_few(matches)}): give more digits.")
         return self.get(matches[0])
 
-    def folder(self, id_: str, scratch: Path, verify: bool = True) -> Path:
+    def prune(self, id_: str, files: Iterable[str]) -> None:
+        """Deletes files of a snapshot on purpose; its manifest stays, and says what it was.
+
+        What is deleted is written down first, so that a crash in between leaves no damage: the next call goes on.
+        """
+        gone = self.pruned(id_) | set(files)
+        self.store.write_json(f"{id_}/{PRUNED}", {"files": sorted(gone)})
+        for name in sorted(gone):
+            self.store.remove(f"{id_}/{name}")
+
+    def pruned(self, id_: str) -> set[str]:
+        """The files of a snapshot that were deleted on purpose; empty: it is whole."""
+        return set(self.store.read_json(f"{id_}/{PRUNED}", default={"files": []})["files"])
+
+    def folder(self, id_: str, scratch: Path, verify: bool = True, whole: bool = True) -> Path:
         """A local folder with the files of a snapshot, downloaded to `scratch` if need be.
 
-        With `verify`, the size and the sha256 of every file are checked. Raises DamagedError naming the first file
-        that differs.
+        With `verify`, the size and the sha256 of every file are checked. `whole`: the reader trains on it and needs
+        the optimizer's state as well. Raises DamagedError naming the first file that differs, DataError where
+        `npo prune` deleted a file that is needed.
         """
-        snapshot = self.get(id_)
+        snapshot, pruned = self.get(id_), self.pruned(id_)
+        if lacking := sorted(pruned if whole else filterfalse(of_optimizer, pruned)):
+            raise DataError(
+                f"{self.store.uri}/{id_} (step {snapshot.step}) was pruned, {_few(lacking, 2)} of it is gone: choose a "
+                "step that `npo prune WORKSPACE` shows as whole, or start the run again in another workspace."
+            )
+        snapshot = without(snapshot, pruned)
         folder = self.store.fetch(id_, scratch)
         damage = _first_damage(folder, snapshot) if verify else None
         if damage and not self.store.is_local:
@@ -113,7 +138,7 @@ class Snapshots:
     def wrong_size(self, id_: str) -> str | None:
         """A sentence on the first file of a local snapshot that is missing or of another size, or on its manifest."""
         try:
-            snapshot = self.get(id_)
+            snapshot = without(self.get(id_), self.pruned(id_))
         except DamagedError as error:
             return str(error)
         return _first_size(self.store.local(id_), snapshot)
@@ -153,6 +178,16 @@ class Snapshots:
             f"Delete {self.store.uri}/{id_} and start the same command again: "
             f"the stage that wrote it makes it anew from the snapshot before."
         )
+
+
+def of_optimizer(name: str) -> bool:
+    """Whether a file of a snapshot holds the optimizer's state, which only training reads."""
+    return name.split("/")[0].startswith("optimizer")
+
+
+def without(snapshot: Snapshot, files: set[str]) -> Snapshot:
+    """A snapshot as if it had never had some files."""
+    return replace(snapshot, files={name: entry for name, entry in snapshot.files.items() if name not in files})
 
 
 def snapshot_id(content: Mapping[str, str], step: int) -> str:
