@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -26,7 +25,7 @@ SOURCE = Source(path="drawn", columns=COLUMNS)  # how rows of both libraries are
 
 def check_drawn(settings: DrawnProblems) -> None:
     """Raises ConfigError where the library, a task, a level or a setting of it is not there."""
-    asked(settings.model_dump_json(include={*type(settings).model_fields} - {"train", "held_out"}), "check")
+    ask(settings.model_dump_json(), "check")
 
 
 def draw(settings: DrawnProblems, held_out_only: bool) -> dict[str, SourceRows]:
@@ -53,9 +52,6 @@ def ask(settings: str, what: str) -> Any:
     if "refused" in answer:
         raise ConfigError(answer["refused"])
     return answer["given"]
-
-
-asked = lru_cache(maxsize=16)(ask)  # several commands of a process look at the same settings
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import inspect
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +31,8 @@ def opened(id_: str, config: dict[str, Any]) -> Any:
     except ImportError:
         raise ConfigError(MISSING) from None
     require_module(f"verifiers.v1.tasksets.{name}" if shipped else name, id_, "problems.taskset =")
+    for path in imported(config):
+        require_module(path.partition(":")[0], path, "problems.config of the taskset names")
     from verifiers.v1.configs.taskset import TasksetConfig
     from verifiers.v1.utils.generic import concrete_type
     from verifiers.v1.utils.loaders import taskset_class
@@ -43,6 +46,18 @@ def opened(id_: str, config: dict[str, Any]) -> Any:
             f"problems.taskset = {id_} cannot be opened ({said}): install its package, which "
             "exports one Taskset of verifiers.v1, and check problems.config."
         ) from None
+
+
+def imported(config: Any) -> Iterator[str]:
+    """What settings of a taskset have the library import: functions (`fn`) and plugins (`id`), however deep."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key in ("fn", "id") and isinstance(value, str):
+                yield value
+            yield from imported(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from imported(value)
 
 
 def rows(settings: VerifiersProblems) -> dict[str, list[dict[str, Any]]]:

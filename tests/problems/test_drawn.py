@@ -235,6 +235,11 @@ def test_what_is_no_single_turn_taskset_is_refused(look, taskset, monkeypatch):
     for settings, said in cases:
         with pytest.raises(ConfigError, match=f"problems.taskset = {said}"):
             look(settings)
+    monkeypatch.setenv("NPO_ALLOWED_MODULES", "sums_v1")
+    assert len(drawn(taskset()).train) == 12
+    plugged = {"task": {"rewards": {"mine": {"fn": "os.path:exists"}}}}
+    with pytest.raises(ConfigError, match="names os.path:exists comes from the module os.path, which this"):
+        look(taskset(config=plugged))
     monkeypatch.setenv("NPO_ALLOWED_MODULES", "others")
     with pytest.raises(ConfigError, match="sums-v1 comes from the module sums_v1, which this machine does not allow"):
         drawn(taskset())
