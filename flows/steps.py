@@ -11,6 +11,7 @@ from prefect.states import State
 
 from flows.approval import ask
 from flows.conclusion import done, failed, one_sentence_each, tell_where
+from flows.gpus import own_gpus
 from flows.seeds import with_fresh_seed
 from flows.workspace import choose_workspace
 from npo_core import recipes
@@ -109,7 +110,7 @@ def take_steps(
     check_plan(config, place, recipe)
     publish_runs()
     about = {"flow_run_id": str(flow_run.id), "flow_run_url": str(flow_run.ui_url)}
-    with open_run(config, place, recipe, plateau, about) as run:
+    with own_gpus(config), open_run(config, place, recipe, plateau, about) as run:
         publish_trackers(run)
         try:
             return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))

@@ -8,7 +8,9 @@ from npo_core.reporting.tables import markdown, problems_table
 from npo_core.stages.launch import StageResult
 from npo_core.stages.results import BaseResult
 from npo_core.stages.specs import BaseSpec
+from npo_core.stages.workspace import Workspace
 from tasks.artifacts import Section, key_of, publish, table
+from tasks.assets import snapshots_made
 from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
@@ -35,6 +37,7 @@ def make_base(spec: BaseSpec, label: str, run_name: str) -> StageResult[BaseResu
         table(spec.model.model_dump(), ("setting", "value")),
         *describe_problems(made.problems),
     )
+    snapshots_made(Workspace(spec.workspace), run_name, result, {0: made.snapshot}, "")
     return result
 
 

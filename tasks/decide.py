@@ -1,6 +1,7 @@
 """Tasks: decide whether to intervene and how far to roll back; and record what came of it."""
 
 from prefect import task
+from prefect.events import emit_event
 
 from npo_core.config import Plateau
 from npo_core.control.decision import Budget, Decision
@@ -23,6 +24,8 @@ from npo_core.timeline import SnapshotRef
 from tasks.artifacts import key_of, picture, publish, table
 from tasks.perform import worth_retrying
 
+DECIDED = "npo.decision.made"
+
 
 @task(name="decide", task_run_name="decide at step {at.step}", retry_condition_fn=worth_retrying)
 def decide(run: Run, number: int, branch: str, at: SnapshotRef, probed: Probed | None, budget: Budget) -> Decision:
@@ -41,7 +44,11 @@ def plan_rollback(run: Run, plateau: Plateau, branch: str, guide: SnapshotRef) -
 
 
 def publish_decision(run: Run, decision: Decision) -> None:
-    """The decision as an artifact: what a person needs to judge it."""
+    """The decision as an event, and as an artifact: what a person needs to judge it."""
+    text = f"Decision {decision.number} at step {decision.step}: {verdict(decision)}. {decision.reason}"
+    resource = {"prefect.resource.id": f"npo.workspace.{run.workspace.uri}", "prefect.resource.name": run.config.name}
+    told = {"workspace": run.workspace.uri, "intervene": decision.intervene, "text": text}
+    emit_event(DECIDED, resource=resource, payload=told)
     timeline = run.workspace.timeline
     rows = path_rows(timeline, decision.branch, decision.step)
     candidates = ["### Candidates", markdown(candidates_table(decision))] if decision.candidates else []

@@ -8,6 +8,7 @@ from npo_core.stages.results import GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.stages.workspace import Workspace
 from tasks.artifacts import key_of, publish, table
+from tasks.assets import materialized
 from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
@@ -42,4 +43,8 @@ def generate_guidance(spec: GuideSpec, label: str, run_name: str) -> StageResult
         "### Settings",
         table(spec.guidance.model_dump(), ("setting", "value")),
     )
+    if not result.reused:
+        guides = [f"snapshots/{id_}" for id_ in spec.guides]
+        told = {"cache": made.cache, "rows": made.rows}
+        materialized(Workspace(spec.workspace), "cache", f"guidance/{made.cache}", run_name, guides, **told)
     return result

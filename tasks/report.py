@@ -9,6 +9,7 @@ from npo_core.reporting.report import write_report
 from npo_core.stages.workspace import Workspace
 from npo_core.tracking import links
 from tasks.artifacts import key_of, picture, publish, trackers, wait_until_published, where
+from tasks.assets import materialized
 from tasks.perform import worth_retrying
 
 
@@ -24,4 +25,7 @@ def report(run: Run, baseline: str | None) -> dict:
     publish(
         key_of(run.config.name, "report"), "Report of the run", where(run.workspace.uri), trackers(links(store)), text
     )
+    last = figures["final"] or {}
+    rate = last.get("pass_rate")
+    materialized(run.workspace, "report", "report", run.config.name, step=last.get("step"), pass_rate=rate)
     return figures

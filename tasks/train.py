@@ -10,6 +10,7 @@ from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.tracking import links
 from tasks.artifacts import Section, key_of, picture, publish, table, trackers
+from tasks.assets import snapshots_made
 from tasks.outside import pausable
 from tasks.perform import perform, worth_retrying
 
@@ -25,6 +26,7 @@ def train(spec: TrainSpec, label: str, run_name: str) -> StageResult[TrainResult
         key_of(run_name, label), f"{label}: metrics of the segment and what it cost", *describe(spec, label, result)
     )
     publish_samples(spec, label, run_name, result)
+    snapshots_made(Workspace(spec.workspace), run_name, result, result.result.snapshots, spec.start)
     return result
 
 

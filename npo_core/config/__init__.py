@@ -4,8 +4,10 @@ An unknown field, a value out of bounds or two settings that contradict each oth
 `load_config` reads YAML; `RunConfig` is also the form that Prefect shows.
 """
 
+from npo_core.config.asked import Asked
 from npo_core.config.closed import Closed
 from npo_core.config.control import AutoNPO, Choice, Control, Plateau, Pool, Probe, Rescue, Trigger
+from npo_core.config.drawn import ReasoningGymProblems, VerifiersProblems
 from npo_core.config.engine import EngineSettings
 from npo_core.config.load import explain, load_config, override, parse_config, parse_plateau
 from npo_core.config.mix import (
@@ -36,6 +38,7 @@ from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guid
 from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
+    "Asked",
     "AutoNPO",
     "BaseBounds",
     "BuiltInModel",
@@ -69,6 +72,7 @@ __all__ = [
     "PretrainedModel",
     "Probe",
     "Problems",
+    "ReasoningGymProblems",
     "Replay",
     "Rescue",
     "Rest",
@@ -84,6 +88,7 @@ __all__ = [
     "Training",
     "Trigger",
     "Verifier",
+    "VerifiersProblems",
     "explain",
     "load_config",
     "override",

@@ -1,11 +1,12 @@
 """What is asked."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from npo_core.config.asked import Asked
 from npo_core.config.closed import Closed, choices
-from npo_core.config.verifier import ExactVerifier, Verifier, one_group
+from npo_core.config.drawn import ReasoningGymProblems, VerifiersProblems
 
 
 class ChainFacts(Closed):
@@ -122,8 +123,8 @@ class Source(Closed):
         return self
 
 
-class DataProblems(Closed):
-    """Problems from files, folders or a hub."""
+class DataSources(Closed):
+    """Where rows of data come from."""
 
     kind: Literal["data"] = Field(description="problems of your own")
     train: Source = Field(description="training problems")
@@ -136,28 +137,6 @@ class DataProblems(Closed):
     benchmarks: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Source] = Field(
         {}, description="further held-out data sets by name, each scored on its own"
     )
-    answer_pattern: str = Field(
-        r"####\s*(.+)$",
-        description="regular expression whose group 1 is the final answer; "
-        "the last match counts, in reference and completion alike",
-    )
-    verifier: Verifier = ExactVerifier()
-    verifiers: dict[str, Verifier] = Field(
-        {}, description="other verifiers by name, for sources (verifier) and rows (columns.verifier) that need one"
-    )
-    system_prompt: str = Field("", description="said before every prompt; empty: nothing")
-    chat: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="render prompts by the model's chat template; auto: where the tokenizer has one, and refuse a chat "
-        "model without; never: plain text",
-    )
-    chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="what the chat template is told besides, for example enable_thinking: false"
-    )
-    max_prompt_tokens: int | None = Field(
-        None, ge=1, description="tokens that a rendered prompt may have, those of its images counted; none: any"
-    )
-    on_long: Literal["drop", "error"] = Field("drop", description="what is done with longer prompts; drops are counted")
 
     @model_validator(mode="before")
     @classmethod
@@ -191,9 +170,9 @@ class DataProblems(Closed):
         """The columns with images, of all sources."""
         return list(dict.fromkeys(name for source in self.sources.values() for name in source.columns.images))
 
-    def verifier_named(self, name: str) -> Verifier:
-        """One of `verifiers`, or `verifier` for an empty name. Raises KeyError if there is none."""
-        return self.verifiers[name] if name else self.verifier
+
+class DataProblems(Asked, DataSources):
+    """Problems from files, folders or a hub."""
 
     @model_validator(mode="after")
     def _verifiers_are_there(self) -> Self:
@@ -205,22 +184,8 @@ class DataProblems(Closed):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _prompts_are_asked(self) -> Self:
-        if fixed := {"tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs):
-            raise ValueError(
-                f"problems.chat_template_kwargs has {', '.join(sorted(fixed))}: prompts are always rendered as text "
-                "that asks for an answer; leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _pattern_works(self) -> Self:
-        one_group(self.answer_pattern, "problems.answer_pattern")
-        return self
-
 
 Problems = Annotated[
-    ChainProblems | DataProblems,
+    ChainProblems | DataProblems | ReasoningGymProblems | VerifiersProblems,
     Field(discriminator="kind", description="what is asked", json_schema_extra=choices),
 ]

@@ -11,10 +11,10 @@ from npo_core.config.engine import EngineSettings
 from npo_core.config.methods import methods, read_method, with_method
 from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
-from npo_core.config.problems import ChainProblems, Problems
+from npo_core.config.problems import ChainProblems, DataProblems, Problems
 from npo_core.config.tracking import Tracking
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
-from npo_core.config.verifier import LengthVerifier, leaves
+from npo_core.config.verifier import LengthVerifier, TaskVerifier, leaves
 from npo_core.errors import ConfigError
 
 
@@ -98,6 +98,7 @@ class RunConfig(Closed):
             self._rescue_fits,
             self._teacher_fits,
             self._second_opinion_fits,
+            self._tasks_score_their_own,
             self._penalty_is_in_reach,
         )
         if wrong := [sentence for check in checks for sentence in check()]:
@@ -293,6 +294,17 @@ class RunConfig(Closed):
                 f"guidance.verifier = {self.guidance.verifier.kind}, but the built-in task (problems.kind = chain) is "
                 "verified exactly and needs no second opinion: leave it out, or set problems.kind = data"
             )
+
+    def _tasks_score_their_own(self) -> Iterator[str]:
+        if not isinstance(self.problems, DataProblems):
+            return
+        opinion = [] if self.guidance.verifier is None else [self.guidance.verifier]
+        for verifier in [self.problems.verifier, *self.problems.verifiers.values(), *opinion]:
+            if any(isinstance(leaf, TaskVerifier) for leaf in leaves(verifier)):
+                yield (
+                    "a verifier is of kind task, but rows of problems.kind = data belong to no task that could score "
+                    "them: take another kind, or function for a scorer of your own"
+                )
 
     def _penalty_is_in_reach(self) -> Iterator[str]:
         most = self.training.max_completion_tokens

@@ -97,6 +97,12 @@ class FunctionVerifier(InWorkers):
         return path
 
 
+class TaskVerifier(InWorkers):
+    """What the library that drew a problem says of the answer: of problems.kind reasoning-gym and verifiers alone."""
+
+    kind: Literal["task"] = Field("task", description="the scorer of the problem's task")
+
+
 class FormatVerifier(Closed):
     """1 where the completion has the format, else 0."""
 
@@ -130,7 +136,7 @@ class LengthVerifier(Closed):
 
 
 SoundVerifier = Annotated[
-    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier,
+    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier | TaskVerifier,
     Field(discriminator="kind", description="what is verified", json_schema_extra=choices),
 ]
 
@@ -143,7 +149,14 @@ class AllOfVerifier(Closed):
 
 
 OpinionVerifier = Annotated[
-    ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier | AllOfVerifier,
+    ExactVerifier
+    | NumericVerifier
+    | ChoiceVerifier
+    | MathVerifier
+    | FormatVerifier
+    | FunctionVerifier
+    | TaskVerifier
+    | AllOfVerifier,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
 ]
 LeafVerifier = SoundVerifier | LengthVerifier
@@ -155,6 +168,7 @@ PartVerifier = Annotated[
     | FormatVerifier
     | LengthVerifier
     | FunctionVerifier
+    | TaskVerifier
     | AllOfVerifier,
     Field(discriminator="kind", description="what is verified", json_schema_extra=choices),
 ]
@@ -203,6 +217,7 @@ Verifier = Annotated[
     | MathVerifier
     | FormatVerifier
     | FunctionVerifier
+    | TaskVerifier
     | AllOfVerifier
     | WeightedVerifier,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),

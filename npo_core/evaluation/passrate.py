@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from npo_core.engines import Engine
 from npo_core.errors import VerifierError
 from npo_core.evaluation.score import HeldOutScore, Score
-from npo_core.problems import Completion, Judge, Outcome, Problem, ProblemSet
+from npo_core.problems import Completion, Judge, Outcome, Problem, ProblemSet, Verdict
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -17,29 +17,56 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-def evaluate(engine: Engine, problems: ProblemSet, *, benchmarks: bool = True, **sampling: int) -> HeldOutScore:
+Samples = list[tuple[Completion, Verdict]]
+
+
+def evaluate(
+    engine: Engine,
+    problems: ProblemSet,
+    *,
+    benchmarks: bool = True,
+    kept: dict[str, Samples] | None = None,
+    **sampling: int,
+) -> HeldOutScore:
     """The score on the held-out problems and, under `benchmarks`, on each further data set; `sampling`: as of `score`.
 
     Every data set is sampled on its own, so that its score does not depend on which others are asked.
+
+    Args:
+        kept: takes the answers of each data set by its name, those of the held-out problems by an empty one.
     """
     further = problems.benchmarks if benchmarks else {}
     held_out, *others = (
-        score(engine, asked, problems.judge, **sampling) for asked in [problems.held_out, *further.values()]
+        score(engine, asked, problems.judge, kept=None if kept is None else kept.setdefault(name, []), **sampling)
+        for name, asked in {"": problems.held_out, **further}.items()
     )
     return HeldOutScore(**held_out.model_dump(), benchmarks=dict(zip(further, others, strict=True)))
 
 
 def score(
-    engine: Engine, problems: Sequence[Problem], judge: Judge, *, samples: int, max_tokens: int, seed: int
+    engine: Engine,
+    problems: Sequence[Problem],
+    judge: Judge,
+    *,
+    samples: int,
+    max_tokens: int,
+    seed: int,
+    kept: Samples | None = None,
 ) -> Score:
-    """Sample every problem of a data set and verify.
+    """Sample every problem of a data set and verify; `kept` takes every answer, `samples` of each problem in turn.
 
     Raises:
         VerifierError: no answer at all got a verdict.
     """
     answers = engine.generate(problems, samples=samples, max_tokens=max_tokens, seed=seed)
-    rows = [(problem, c) for problem, given in zip(problems, answers, strict=True) for c in given]
-    verdicts = judge([Completion(p, c.text, len(c.token_ids), c.finished) for p, c in rows])
+    rows = [
+        Completion(problem, c.text, len(c.token_ids), c.finished)
+        for problem, given in zip(problems, answers, strict=True)
+        for c in given
+    ]
+    verdicts = judge(rows)
+    if kept is not None:
+        kept += zip(rows, verdicts, strict=True)
     known = [
         [v.correct for v in verdicts[i : i + samples] if v.correct is not None]
         for i in range(0, len(verdicts), samples)

@@ -18,6 +18,7 @@ from npo_core.config.verifier import (
     LengthVerifier,
     MathVerifier,
     NumericVerifier,
+    TaskVerifier,
     Verifier,
     leaves,
 )
@@ -30,6 +31,7 @@ from npo_core.problems.reading.given import given_number, given_text
 from npo_core.problems.reading.letters import given_letter
 from npo_core.problems.reading.numbers import Number, same_number
 from npo_core.problems.reading.values import Words
+from npo_core.problems.tasks import OfTask
 
 REFERENCES = 4096  # whose reading is kept: the completions of a prompt share its reference
 Check = Callable[[Completion], Verdict]
@@ -99,6 +101,8 @@ def make_check(verifier: LeafVerifier, answer_pattern: str, *, accuracy: bool) -
             return Overlong(verifier.max_tokens, verifier.buffer)
         case FunctionVerifier():
             return OwnFunction.load(verifier.path, accuracy=accuracy)
+        case TaskVerifier():
+            return OfTask(pattern)
 
 
 def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared:

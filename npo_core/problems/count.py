@@ -3,17 +3,19 @@
 from functools import lru_cache
 from pathlib import Path
 
-from npo_core.config import DataProblems, Source
+from npo_core.config import Asked, DataProblems, Source
 from npo_core.errors import DataError
 from npo_core.problems.sources import kind_of, open_source
 
 
-def part_rows(problems: DataProblems) -> dict[str, int | None]:
+def part_rows(problems: Asked) -> dict[str, int | None]:
     """Rows of every part, before any is dropped: train, held_out, and benchmarks.NAME; None: at a hub.
 
     Raises:
         DataError: a file cannot be read.
     """
+    if not isinstance(problems, DataProblems):
+        return {"train": problems.train, "held_out": problems.held_out}
     found = {part: source_rows(source) for part, source in problems.sources.items()}
     if problems.held_out_rows is not None:
         whole = found["train"]

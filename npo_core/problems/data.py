@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from npo_core.config import DataProblems, Execution
+from npo_core.config import Asked, DataProblems, Execution
 from npo_core.config.verifier import FormatVerifier, leaves
 from npo_core.errors import ConfigError, DataError
+from npo_core.problems import draw
 from npo_core.problems.faults import SHOWN, Faults, Unusable, named
 from npo_core.problems.problem import ImageRef, Problem, problem_id
-from npo_core.problems.references import check_references
+from npo_core.problems.references import check_references, check_scored
 from npo_core.problems.render import Renderer
 from npo_core.problems.rows import Row, read_rows, split_off
 from npo_core.problems.sources import open_source
@@ -35,7 +36,7 @@ class Prepared:
 
 
 def load_data(
-    settings: DataProblems, processor: Any, held_out_only: bool = False, execution: Execution | None = None
+    settings: Asked, processor: Any, held_out_only: bool = False, execution: Execution | None = None
 ) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
     """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
@@ -56,12 +57,13 @@ def load_data(
     parts = read_parts(settings, held_out_only)
     check_references(parts, settings, execution or Execution())
     found = {name: part_problems(part, settings, render) for name, part in parts.items()}
+    check_scored(found["held_out"].problems, settings, execution or Execution())
     if "train" in found:
         check_apart(found)
     return {name: (part.problems, part.report) for name, part in found.items()}
 
 
-def check_tags(settings: DataProblems, processor: Any) -> None:
+def check_tags(settings: Asked, processor: Any) -> None:
     """Raises ConfigError where a format asks for special tokens, which are not in the text that verifiers see."""
     special = getattr(getattr(processor, "tokenizer", processor), "all_special_tokens", [])
     for name in ("", *settings.verifiers):
@@ -87,8 +89,11 @@ def check_apart(found: dict[str, Prepared]) -> None:
             )
 
 
-def read_parts(settings: DataProblems, held_out_only: bool) -> dict[str, Part]:
+def read_parts(settings: Asked, held_out_only: bool) -> dict[str, Part]:
     """The rows of all parts, each from its source; held-out ones may be split off from those of training."""
+    if not isinstance(settings, DataProblems):
+        tables = draw.draw(settings, held_out_only)
+        return {name: Part(table.name, read_rows(table, draw.SOURCE, settings)) for name, table in tables.items()}
     parts, apart = {}, settings.held_out is not None
     for name, source in settings.sources.items():
         if name == "train" and held_out_only and apart:
@@ -116,7 +121,7 @@ def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
     }
 
 
-def part_problems(part: Part, settings: DataProblems, render: Renderer) -> Prepared:
+def part_problems(part: Part, settings: Asked, render: Renderer) -> Prepared:
     """The problems of a part: long prompts dropped or refused."""
     problems = rendered(part, render)
     lengths = prompt_lengths(problems, render.processor) if render.processor else []
@@ -203,6 +208,6 @@ def image_tokens(images: Sequence[ImageRef], processor: Any) -> int:
     return sum(counted.num_image_tokens) - len(images)
 
 
-def without_template(settings: DataProblems) -> DataProblems:
+def without_template(settings: Asked) -> Asked:
     """The same problems as text, for a look at them where there is no tokenizer."""
     return settings.model_copy(update={"chat": "never", "max_prompt_tokens": None})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from npo_core.config import DataProblems, Execution, Problems
+from npo_core.config import Asked, Execution, Problems
 from npo_core.config.verifier import WeightedVerifier
 from npo_core.errors import DataError
 from npo_core.problems import chain
@@ -14,7 +14,7 @@ BENCHMARK = "benchmarks."  # what the name of a benchmark's part begins with
 
 
 def load_problems(
-    settings: Problems, execution: Execution | None = None, processor: Any = None, held_out_only: bool = False
+    settings: Problems | Asked, execution: Execution | None = None, processor: Any = None, held_out_only: bool = False
 ) -> ProblemSet:
     """Generate or read the problems.
 
@@ -27,7 +27,7 @@ def load_problems(
         DataError: a source cannot be read or a row is wrong; names file, rows and column.
         ConfigError: the tokenizer does not fit the settings.
     """
-    if isinstance(settings, DataProblems):
+    if isinstance(settings, Asked):
         found = load_data(settings, processor, held_out_only, execution)
         parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
         return problem_set(settings, execution, parts, report)
@@ -45,7 +45,7 @@ def load_problems(
 
 
 def problem_set(
-    settings: DataProblems, execution: Execution | None, parts: dict[str, list[Problem]], report: dict[str, Any]
+    settings: Asked, execution: Execution | None, parts: dict[str, list[Problem]], report: dict[str, Any]
 ) -> ProblemSet:
     """Problems from data, by part, with the judges of their verifiers."""
     examples = {problem.verifier: problem for part in parts.values() for problem in part}  # one for each verifier

@@ -1,13 +1,15 @@
 """References of mathematics, read once in workers before anything is trained: reading may take as long as it likes."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from npo_core.config import DataProblems, Execution
-from npo_core.config.verifier import MathVerifier, leaves
+from npo_core.config import Asked, Execution
+from npo_core.config.verifier import MathVerifier, TaskVerifier, leaves
+from npo_core.errors import ConfigError
 from npo_core.problems.faults import Faults
 from npo_core.problems.pool import Pool
-from npo_core.problems.problem import Reference
+from npo_core.problems.problem import Completion, Problem, Reference
 from npo_core.problems.rows import Row
 
 
@@ -18,7 +20,7 @@ class Rows(Protocol):
     rows: list[Row]
 
 
-def check_references(parts: Mapping[str, Rows], settings: DataProblems, execution: Execution) -> None:
+def check_references(parts: Mapping[str, Rows], settings: Asked, execution: Execution) -> None:
     """Raises DataError, with source and row numbers, where the math verifier cannot read a row's answer."""
     wanted = {name: math_verifier(settings, name) for name in ("", *settings.verifiers)}
     mathematical = [row for part in parts.values() for row in part.rows if wanted[row.verifier] is not None]
@@ -33,13 +35,30 @@ def check_references(parts: Mapping[str, Rows], settings: DataProblems, executio
         faults.check()
 
 
-def math_verifier(settings: DataProblems, name: str) -> MathVerifier | None:
+def check_scored(problems: Sequence[Problem], settings: Asked, execution: Execution) -> None:
+    """Raises ConfigError where a task of Reasoning Gym does not take its own answer, once it was kept, for right."""
+    drawn = [problem for problem in problems if problem.row.get("library") == "reasoning-gym"]
+    tasks = {json.dumps({**problem.row["task"], "metadata": None}): problem for problem in drawn}
+    if not tasks:
+        return
+    limits = {"workers": execution.verifier_workers, "max_outages": 0.999}
+    judge = Pool(TaskVerifier(), settings.answer_pattern, **limits, example=[*tasks.values()][0])
+    verdicts = judge([Completion(problem, problem.answer, 1, finished=True) for problem in tasks.values()])
+    for problem, verdict in zip(tasks.values(), verdicts, strict=True):
+        if verdict.correct is False:
+            raise ConfigError(
+                f"problems.tasks: {problem.row['task']['name']} does not accept its own answer after it was kept as "
+                "JSON: name another task."
+            )
+
+
+def math_verifier(settings: Asked, name: str) -> MathVerifier | None:
     """The verifier of mathematics that a named verifier is or has among its parts."""
     return next((leaf for leaf in leaves(settings.verifier_named(name)) if isinstance(leaf, MathVerifier)), None)
 
 
 def lacks(
-    answers: Sequence[str], verifier: MathVerifier, settings: DataProblems, execution: Execution
+    answers: Sequence[str], verifier: MathVerifier, settings: Asked, execution: Execution
 ) -> dict[str, str | None]:
     """What each answer lacks to be read as mathematics, None: nothing."""
     different = list(dict.fromkeys(answers))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import DataProblems, Execution, Problems
-from npo_core.config.verifier import LeafVerifier, leaves
+from npo_core.config import Asked, Execution, Problems
+from npo_core.config.verifier import LeafVerifier, TaskVerifier, leaves
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems.checks import Compared, Mathematics, make_check
 from npo_core.problems.judge import make_judge
@@ -60,7 +60,7 @@ def verify(problems: Problems, execution: Execution, pairs: Sequence[Completion]
     Raises:
         ConfigError: the configuration has no verifier of this name.
     """
-    if not isinstance(problems, DataProblems):
+    if not isinstance(problems, Asked):
         raise ConfigError(
             "The built-in task (problems.kind = chain) has a verifier of its own: give a configuration of data."
         )
@@ -68,6 +68,11 @@ def verify(problems: Problems, execution: Execution, pairs: Sequence[Completion]
         there = ", ".join(problems.verifiers) or "there are none"
         raise ConfigError(f"{name} is none of problems.verifiers ({there}): name one of these.")
     verifier = problems.verifier_named(name)
+    if any(isinstance(leaf, TaskVerifier) for leaf in leaves(verifier)):
+        raise ConfigError(
+            "A verifier of kind task scores answers to problems that its library drew, and npo verify has none: look "
+            "at npo samples of a run, or name another of problems.verifiers."
+        )
     patient = execution.model_copy(update={"max_outages": 0.999})  # an outage is shown, too
     judge = make_judge(verifier, problems.answer_pattern, patient, pairs[0].problem if pairs else None)
     readers = [(leaf, make_check(leaf, problems.answer_pattern, accuracy=False)) for leaf in leaves(verifier)]

@@ -14,6 +14,7 @@ from npo_core.errors import ConfigError
 from npo_core.problems.checks import Check, make_check
 from npo_core.problems.functions import OwnFunction, described, is_outage
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference
+from npo_core.problems.tasks import OfTask
 from npo_core.process import die_with_parent, own_stdout
 
 READY, VERDICT, OUTAGE, FAULT, REFUSED = "ready", "verdict", "outage", "fault", "refused"
@@ -44,6 +45,8 @@ def prepared(verifier: InWorkers, answer_pattern: str, accuracy: bool, example: 
     check = make_check(verifier, answer_pattern, accuracy=accuracy)
     if isinstance(check, OwnFunction) and example is not None:
         check.arguments(Completion(example, "", 0, True))
+    if isinstance(check, OfTask) and example is not None:
+        check(Completion(example, "", 0, True))  # imports the library, which takes longer than an answer may
     return check
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 
-from npo_core.config import ChainProblems, DynamicSampling, ExtraSamples, Mix, Problems, RunConfig, Source
+from npo_core.config import DataProblems, DynamicSampling, ExtraSamples, Mix, Problems, RunConfig, Source
 from npo_core.errors import DataError
 from npo_core.problems.count import source_rows
 from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
@@ -96,12 +96,12 @@ def prompts_met(config: RunConfig, updates: int) -> int:
     """Prompts that training meets in so many updates, at most."""
     training, problems = config.training, config.problems
     prompts = ceil(updates / training.updates_per_batch) * training.prompts_per_step
-    return min(prompts, problems.train) if isinstance(problems, ChainProblems) else prompts
+    return min(prompts, problems.train) if not isinstance(problems, DataProblems) else prompts
 
 
 def held_out(problems: Problems) -> int | None:
     """Held-out problems, at most; None where only a hub would tell, or there is nothing to read."""
-    if isinstance(problems, ChainProblems):
+    if not isinstance(problems, DataProblems):
         return problems.held_out
     return problems.held_out_rows if problems.held_out is None else at_most(problems.held_out)
 

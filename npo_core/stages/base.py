@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, ChainFacts, ChainProblems, DataProblems, Lora, PretrainedModel
+from npo_core.config import Asked, BuiltInModel, ChainFacts, ChainProblems, Lora, PretrainedModel
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.there import check_model
 from npo_core.problems import Outcome, ProblemSet, chain
@@ -67,7 +67,7 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     return problems
 
 
-def processor_for(problems: DataProblems, path: str) -> Any:
+def processor_for(problems: Asked, path: str) -> Any:
     """The processor of a model for these problems: its tokenizer, where it takes text alone.
 
     Raises:

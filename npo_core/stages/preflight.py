@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 
 from npo_core.config import (
+    Asked,
     DataProblems,
     Execution,
     ModelGuide,
@@ -19,6 +20,7 @@ from npo_core.config.verifier import FunctionVerifier, leaves
 from npo_core.errors import ConfigError
 from npo_core.models.there import check_model
 from npo_core.problems.count import part_rows
+from npo_core.problems.draw import check_drawn
 from npo_core.problems.functions import FunctionSource
 from npo_core.problems.pool import Pool
 from npo_core.stages.forked import environment
@@ -45,8 +47,10 @@ def preflight(
     if isinstance(config.model, PretrainedModel):
         check_model(config.model.path, hub=hub, weights=weights)
     check_mix(config, hub=hub, weights=weights)
-    if not isinstance(config.problems, DataProblems):
+    if not isinstance(config.problems, Asked):
         return {}
+    if not isinstance(config.problems, DataProblems):
+        check_drawn(config.problems)
     if rows and (known := part_rows(config.problems)["train"]) is not None:
         check_number(known, config.training)
     return function_sources(config)
@@ -98,7 +102,7 @@ def function_sources(config: RunConfig) -> dict[str, FunctionSource]:
     Raises:
         ConfigError: one cannot be imported or called.
     """
-    if not isinstance(config.problems, DataProblems):
+    if not isinstance(config.problems, Asked):
         return {}
     pattern = config.problems.answer_pattern
     found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in functions(config)}

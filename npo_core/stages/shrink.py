@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import BuiltInModel, DataProblems, RunConfig, parse_config
+from npo_core.config import Asked, BuiltInModel, RunConfig, parse_config
 from npo_core.config.verifier import (
     FunctionVerifier,
     LengthVerifier,
@@ -86,7 +86,7 @@ def replaced(config: RunConfig) -> list[str]:
     return [*said, "An answer to them is right where it ends by itself; only functions of your own judge as they do."]
 
 
-def own_rows(problems: DataProblems) -> bool:
+def own_rows(problems: Asked) -> bool:
     """Whether all rows are on this machine."""
     return all(map(is_local, problems.sources.values()))
 
@@ -144,7 +144,7 @@ def architecture(path: str) -> str:
         ) from None
 
 
-def verifiers(problems: DataProblems) -> dict[str, Any]:
+def verifiers(problems: Asked) -> dict[str, Any]:
     """All verifiers of the problems with another idea of what is right, but for functions."""
     named = {name: shrunk(verifier) for name, verifier in problems.verifiers.items()}
     return {"verifier": shrunk(problems.verifier), "verifiers": named}

@@ -92,4 +92,4 @@ def test_a_reference_that_cannot_be_compared_is_named_by_row(tmp_path):
 
 def test_forms_offer_the_kinds_as_tabs():
     field = RunConfig.model_json_schema()["$defs"]["DataProblems"]["properties"]["verifier"]
-    assert len(field["anyOf"]) == 8 and "oneOf" not in field
+    assert len(field["anyOf"]) == 9 and "oneOf" not in field
