@@ -134,6 +134,58 @@ def test_forms_begin_with_what_decides_most(served):
     assert list(plateau["properties"])[:2] == ["guide_step", "rollback_step"]
 
 
+def test_the_smoke_run_completes_with_its_artifacts(served, begun):
+    smoke = served.wait(begun.smoke, {"COMPLETED"})
+    artifacts = served.artifacts(begun.smoke)
+    stages = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-24", "evaluation", "report"]
+    assert {f"smoke-{stage}" for stage in stages} <= set(artifacts)
+    assert "data:image/png" in artifacts["smoke-report"]
+    workspace = served.home / "runs" / f"smoke-{begun.smoke[-8:]}"
+    assert smoke["run_count"] == 1 and (workspace / "report/report.md").exists()
+    assert re.fullmatch(r"early-bootstrap smoke seed 0, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", smoke["name"])
+    held_out = r"Held-out 0\.\d{3} ± 0\.\d{3} after 24 steps\. Report: "
+    assert re.fullmatch(held_out + re.escape(f"{workspace}/report/report.md"), smoke["state"]["message"])
+    lines = [line for line in served.logs(begun.smoke) if line.startswith(("Workspace: ", "Held-out "))]
+    assert lines == [f"Workspace: {workspace}", smoke["state"]["message"]]
+    assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
+    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{workspace}"]}}}
+    assert [run["id"] for run in served.ask("flow_runs/filter", tagged)] == [begun.smoke]
+
+
+def test_cancel_ends_every_process_and_frees_the_workspace(served, begun, folder):
+    served.wait_for_task(begun.endless, "train main to 20000")
+    processes = served.of_runs(begun.endless)
+    assert len(processes) >= 3
+    served.set_state(begun.endless, "CANCELLING", "Cancelling")
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive
+    with workspace_lock(Workspace(folder / "endless").store, owner="the test"):
+        pass
+    assert served.wait(begun.endless, {"CANCELLED"})["state"]["name"] == "Cancelled"
+
+
+def test_a_grpo_run_on_a_plateau_starts_plateau_breakthrough(served, begun, folder):
+    served.wait(begun.plateau, {"COMPLETED"})
+    wanted = {"flows": {"name": {"any_": ["plateau-breakthrough"]}}}
+    deadline = time.monotonic() + 120
+    while not (found := served.ask("flow_runs/filter", wanted)):
+        assert time.monotonic() < deadline, "the event started nothing"
+        time.sleep(0.2)
+    assert [run["parameters"]["workspace"] for run in found] == [str(folder / "plateau")]
+    served.wait(found[0]["id"], {"COMPLETED"})
+    assert list(folder.glob("plateau/branches/late-*.json"))
+    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{folder / 'plateau'}"]}}}
+    assert {run["id"] for run in served.ask("flow_runs/filter", tagged)} == {begun.plateau, found[0]["id"]}
+
+
+def test_no_more_runs_at_a_time_than_asked_for(served, begun):
+    """Three were started at once; the limit is two, and holds across deployments."""
+    runs = [served.wait(run) for run in (begun.smoke, begun.plateau, begun.endless)]
+    for run in runs:
+        beside = [other for other in runs if other["start_time"] <= run["start_time"] < other["end_time"]]
+        assert len(beside) <= 2, [(r["name"], r["start_time"], r["end_time"]) for r in runs]
+
+
 def test_deploying_again_changes_nothing(served):
     def everything() -> tuple[set, list]:
         automations = sorted(automation["name"] for automation in served.ask("automations/filter", {}))
@@ -190,56 +242,15 @@ def test_a_run_that_waits_for_approval_is_not_taken_for_dead(served):
     served.set_state(runs["told"], "COMPLETED", "Completed")
 
 
-def test_the_smoke_run_completes_with_its_artifacts(served, begun):
-    smoke = served.wait(begun.smoke, {"COMPLETED"})
-    artifacts = served.artifacts(begun.smoke)
-    stages = ["base", "train-scout-to-12", "guidance", "branch-replay", "train-replay-to-24", "evaluation", "report"]
-    assert {f"smoke-{stage}" for stage in stages} <= set(artifacts)
-    assert "data:image/png" in artifacts["smoke-report"]
-    workspace = served.home / "runs" / f"smoke-{begun.smoke[-8:]}"
-    assert smoke["run_count"] == 1 and (workspace / "report/report.md").exists()
-    assert re.fullmatch(r"early-bootstrap smoke seed 0, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", smoke["name"])
-    held_out = r"Held-out 0\.\d{3} ± 0\.\d{3} after 24 steps\. Report: "
-    assert re.fullmatch(held_out + re.escape(f"{workspace}/report/report.md"), smoke["state"]["message"])
-    lines = [line for line in served.logs(begun.smoke) if line.startswith(("Workspace: ", "Held-out "))]
-    assert lines == [f"Workspace: {workspace}", smoke["state"]["message"]]
-    assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
-    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{workspace}"]}}}
-    assert [run["id"] for run in served.ask("flow_runs/filter", tagged)] == [begun.smoke]
-
-
-def test_cancel_ends_every_process_and_frees_the_workspace(served, begun, folder):
-    served.wait_for_task(begun.endless, "train main to 20000")
-    processes = served.of_runs(begun.endless)
-    assert len(processes) >= 3
-    served.set_state(begun.endless, "CANCELLING", "Cancelling")
-    _, alive = psutil.wait_procs(processes, timeout=60)
-    assert not alive
-    with workspace_lock(Workspace(folder / "endless").store, owner="the test"):
-        pass
-    assert served.wait(begun.endless, {"CANCELLED"})["state"]["name"] == "Cancelled"
-
-
-def test_a_grpo_run_on_a_plateau_starts_plateau_breakthrough(served, begun, folder):
-    served.wait(begun.plateau, {"COMPLETED"})
-    wanted = {"flows": {"name": {"any_": ["plateau-breakthrough"]}}}
-    deadline = time.monotonic() + 120
-    while not (found := served.ask("flow_runs/filter", wanted)):
-        assert time.monotonic() < deadline, "the event started nothing"
-        time.sleep(0.2)
-    assert [run["parameters"]["workspace"] for run in found] == [str(folder / "plateau")]
-    served.wait(found[0]["id"], {"COMPLETED"})
-    assert list(folder.glob("plateau/branches/late-*.json"))
-    tagged = {"flow_runs": {"tags": {"all_": [f"workspace:{folder / 'plateau'}"]}}}
-    assert {run["id"] for run in served.ask("flow_runs/filter", tagged)} == {begun.plateau, found[0]["id"]}
-
-
-def test_no_more_runs_at_a_time_than_asked_for(served, begun):
-    """Three were started at once; the limit is two, and holds across deployments."""
-    runs = [served.wait(run) for run in (begun.smoke, begun.plateau, begun.endless)]
-    for run in runs:
-        beside = [other for other in runs if other["start_time"] <= run["start_time"] < other["end_time"]]
-        assert len(beside) <= 2, [(r["name"], r["start_time"], r["end_time"]) for r in runs]
+def test_a_run_cancelled_while_the_worker_takes_it_frees_its_place_within_minutes(served):
+    """Nobody has it then: it stays in Cancelling until the server looks after it."""
+    found, pending = deployments(served)["smoke"]["id"], {"state": {"type": "PENDING", "name": "Pending"}}
+    run = served.ask(f"deployments/{found}/create_flow_run", pending)["id"]
+    served.set_state(run, "CANCELLING", "Cancelling")
+    assert served.ask(f"flow_runs/{run}")["state_type"] == "CANCELLING"
+    began = time.monotonic()
+    served.wait(run, {"CANCELLED"})
+    assert time.monotonic() - began < 250
 
 
 def test_a_port_in_use_is_named(served):
