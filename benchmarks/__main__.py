@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.cache import PEAK_LIMIT_MB, PHASES
+from benchmarks.cache import OPEN_LIMIT_S, PEAK_LIMIT_MB, PHASES
 from benchmarks.common import ROOT, Check, base_folder, demo_config, markdown, say, settle
 
 DOCS = ROOT / "docs/benchmarks.md"
@@ -59,6 +59,7 @@ def cache_checks(result: dict) -> dict:
         Check(f"guidance cache, peak memory to {phase}", result[phase]["peak_mb"], PEAK_LIMIT_MB, " MB")
         for phase in PHASES
     ]
+    checks.append(Check("guidance cache, seconds to open it warm", result["open"]["open_warm_s"], OPEN_LIMIT_S, " s"))
     rows = [
         [phase, name, f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"]
         for phase in PHASES

@@ -4,7 +4,8 @@
 
 Writes a cache into a temporary folder (removed afterwards), then opens it in a fresh process for random prompts,
 after the kernel was asked to forget the files. Each phase is a process of its own, so that its peak memory is its own.
-Passes when both peaks stay below 500 MB; the exit code is 1 when not.
+Passes when both peaks stay below 500 MB and the second opening, from the kernel's copies of the files, takes less than
+half a second; the exit code is 1 when not.
 
 The rows: token ids of a vocabulary of 151,000 with frequencies falling as a power law, log-probs mostly near 0 with an
 exponential tail, prompt ids that are hashes. All rows are cut from one chunk of random values at different offsets.
@@ -33,6 +34,7 @@ VOCABULARY = 151_000
 EOS = 151_000
 CHUNK_ROWS = 4_096  # 128 row groups: far more than a compressor can look back
 PEAK_LIMIT_MB = 500
+OPEN_LIMIT_S = 0.5
 PHASES = ("write", "open")
 
 
@@ -48,7 +50,8 @@ def main() -> int:
         report = {phase: in_fresh_process(phase, folder, arguments) for phase in PHASES}
     finally:
         shutil.rmtree(folder)
-    report["passed"] = all(report[phase]["peak_mb"] < PEAK_LIMIT_MB for phase in PHASES)
+    small = all(report[phase]["peak_mb"] < PEAK_LIMIT_MB for phase in PHASES)
+    report["passed"] = small and report["open"]["open_warm_s"] < OPEN_LIMIT_S
     print(json.dumps(report) if arguments.json else as_text(report))
     return 0 if report["passed"] else 1
 
@@ -128,7 +131,7 @@ def measure_open(store: Store, arguments: argparse.Namespace) -> dict:
         "open_cold_s": cold_s,
         "open_warm_s": warm_s,
         "prompts_found": found,
-        "lookup_us": lookup_s / len(asked) * 1e6,
+        "decode_s": lookup_s,
         "bytes_read": read.bytes,
         "row_groups_read": read.row_groups,
         "share_of_row_groups": read.row_groups / groups,
@@ -199,7 +202,9 @@ def as_text(report: dict) -> str:
         for name, value in report[phase].items()
     ]
     verdict = "passed" if report["passed"] else "FAILED"
-    return "\n".join([*lines, f"{verdict}: peak memory of each phase below {PEAK_LIMIT_MB} MB"])
+    return "\n".join(
+        [*lines, f"{verdict}: peak memory of each phase below {PEAK_LIMIT_MB} MB, warm below {OPEN_LIMIT_S} s"]
+    )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ DEFAULTS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
+    # A run that was cancelled while the worker took it has a place in the work pool until then; it would be 300.
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
 }
 GRACE = 20.0  # seconds that runs have to say that they end
 ACTIVE = ["PENDING", "RUNNING", "CANCELLING"]  # types of states with a place in the work pool

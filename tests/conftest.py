@@ -21,10 +21,12 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # who forgets to na
 VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", Path(__file__).parents[1] / ".venv-vllm/bin/python"))
 
 
-# What takes longest begins, so that no process of the two has to wait for the other at the end.
+# What takes longest begins, so that no process has to wait for another at the end.
 LONG = ("flows", "product", "browser", "stages", "training", "recipes", "models", "engines", "deployments")
 # Files that share a server or a finished run go to one process; all others, to whichever is free.
 SHARING = ("flows", "browser", "stages", "training", "recipes", "models", "engines", "deployments")
+# These share less than they take: one process with all of them would be the last to end.
+ALONE = ("test_flows_on_vllm.py", "test_guide.py", "test_local_server.py", "test_presets.py", "test_two_processes.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,13 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Of `-n 2 --dist loadfile --no-loadscope-reorder`: some folders as if they were a file."""
+    """Of `-n 3 --dist loadfile --no-loadscope-reorder`: some folders as if they were a file."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFileOrFolder(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.split("::")[0])
-            return str(file.parent if file.parent.name in SHARING else file)
+            shares = file.parent.name in SHARING and file.name not in ALONE
+            return str(file.parent if shares else file)
 
     return ByFileOrFolder(config, log)
 
@@ -75,7 +78,7 @@ def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def environment_is_kept() -> Iterator[None]:
     """What a test leaves in the environment would reach the next files of this process, and these differ from time to
-    time: with two workers, files go to whichever is free."""
+    time: with several workers, files go to whichever is free."""
     with patch.dict(os.environ):
         before = dict(os.environ)
         yield

@@ -1,7 +1,8 @@
 """Opens a guidance cache: finds a few prompts among many rows, and holds only those.
 
-Row groups are read and all but the wanted rows dropped, batch by batch, so that memory follows the rows asked for and
-not the size of the cache: a row costs its tokens, its log-probs and about a kilobyte.
+Memory follows the rows asked for and not the size of the cache: a row costs its tokens, its log-probs and about a
+kilobyte. On a disk, with an index, the rows of a file are decoded when one of them is asked for. From elsewhere, and
+where all rows are wanted, row groups are read and all but the wanted rows dropped, batch by batch.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import hashlib
 import posixpath
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from npo_core.errors import ConfigError, DamagedError, DataError
-from npo_core.guidance.info import FINGERPRINTS, INFO_FILE, SCHEMA_VERSION, CacheInfo, FileEntry
+from npo_core.guidance.index import ReadCount, check_groups, read_index
+from npo_core.guidance.info import FINGERPRINTS, INFO_FILE, REMEDY, SCHEMA_VERSION, CacheInfo, FileEntry, IndexEntry
 from npo_core.guidance.parquet import (
     batch_to_rows,
     byte_range,
@@ -33,17 +35,6 @@ from npo_core.guidance.parquet import (
 from npo_core.guidance.trajectory import LOGPROB_SLACK, Trajectory
 from npo_core.timeline.store import Store
 
-REMEDY = "Copy the cache again from where it is whole, or remove its folder and generate guidance again."
-
-
-@dataclass(slots=True)
-class ReadCount:
-    """What was read: files opened, row groups decoded, and their compressed bytes (footers not counted)."""
-
-    files: int = 0
-    row_groups: int = 0
-    bytes: int = 0
-
 
 class GuidanceCache:
     """Correct trajectories by prompt id, one a prompt unless more were kept; made by `GuidanceCache.open`.
@@ -52,7 +43,7 @@ class GuidanceCache:
     read     what `open` had to read
     """
 
-    def __init__(self, store: Store, info: CacheInfo, rows: dict[str, list[Trajectory]], read: ReadCount) -> None:
+    def __init__(self, store: Store, info: CacheInfo, rows: Mapping[str, list[Trajectory]], read: ReadCount) -> None:
         self.store = store
         self.info = info
         self.read = read
@@ -67,20 +58,20 @@ class GuidanceCache:
         `expect` holds the fingerprints of this run (any of tokenizer, model, problems, reward_names).
 
         Raises DataError when there is no cache, its schema is unknown or it was made for something else, DamagedError
-        when a file is missing, cut off or unreadable, StorageError when the store cannot be reached.
+        when a file is missing, cut off or unreadable, or what holds a wanted row is not what was written, StorageError
+        when the store cannot be reached.
         """
         info = read_info(store)
         _check_expected(store, info, expect or {})
         check_sizes(store, info)
         wanted = None if prompt_ids is None else sorted(set(prompt_ids))
+        if wanted is not None and info.index is not None and store.is_local:
+            on_disk = RowsOnDisk(store, info, wanted)
+            return cls(store, info, on_disk, on_disk.read)
         rows: dict[str, list[Trajectory]] = {}
         read = ReadCount()
         for entry in info.files:
-            with reading(store, entry.name, REMEDY):
-                for batch in wanted_batches(store, entry, wanted, read):
-                    _check_rows(batch, len(info.reward_names))
-                    for row in batch_to_rows(batch):
-                        rows.setdefault(row.prompt_id, []).append(row)
+            _read_rows(store, info, entry, wanted, rows, read)
         return cls(store, info, rows, read)
 
     def get(self, prompt_id: str) -> Trajectory | None:
@@ -110,7 +101,7 @@ class GuidanceCache:
 
     def verify(self) -> None:
         """Read every byte of every file again and compare SHA-256; raises DamagedError that names all bad files."""
-        bad = [entry.name for entry in self.info.files if _sha256(self.store, entry.name) != entry.sha256]
+        bad = [entry.name for entry in _entries(self.info) if _sha256(self.store, entry.name) != entry.sha256]
         if bad:
             raise DamagedError(f"{self.store.uri}: the content of {', '.join(bad)} is not what was written. {REMEDY}")
 
@@ -151,19 +142,80 @@ def _check_expected(store: Store, info: CacheInfo, expect: dict) -> None:
             )
 
 
+def _entries(info: CacheInfo) -> list[FileEntry | IndexEntry]:
+    """All files beside `cache.json`."""
+    return [*info.files, *([info.index] if info.index else [])]
+
+
 def check_sizes(store: Store, info: CacheInfo) -> None:
     """One listing tells a file that is missing or was cut off."""
     folder = posixpath.dirname(store.path(INFO_FILE))
     with reading(store, INFO_FILE, REMEDY):
         listed = store.fs.ls(folder, detail=True, refresh=True)
     sizes = {posixpath.basename(item["name"]): item["size"] for item in listed}
-    for entry in info.files:
+    for entry in _entries(info):
         if entry.name not in sizes:
             raise DamagedError(f"{store.uri}: the file {entry.name} is missing. {REMEDY}")
         if (size := sizes[entry.name]) != entry.bytes:
             raise DamagedError(
                 f"{store.uri}: the file {entry.name} has {size} bytes, {entry.bytes} were written. {REMEDY}"
             )
+
+
+class RowsOnDisk(Mapping[str, list[Trajectory]]):
+    """The rows of wanted prompts, by prompt id in order; those of a file are decoded when one is first asked for.
+
+    The bytes of their row groups are checked when it is made: whatever is damaged is known before training.
+
+    Raises DamagedError: a row group is not what was written.
+    """
+
+    def __init__(self, store: Store, info: CacheInfo, wanted: list[str]) -> None:
+        self.store, self.info, self.wanted = store, info, wanted
+        index = read_index(store, info)
+        self._places = index.places_of(wanted)
+        groups = {group for place in self._places.values() for group in place}
+        self.read = check_groups(store, info, index, np.array(sorted(groups), np.int64))
+        self._first = [0, *accumulate(entry.row_groups for entry in info.files)]
+        self._held: dict[int, dict[str, list[Trajectory]]] = {}
+
+    def __getitem__(self, prompt_id: str) -> list[Trajectory]:
+        groups = self._places[prompt_id]
+        first, last = (bisect_right(self._first, group) - 1 for group in (groups[0], groups[-1]))
+        return [row for file in range(first, last + 1) for row in self._of_file(file).get(prompt_id, [])]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, prompt_id: object) -> bool:
+        return prompt_id in self._places
+
+    def _of_file(self, file: int) -> dict[str, list[Trajectory]]:
+        """The wanted rows of a file."""
+        if file not in self._held:
+            rows: dict[str, list[Trajectory]] = {}
+            _read_rows(self.store, self.info, self.info.files[file], self.wanted, rows, ReadCount())
+            self._held[file] = rows
+        return self._held[file]
+
+
+def _read_rows(
+    store: Store,
+    info: CacheInfo,
+    entry: FileEntry,
+    wanted: list[str] | None,
+    rows: dict[str, list[Trajectory]],
+    read: ReadCount,
+) -> None:
+    """Add the wanted rows of a file (all for None) to `rows`."""
+    with reading(store, entry.name, REMEDY):
+        for batch in wanted_batches(store, entry, wanted, read):
+            _check_rows(batch, len(info.reward_names))
+            for row in batch_to_rows(batch):
+                rows.setdefault(row.prompt_id, []).append(row)
 
 
 def wanted_batches(

@@ -12,6 +12,7 @@ from npo_core.timeline.records import Record
 
 SCHEMA_VERSION = 1
 INFO_FILE = "cache.json"
+REMEDY = "Copy the cache again from where it is whole, or remove its folder and generate guidance again."
 FINGERPRINTS = ("tokenizer", "model", "problems", "reward_names")
 # A cache is the same when its rows are and when these say the same; what it cost to make is no part of what it is.
 IDENTITY = (*FINGERPRINTS, "eos_token_id", "sampling", "guides")
@@ -27,6 +28,14 @@ class FileEntry(Record):
     sha256: str
     first: str
     last: str
+
+
+class IndexEntry(Record):
+    """The index: its size in bytes, and its SHA-256 in hex."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 class GuideEntry(Record):
@@ -48,6 +57,7 @@ class CacheInfo(Record):
     tokens_generated             tokens of all samples drawn, kept or not
     seconds                      wall time of the generation
     refused                      samples found right that guidance.verifier, the second opinion, did not; 0: left out
+    index                        where rows lie; none: the cache was written before there were any, and is read as ever
     guessed                      samples right only by a verifier's fallback, which are no guidance; 0: left out
     """
 
@@ -68,6 +78,7 @@ class CacheInfo(Record):
     samples_drawn: int = Field(ge=0)
     seconds: float = Field(ge=0)
     prompts_solved: int | None = Field(None, ge=0, exclude_if=lambda count: count is None)
+    index: IndexEntry | None = Field(None, exclude_if=lambda index: index is None)
     refused: int = Field(0, ge=0, exclude_if=lambda count: not count)
     guessed: int = Field(0, ge=0, exclude_if=lambda count: not count)
 

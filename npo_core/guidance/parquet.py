@@ -79,16 +79,17 @@ class RowGroupWriter:
         self._rows.append(row)
         self._tokens += len(row.token_ids)
         if len(self._rows) >= ROWS_PER_GROUP or self._tokens >= TOKENS_PER_GROUP:
-            self._flush()
+            self.flush()
 
     def close(self, notes: dict[bytes, str] | None = None) -> None:
         """Write what is held, and the footer with `notes` as its metadata."""
-        self._flush()
+        self.flush()
         if notes:
             self._parquet.add_key_value_metadata(notes)
         self._parquet.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the rows that are held as a row group; its bytes reach the sink before this returns."""
         if self._rows:
             self._parquet.write_table(rows_to_table(self._rows))
             self.groups += 1

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
+import xxhash
 from pydantic import ValidationError
 
 from npo_core.errors import DataError
+from npo_core.guidance.index import INDEX_FILE, IndexWriter, Span
 from npo_core.guidance.info import INFO_FILE, CacheInfo, FileEntry, cache_id
 from npo_core.guidance.parquet import ROWS_PER_FILE, RowGroupWriter
 from npo_core.guidance.trajectory import Trajectory
@@ -35,13 +37,14 @@ class CacheWriter:
         if store.exists(INFO_FILE):
             raise DataError(f"{store.uri} already holds a complete guidance cache: write to another folder.")
         for name in store.list():
-            if _PART_NAME.fullmatch(name):  # of a writer that was killed
+            if _PART_NAME.fullmatch(name) or name == INDEX_FILE:  # of a writer that was killed
                 store.remove(name)
         self._store = store
         self._rows_per_file = rows_per_file
         self._part: PartWriter | None = None
         self._files: list[FileEntry] = []
         self._rows = RowsDigest()
+        self._index = IndexWriter()
         self._last = ("", -1)
         self._prompts = 0
         self._ends: set[int] = set()
@@ -53,7 +56,7 @@ class CacheWriter:
         for row in trajectories:
             self._check(row)
             if self._part is None:
-                self._part = PartWriter(self._store, f"part-{len(self._files):05d}.parquet")
+                self._part = PartWriter(self._store, f"part-{len(self._files):05d}.parquet", self._index)
             self._part.add(row)
             self._rows.add(row.digest())
             if self._part.rows >= self._rows_per_file:
@@ -69,6 +72,9 @@ class CacheWriter:
         solved = {} if self._prompts == self._rows.rows else {"prompts_solved": self._prompts}
         info = draft_info(self._rows, self._files, facts | solved)
         self._check_facts(info)
+        if self._files:
+            with as_storage_errors(self._store.uri, INDEX_FILE, local=self._store.is_local):
+                info = info.model_copy(update={"index": self._index.save(self._store)})
         self._store.write_json(INFO_FILE, info.model_dump(mode="json"))
         return info
 
@@ -135,13 +141,15 @@ def draft_info(rows: RowsDigest, files: list[FileEntry], facts: dict) -> CacheIn
 class PartWriter:
     """One Parquet file of a cache in the making. Raises StorageError where the storage refuses."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, index: IndexWriter) -> None:
         self.rows = 0
+        self._index = index
         self._store = store
         self._name = name
         with self._storing():
             self._sink = HashingFile(_create(store, name))
             self._parquet = RowGroupWriter(self._sink)
+        self._groups = 0
 
     def add(self, row: Trajectory) -> None:
         """Write a row; rows come sorted by prompt id."""
@@ -149,12 +157,21 @@ class PartWriter:
             self._first = row.prompt_id
         self._last = row.prompt_id
         self.rows += 1
+        self._index.add(row.prompt_id)
         with self._storing():
             self._parquet.add(row)
+            self._end_group()
+
+    def _end_group(self) -> None:
+        if self._parquet.groups > self._groups:
+            self._groups = self._parquet.groups
+            self._index.end_group(self._sink.span())
 
     def close(self) -> FileEntry:
         """End the file; its entry for `cache.json`."""
         with self._storing():
+            self._parquet.flush()
+            self._end_group()
             self._parquet.close()
             self._sink.close()
         return FileEntry(
@@ -183,8 +200,8 @@ class HashingFile(io.RawIOBase):
 
     def __init__(self, file) -> None:
         self._file = file
-        self._hash = hashlib.sha256()
-        self.bytes = 0
+        self._hash, self._of_span = hashlib.sha256(), xxhash.xxh3_64()
+        self.bytes = self._start = 0
 
     def writable(self) -> bool:
         """True: pyarrow asks."""
@@ -195,8 +212,16 @@ class HashingFile(io.RawIOBase):
         view = memoryview(data)
         self._file.write(view)
         self._hash.update(view)
+        self._of_span.update(view)
         self.bytes += view.nbytes
         return view.nbytes
+
+    def span(self) -> Span:
+        """The bytes since the last call: where they begin, how many they are, and their hash."""
+        start, self._start = self._start, self.bytes
+        digest = self._of_span.intdigest()
+        self._of_span.reset()
+        return start, self.bytes - start, digest
 
     def tell(self) -> int:
         """The bytes written so far."""

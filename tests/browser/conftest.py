@@ -60,7 +60,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(
     browser: Browser, checkout: Path, prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

@@ -1,5 +1,6 @@
 """What operators do in the UI that opens by default, and where both UIs offer it, in the classic one as well."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -8,7 +9,6 @@ import psutil
 import pytest
 
 from tests.browser.ui import UI, SecondUI
-from tests.flows.conftest import outcome
 from tests.product.conftest import Served
 
 NAME = re.compile(r"early-bootstrap smoke seed 0, \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
@@ -42,65 +42,65 @@ def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, q
     second.see(workspace.name)
 
 
-def trains(served: Served, run: str, workspace: Path, marks: int) -> None:
-    """Wait until a run trains and has committed some snapshots."""
+def trains(served: Served, run: str, workspace: Path, more_than: int) -> None:
+    """Wait until a run trains and has committed more snapshots than so many."""
     deadline = time.monotonic() + 600
-    while not served.of_runs(run) or len(list(workspace.glob("segments/*/mark-*.json"))) < marks:
+    while len(marks(workspace)) <= more_than or not served.of_runs(run):
         assert time.monotonic() < deadline, (served.ask(f"flow_runs/{run}")["state"], served.logs(run))
         time.sleep(0.1)
 
 
-def is_free(served: Served, run: str, workspace: Path) -> int:
-    """Wait until nothing of a run is left; its committed snapshots."""
+def assert_gone(served: Served, run: str) -> None:
+    """Nothing of a run is left."""
     _, alive = psutil.wait_procs(served.of_runs(run), timeout=60)
     assert not alive, [process.cmdline() for process in alive]
-    return len(list(workspace.glob("segments/*/mark-*.json")))
+
+
+def marks(workspace: Path) -> dict[str, str]:
+    """The snapshots that a run's marks name, by the mark."""
+    found = sorted(workspace.glob("segments/*/mark-*.json"))
+    return {path.name: json.loads(path.read_text())["snapshot"] for path in found}
 
 
 def test_paused_from_outside_and_resumed(second: SecondUI, ui: UI, served: Served, tmp_path: Path):
-    """One run at a time, paused in either UI: the stage ends, the next run starts, and both end as one another."""
-    groups = {"training": {"steps": 400, "snapshot_every": 4}, "evaluation": {"every": 400}}
+    """One run at a time, paused in either UI: the stage ends, the next run starts, and both go on as one another."""
+    groups = {"training": {"steps": 20_000, "snapshot_every": 4}, "evaluation": {"every": 20_000}}
     config = served.preset("grpo/grpo", **groups)
     folders = [tmp_path / "first", tmp_path / "second"]
     first, other = (served.run("grpo/grpo", config=config, workspace=str(folder)) for folder in folders)
-    second.open_run(first)
-    trains(served, first, folders[0], marks=2)
+    trains(served, first, folders[0], more_than=1)
     assert not served.of_runs(other)
+    second.open_run(first)
     second.menu("Pause", "Pause Flow Run")
     assert served.wait(first, {"PAUSED"})["state"]["name"] == "Suspended"
-    assert is_free(served, first, folders[0]) < 100
-    assert "data:image/png" in served.artifacts(first)["demo-live-train-main-to-400"]
-    trains(served, other, folders[1], marks=2)
+    second.leave()
+    assert_gone(served, first)
+    assert "data:image/png" in served.artifacts(first)["demo-live-train-main-to-20000"]
+    trains(served, other, folders[1], more_than=1)
     assert not served.of_runs(first)
 
     ui.open_run(other)
     ui.confirmed("Suspend", "Submit")
     served.wait(other, {"PAUSED"})
-    assert is_free(served, other, folders[1]) < 100
+    ui.leave()
+    assert_gone(served, other)
 
-    before = len(list(folders[0].glob("segments/*/mark-*.json")))
+    before = [marks(folder) for folder in folders]
     second.open_run(first)
     second.menu("Resume", "Resume")
-    trains(served, first, folders[0], marks=before + 1)
     ui.open_run(other)
     ui.confirmed("Resume", "Submit")
-    served.wait(other, {"SCHEDULED"})
-    assert not served.of_runs(other)
-    for run in (first, other):
-        served.wait(run, {"COMPLETED"}, seconds=900)
-    assert outcome(folders[0]) == outcome(folders[1])
-
-
-def test_a_quick_run_in_the_classic_ui(ui: UI, served: Served):
-    """The click starts the run; it is cancelled at once."""
-    ui.open_deployment("early-bootstrap/smoke")
-    ui.click("Run")
-    with ui.page.expect_response("**/create_flow_run") as answer:
-        ui.page.get_by_text("Quick run").click()
-    assert answer.value.status == 201
-    run = answer.value.json()["id"]
-    served.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    served.wait(run, {"CANCELLED"})
+    ui.leave()
+    for run, folder, had in ((first, folders[0], before[0]), (other, folders[1], before[1])):
+        trains(served, run, folder, more_than=max(map(len, before)))
+        assert [run] == [r for r in (first, other) if served.of_runs(r)]
+        served.set_state(run, "CANCELLING", "Cancelling")
+        served.wait(run, {"CANCELLED"})
+        assert_gone(served, run)
+        assert had.items() <= marks(folder).items()
+    one, two = map(marks, folders)
+    both = one.keys() & two.keys()
+    assert len(both) > max(map(len, before)) and all(one[name] == two[name] for name in both)
 
 
 def test_the_form_begins_with_what_decides_most(second: SecondUI, served: Served):

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import psutil
-import pytest
 
 from flows.form import plain
 from npo_core.stages.workspace import Workspace
@@ -27,24 +26,6 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
         pass
 
 
-def test_a_run_from_the_form_and_its_decision(ui: UI, served: Served):
-    """The preset never warns; what is typed into the form makes it."""
-    ui.open_form("auto-npo/auto-npo")
-    ui.type("auto.control.trigger.min_gain", 1)
-    run = ui.start()
-    ui.see_state("Completed")
-    config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
-    assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
-
-    workspace = served.home / "runs" / f"demo-{run[-8:]}"
-    decision = json.loads((workspace / "decisions/0001.json").read_text())
-    ui.open_artifact("demo-decision-0001")
-    ui.see(f"Decision {decision['number']} at step {decision['step']}")
-    ui.see(decision["reason"])
-    pictures = ui.page.locator("article img")
-    assert pictures.count() and all(p.evaluate("image => image.naturalWidth") > 300 for p in pictures.all())
-
-
 def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path: Path):
     """Guidance cannot be written; it is repaired, the source is edited meanwhile, and Retry runs only what is left."""
     workspace = tmp_path / "run"
@@ -56,8 +37,11 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     ui.type("workspace", workspace)
     ui.name_it("my-own run")
     run = ui.start()
-    ui.see_state("Failed")
+    ui.see_state(run, "Failed")
     failed = served.ask(f"flow_runs/{run}")
+    message = failed["state"]["message"]
+    assert "guidance" in message and message.endswith(f"Workspace: {workspace}")
+    assert not any("Traceback" in line for line in served.logs(run))
     assert failed["name"] == "my-own run" and failed["parameters"]["config"]["evaluation"]["target"] == 0.7
     before = finished_stages(workspace)
     assert {path.parent.name.split("-")[0] for path in before} == {"base", "train"}
@@ -66,7 +50,8 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     source = checkout / "tasks/train.py"
     source.write_text(source.read_text() + "\n# edited between failure and retry\n")
     ui.confirmed("Retry", "Retry")
-    ui.see_state("Completed")
+    ui.see_state(run, "Completed")
+    assert any("train scout to 12 was done already" in line for line in served.logs(run))
     after = finished_stages(workspace)
     assert len(after) > len(before) and before.items() <= after.items()
     assert served.ask(f"flow_runs/{run}")["run_count"] == 2
@@ -74,48 +59,55 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
 
 def test_cancel(ui: UI, served: Served, tmp_path: Path):
     """In the middle of training, and a run that waits for it, which says so."""
-    training = {"steps": 200_000, "snapshot_every": 20}
+    training = {"steps": 20_000, "snapshot_every": 20}
     groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 20}}
     workspace = tmp_path / "run"
     run = served.run("grpo/grpo", config=served.preset("grpo/grpo", **groups), workspace=str(workspace))
-    served.wait_for_task(run, "train main to 200000")
+    served.wait_for_task(run, "train main to 20000")
     flow = served.of_runs()
     assert len(flow) >= 3  # the flow, what forks stages, the stage
-    waits = served.run("early-bootstrap/smoke")
+    waits = ui.quick_run("early-bootstrap/smoke")
     ui.open_run(waits)
     ui.see(re.compile(r"Late: it waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2"), 120)
     served.ask(f"flow_runs/{waits}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     ui.open_run(run)
     ui.confirmed("Cancel", "Confirm")
-    ui.see_state("Cancelled")
+    ui.see_state(run, "Cancelled")
     assert_machine_is_free(served, workspace, flow)
 
 
-@pytest.fixture
-def asking(served: Served, tmp_path: Path) -> tuple[str, Path]:
-    """A run that waits for approval; while it does the machine is free."""
-    trigger = {**served.preset("auto-npo/auto-npo")["auto"]["control"]["trigger"], "min_gain": 1.0}
-    control = {**served.preset("auto-npo/auto-npo")["auto"]["control"], "trigger": trigger}
-    config = served.preset("auto-npo/auto-npo", auto={"approval": "ask", "control": control})
-    run = served.run("auto-npo/auto-npo", config=config, workspace=str(tmp_path / "run"))
-    served.wait(run, {"PAUSED"})
-    assert_machine_is_free(served, tmp_path / "run", served.of_runs())
-    return run, tmp_path / "run"
+def test_a_run_from_the_form_and_approval_in_the_form(ui: UI, served: Served):
+    """The preset never warns and never asks; what is typed makes it, and the artifact shows what is to be judged.
 
+    An impossible answer, by the call that the form makes, is asked for again; one in the form is followed. While the
+    run waits the machine is free.
+    """
+    ui.open_form("auto-npo/auto-npo")
+    ui.type("auto.control.trigger.min_gain", 1)
+    ui.choose("auto.approval", "ask")
+    run = ui.start()
+    ui.see_state(run, "Suspended")
+    config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
+    assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
+    workspace = served.home / "runs" / f"demo-{run[-8:]}"
+    assert_machine_is_free(served, workspace, served.of_runs())
+    decision = json.loads((workspace / "decisions/0001.json").read_text())
+    ui.open_artifact("demo-decision-0001")
+    ui.see(f"Decision {decision['number']} at step {decision['step']}")
+    ui.see(decision["reason"])
+    pictures = ui.page.locator("article img")
+    assert pictures.count() and all(p.evaluate("image => image.naturalWidth") > 300 for p in pictures.all())
 
-def test_approval_in_the_form(ui: UI, served: Served, asking: tuple[str, Path]):
-    """An impossible answer, by the call that the form makes, is asked for again; one in the form is followed."""
-    run, workspace = asking
     before = finished_stages(workspace)
+    ui.leave()
     answer_impossibly(served, run, workspace)
     ui.open_run(run)
-    ui.see_state("Suspended")
     ui.click("Resume")
     ui.see("roll back by Delta")
     ui.choose("Answer", "other")
     ui.type("Delta", 4)
     ui.submit("resume")
-    ui.see_state("Completed")
+    ui.see_state(run, "Completed")
     decisions = workspace / "decisions"
     answer = json.loads((decisions / "0001-approval.json").read_text())
     assert (answer["answer"], answer["delta"], answer["by"]) == ("other", 4, "UI")

@@ -54,13 +54,23 @@ class UI:
         raise AssertionError(f"{call}: the server is too busy")
 
     def start(self) -> str:
-        """Submit the form of a deployment and open the run's page; the id of the flow run."""
-        run = self.submit("create_flow_run").json()["id"]
-        self.open_run(run)
-        return run
+        """Submit the form of a deployment; the id of the flow run."""
+        return self.submit("create_flow_run").json()["id"]
+
+    def quick_run(self, deployment: str) -> str:
+        """Run, Quick run; the id of the flow run."""
+        self.open_deployment(deployment)
+        self.click("Run")
+        with self.page.expect_response("**/create_flow_run") as answer:
+            self.page.get_by_text("Quick run").click()
+        return answer.value.json()["id"]
 
     def open_run(self, run: str) -> None:
         self.page.goto(f"{self.served.url}/runs/flow-run/{run}")
+
+    def leave(self) -> None:
+        """To an empty page: while a run goes on, the browser draws the animations of its page without end."""
+        self.page.goto("about:blank")
 
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
@@ -70,10 +80,13 @@ class UI:
         self.click(button)
         self.page.locator(".p-modal").get_by_role("button", name=confirm, exact=True).click()
 
-    def see_state(self, name: str, seconds: float = 600) -> None:
-        """The badge at the head of a run's page."""
+    def see_state(self, run: str, name: str, seconds: float = 600) -> None:
+        """The badge at the head of a run's page, once the server has the run in this state."""
+        self.leave()
+        self.served.wait(run, {{"Suspended": "PAUSED"}.get(name, name.upper())}, seconds)
+        self.open_run(run)
         badge = self.page.locator(".state-badge").get_by_text(name, exact=True).first
-        expect(badge).to_be_visible(timeout=1000 * seconds)
+        expect(badge).to_be_visible(timeout=120_000)
 
     def open_artifact(self, key: str) -> None:
         """The run's artifacts, and one of them."""
@@ -95,6 +108,10 @@ class SecondUI:
 
     page: Page
     served: Served
+
+    def leave(self) -> None:
+        """To an empty page: while a run goes on, the browser draws the animations of its page without end."""
+        self.page.goto("about:blank")
 
     def open(self, path: str) -> None:
         self.page.goto(f"{self.served.url}/v2/{path}")

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from npo_core.cli.app import app
 from npo_core.config import RunConfig, override, parse_config
+from npo_core.recipes.local import run_local
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
 
@@ -44,6 +45,11 @@ AUTO = {
     "cooldown": 4,
     "max_interventions": 2,
 }
+
+
+def tiny(changes: dict) -> RunConfig:
+    """The tiny configuration with changes by dotted fields."""
+    return parse_config(override(copy.deepcopy(TINY | {"auto": AUTO}), changes))
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +85,23 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., Workspace]]:
         from flows.run import run_flow
 
         def run(flow: str, folder: Path, changes: dict | RunConfig | None, **settings: object) -> Workspace:
-            values = copy.deepcopy(TINY | {"auto": AUTO})
-            config = parse_config(override(values, changes)) if isinstance(changes, dict) else changes
+            config = tiny(changes) if isinstance(changes, dict) else changes
             run_flow(flow, config, str(folder), **settings)
             return Workspace(folder)
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def local(start: Callable[..., Workspace]) -> Callable[..., Workspace]:
+    """As `start`, without Prefect: the same stages, ids and records, and no artifacts, which cost most of a flow."""
+
+    def run(recipe: str, folder: Path, changes: dict | RunConfig | None, **settings: Any) -> Workspace:
+        config = tiny(changes) if isinstance(changes, dict) else changes or Workspace(folder).config()
+        run_local(recipe, config, str(folder), **settings)
+        return Workspace(folder)
+
+    return run
 
 
 @pytest.fixture(scope="session")

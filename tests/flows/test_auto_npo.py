@@ -21,8 +21,8 @@ from tests.flows.conftest import AUTO, ROOT, TINY, artifacts, family, npo, outco
 
 
 @pytest.fixture(scope="module")
-def grpo(start, auto) -> Workspace:
-    return start("grpo", Path(auto.uri).parent / "grpo", {})
+def grpo(local, auto) -> Workspace:
+    return local("grpo", Path(auto.uri).parent / "grpo", {})
 
 
 def decisions(workspace: Workspace) -> list:
@@ -104,9 +104,9 @@ def test_decisions_have_artifacts_that_can_be_judged(auto, environment):
         assert all(len(data) < 200_000 for data in found.values() if isinstance(data, str))
 
 
-def test_a_decision_not_to_intervene_changes_nothing(start, grpo, tmp_path):
+def test_a_decision_not_to_intervene_changes_nothing(local, grpo, tmp_path):
     """Segments end at warnings and training goes on: the run is plain GRPO's, update by update."""
-    workspace = start("auto-npo", tmp_path / "run", {"auto.probe.min_solved": 1.0})
+    workspace = local("auto-npo", tmp_path / "run", {"auto.probe.min_solved": 1.0})
     made = decisions(workspace)
     assert [d.step for d in made] == [4, 16]  # cooldown 4, doubled after one that declined, so 8 and 12 do not count
     assert not any(d.intervene for d in made) and "less than probe.min_solved = 1.0" in made[0].reason
@@ -114,8 +114,8 @@ def test_a_decision_not_to_intervene_changes_nothing(start, grpo, tmp_path):
     assert updates(workspace, "main") == updates(grpo, "main")
 
 
-def test_an_unguided_replay_is_the_abandoned_branch_bit_for_bit(start, tmp_path):
-    workspace = start("auto-npo", tmp_path / "run", {"auto.guided": False, "auto.max_interventions": 1})
+def test_an_unguided_replay_is_the_abandoned_branch_bit_for_bit(local, tmp_path):
+    workspace = local("auto-npo", tmp_path / "run", {"auto.guided": False, "auto.max_interventions": 1})
     [made] = decisions(workspace)
     main, replay = (
         {step: id_ for s in workspace.timeline.segments() if s.branch == name for step, id_ in s.produced().items()}
@@ -128,8 +128,8 @@ def test_an_unguided_replay_is_the_abandoned_branch_bit_for_bit(start, tmp_path)
     assert made.expected["tokens"] == sum(row["tokens_generated"] for row in updates(workspace, "main"))
 
 
-def test_a_budget_of_updates_counts_all_branches(start, tmp_path):
-    workspace = start("auto-npo", tmp_path / "run", {"auto.budget_updates": 18})
+def test_a_budget_of_updates_counts_all_branches(local, tmp_path):
+    workspace = local("auto-npo", tmp_path / "run", {"auto.budget_updates": 18})
     assert spent(workspace)[0] == 18
     first, second = decisions(workspace)
     assert (first.left.updates, first.left.interventions) == (14, 2)
@@ -138,10 +138,10 @@ def test_a_budget_of_updates_counts_all_branches(start, tmp_path):
     assert second.delta is None or second.delta <= second.left.updates
 
 
-def test_a_budget_of_tokens_counts_everything(start, auto, tmp_path):
+def test_a_budget_of_tokens_counts_everything(local, auto, tmp_path):
     budget = 1800
     assert spent(auto)[1] > 2 * budget
-    workspace = start("auto-npo", tmp_path / "run", {"auto.budget_tokens": budget})
+    workspace = local("auto-npo", tmp_path / "run", {"auto.budget_tokens": budget})
     used, rows = spent(workspace)[1], updates(workspace, workspace.timeline.final().name)
     assert (
         budget <= used < budget + max(row["tokens_generated"] for row in rows)
@@ -152,18 +152,18 @@ def test_a_budget_of_tokens_counts_everything(start, auto, tmp_path):
     assert first.left.tokens == budget - trained - probed and probed > 0
 
 
-def test_a_probe_that_the_budget_cannot_pay_is_not_made(start, tmp_path):
+def test_a_probe_that_the_budget_cannot_pay_is_not_made(local, tmp_path):
     most = 16 * 2 * 3
-    workspace = start("auto-npo", tmp_path / "run", {"auto.budget_tokens": 450})
+    workspace = local("auto-npo", tmp_path / "run", {"auto.budget_tokens": 450})
     [made] = decisions(workspace)
     assert made.left.tokens < most and made.probe is None and not made.intervene
     assert f"{made.left.tokens} tokens are too few for a probe" in made.reason
     assert results(workspace, "probe") == []
 
 
-def test_it_may_begin_with_a_scout(start, tmp_path):
+def test_it_may_begin_with_a_scout(local, tmp_path):
     changes = {"auto.bootstrap": "scout", "auto.max_interventions": 1, "auto.budget_updates": 40}
-    workspace = start("auto-npo", tmp_path / "run", changes)
+    workspace = local("auto-npo", tmp_path / "run", changes)
     opened = sorted(workspace.timeline.branches(), key=lambda b: b.order)
     assert [b.name for b in opened] == ["scout", "replay", "replay-1"]
     [made] = decisions(workspace)
@@ -179,15 +179,15 @@ def test_a_budget_that_ends_within_the_bootstrap_is_refused_before_anything(star
     assert not (tmp_path / "run").exists()
 
 
-def test_another_intervention_in_between_is_told(start, tmp_path):
+def test_another_intervention_in_between_is_told(local, tmp_path):
     changes = {"auto.approval": "ask", "auto.max_interventions": 1}
     with pytest.raises(ApprovalNeeded):
-        start("auto-npo", tmp_path / "run", changes)
+        local("auto-npo", tmp_path / "run", changes)
     workspace = Workspace(tmp_path / "run")
     record = workspace.store.read_json("decisions/0001.json")
     workspace.store.write_json("decisions/0001.json", record | {"flow": "plateau-breakthrough"})
     with pytest.raises(ConfigError, match="Decision 1 .* was made by plateau-breakthrough"):
-        start("auto-npo", tmp_path / "run", changes)
+        local("auto-npo", tmp_path / "run", changes)
 
 
 def everything(workspace: Workspace) -> dict:
@@ -205,10 +205,14 @@ def test_killed_around_its_decisions_and_started_again_it_is_the_same_run(auto, 
     workspace, file = tmp_path / "killed", tmp_path / "auto.yaml"
     file.write_text(yaml.safe_dump(copy.deepcopy(TINY) | {"auto": AUTO}))
     command = npo("run", "auto-npo", "--config", file, "--workspace", workspace)
-    moments = ["stages/probe-*/spec.json", "branches/replay-1.json", "decisions/0002.json"]
-    for pattern in moments:
+    moments = [
+        ("stages/probe-*/spec.json", []),
+        ("branches/replay-1.json", ["--local"]),
+        ("decisions/0002.json", ["--local"]),
+    ]
+    for pattern, how in moments:
         assert not list(workspace.glob(pattern)), f"{pattern} was there before the run that is to make it"
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, *how], env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_for(workspace, pattern, process)
         processes = family(process)
         process.send_signal(signal.SIGKILL)
@@ -227,7 +231,7 @@ def test_a_finished_run_started_again_decides_nothing_anew(auto, start):
     assert all(p.stat().st_mtime < began for p in Path(auto.uri).glob("stages/*/result.json"))
 
 
-def test_asked_first_it_does_what_it_is_told(start, call, tmp_path):
+def test_asked_first_it_does_what_it_is_told(local, call, tmp_path):
     """Accepted, then with another Delta, then declined; each answer is given in between, from a terminal."""
     workspace, file = tmp_path / "run", tmp_path / "ask.yaml"
     changes = {"auto.approval": "ask", "auto.max_interventions": 3}
@@ -240,7 +244,7 @@ def test_asked_first_it_does_what_it_is_told(start, call, tmp_path):
     said = call("approve", workspace, "--accept", "--json")
     assert json.loads(said.stdout)["approval"]["answer"] == "accept"
     with pytest.raises(ApprovalNeeded, match="Decision 2"):
-        start("auto-npo", workspace, changes)
+        local("auto-npo", workspace, changes)
     assert kept.get(1) == first and kept.result(1).t0 == first.rollback.step
 
     from npo_core.cli.approve import approve_data
@@ -252,12 +256,12 @@ def test_asked_first_it_does_what_it_is_told(start, call, tmp_path):
         approve_data(str(workspace), "other", 99)
     approve_data(str(workspace), "other", other.delta)
     with pytest.raises(ApprovalNeeded, match="Decision 3"):
-        start("auto-npo", workspace, changes)
+        local("auto-npo", workspace, changes)
     assert kept.get(2) == second and kept.result(2).t0 == other.step
     assert Workspace(workspace).timeline.branch("replay-2").parent == other.snapshot
 
     approve_data(str(workspace), "decline", None)
-    finished = start("auto-npo", workspace, changes)
+    finished = local("auto-npo", workspace, changes)
     assert kept.result(3) is None and not finished.store.exists("branches/replay-3.json")
     assert finished.timeline.final().name == "replay-2"
     with pytest.raises(DataError, match="No decision of .* waits"):

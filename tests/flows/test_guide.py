@@ -1,16 +1,18 @@
-"""docs/your-model-and-data.md does what it says: its files are written, its commands run, in a copy of the checkout."""
+"""docs/your-model-and-data.md does what it says: its files are written, its commands run, its deployment is one."""
 
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from npo_core.models.tiny import make_tiny
+from npo_core.stages import forked
+from npo_core.stages.forked import ForkServer
 from npo_core.stages.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -51,26 +53,38 @@ def checkout(environment, tmp_path_factory) -> Path:
     return folder
 
 
-def run(command: str, folder: Path, environment: dict[str, str]) -> str:
-    """A command of the guide as its reader runs it; what it prints."""
-    program, *rest = command.split()
-    start = {"npo": ["-m", "npo_core"], "prefect": ["-m", "prefect"]}
-    words = [sys.executable, *start[program], *rest] if program in start else [program, *rest]
+def prefect(command: str, folder: Path, environment: dict[str, str]) -> str:
+    """What a command of Prefect prints."""
+    words = [sys.executable, "-m", "prefect", *command.split()]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
-def test_every_command_works(checkout, environment):
+@pytest.fixture
+def here(checkout, monkeypatch) -> Iterator[None]:
+    """The reader's folder and module path; stages fork from a parent of their own, which has them too."""
+    servers: dict[int, ForkServer] = {}
+    monkeypatch.setattr(forked, "_servers", servers)
+    monkeypatch.chdir(checkout)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(checkout)])
+    yield
+    sys.modules.pop("rewards", None)
+    for server in servers.values():
+        server.close()
+
+
+def test_every_command_works(checkout, here, call, monkeypatch):
     assert {*files("file")} == {"data/train.jsonl", "rewards.py", "my-run.yaml"} and len(commands()) > 8
-    environment = dict(environment)
     said = {}
     for command in commands():
-        if command.startswith("export "):
-            name, value = command.removeprefix("export ").split("=")
-            environment[name] = os.pathsep.join([value, str(checkout)])  # the checkout, for it is not installed
+        program, *words = command.split()
+        if program == "export":
+            monkeypatch.setenv(*words[0].split("="))
+        elif program == "npo":
+            said[command] = call(*words).output
         elif command not in NOT_RUN:
-            said[command] = run(command, checkout, environment)
+            subprocess.run([program, *words], check=True)
     problems, plan, evaluation = (next(s for c, s in said.items() if c.startswith(f"npo {w}")) for w in WORDS)
     assert "Answer with a number and its unit." in problems and "Qwen3" in plan and "pass@1" in evaluation
     assert "is equal bit for bit" in said["npo prove-replay runs/npo"]
@@ -89,8 +103,8 @@ def test_the_deployment_is_one(checkout, environment):
     deployments = yaml.safe_load((checkout / name).read_text())["deployments"]
     assert deployments[-1]["name"] == "early-bootstrap-my-run"
     environment = environment | {"PYTHONPATH": str(checkout), "COLUMNS": "1000"}  # no name is broken between lines
-    run("prefect work-pool create npo --type process --overwrite", checkout, environment)
-    said = run("prefect --no-prompt deploy --name early-bootstrap-my-run", checkout, environment)
+    prefect("work-pool create npo --type process --overwrite", checkout, environment)
+    said = prefect("--no-prompt deploy --name early-bootstrap-my-run", checkout, environment)
     assert "successfully created" in said
-    shown = run("prefect deployment inspect early-bootstrap/early-bootstrap-my-run", checkout, environment)
+    shown = prefect("deployment inspect early-bootstrap/early-bootstrap-my-run", checkout, environment)
     assert "rewards:right_with_unit" in shown and "nightly" in shown

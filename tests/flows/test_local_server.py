@@ -1,6 +1,7 @@
 """The server that `npo run` starts for itself dies: it is started again, and without it the run goes on."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -78,7 +79,9 @@ def test_without_its_server_the_run_goes_on_and_ends_as_it_would(ends, monkeypat
         assert caught.value.exit_code == 67
 
 
-def test_a_run_whose_server_is_killed_ends_well(config, tmp_path):
+def test_a_run_whose_server_is_killed_ends_well(config, prefect_database, tmp_path):
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(prefect_database, tmp_path / "prefect/prefect.db")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     home = {"NPO_HOME": str(tmp_path / "home"), "PREFECT_HOME": str(tmp_path / "prefect"), "HF_HUB_OFFLINE": "1"}
     command = npo("run", "grpo", "--config", config, "--workspace", tmp_path / "run", "--set", "training.steps=48")

@@ -18,9 +18,9 @@ BY_HAND = Plateau(rollback_step=8, guide_step=16)
 
 
 @pytest.fixture(scope="module")
-def grpo(start, tmp_path_factory) -> Path:
+def grpo(local, tmp_path_factory) -> Path:
     """A finished run of plain GRPO."""
-    return Path(start("grpo", tmp_path_factory.mktemp("runs") / "grpo", {}).uri)
+    return Path(local("grpo", tmp_path_factory.mktemp("runs") / "grpo", {}).uri)
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_the_same_settings_are_the_same_intervention(by_hand, start):
     assert len(Decisions(by_hand.store).all()) == 1
 
 
-def test_by_detection_it_finds_where_to_roll_back_to(run, start):
+def test_by_detection_it_finds_where_to_roll_back_to(run, local):
     trigger = Trigger(**ALWAYS | {"min_gain": 0.0})
-    workspace = start("plateau-breakthrough", run, None, plateau=Plateau(trigger=trigger, until=28))
+    workspace = local("plateau-breakthrough", run, None, plateau=Plateau(trigger=trigger, until=28))
     [made] = Decisions(workspace.store).all()
     assert made.step == 24 and "nearly reached at update" in made.reason
     [name] = late(workspace)
@@ -95,23 +95,23 @@ def test_by_detection_it_finds_where_to_roll_back_to(run, start):
     assert decide_again(workspace.store, workspace.config(), 24, None, {})["same"]
 
 
-def test_without_a_plateau_nothing_is_rolled_back_however_often_it_is_asked(run, start):
+def test_without_a_plateau_nothing_is_rolled_back_however_often_it_is_asked(run, local):
     for _ in range(2):
-        workspace = start("plateau-breakthrough", run, None, plateau=Plateau(trigger=NEVER))
+        workspace = local("plateau-breakthrough", run, None, plateau=Plateau(trigger=NEVER))
         [made] = Decisions(workspace.store).all()
         assert not made.intervene and made.reason.startswith("No plateau") and late(workspace) == []
     assert not any(name.startswith("guide") for name in stages(workspace))
 
 
-def test_without_guidance_the_replay_is_the_abandoned_branch_bit_for_bit(run, start):
-    workspace = start("plateau-breakthrough", run, None, plateau=BY_HAND.model_copy(update={"guided": False}))
+def test_without_guidance_the_replay_is_the_abandoned_branch_bit_for_bit(run, local):
+    workspace = local("plateau-breakthrough", run, None, plateau=BY_HAND.model_copy(update={"guided": False}))
     [name] = late(workspace)
     assert workspace.timeline.states(name) == workspace.timeline.states("main")
     assert Decisions(workspace.store).result(1).difference == 0 and not workspace.store.list("guidance")
 
 
-def test_a_second_intervention_starts_from_the_first(by_hand, start, tmp_path):
-    workspace = start(
+def test_a_second_intervention_starts_from_the_first(by_hand, local, tmp_path):
+    workspace = local(
         "plateau-breakthrough",
         shutil.copytree(by_hand.uri, tmp_path / "twice"),
         None,
@@ -122,8 +122,8 @@ def test_a_second_intervention_starts_from_the_first(by_hand, start, tmp_path):
     assert workspace.timeline.final().parent == workspace.timeline.states(second.branch)[16]
 
 
-def test_a_later_guide_is_trained_first(run, start):
-    workspace = start("plateau-breakthrough", run, None, plateau=Plateau(rollback_step=20, guide_step=30))
+def test_a_later_guide_is_trained_first(run, local):
+    workspace = local("plateau-breakthrough", run, None, plateau=Plateau(rollback_step=20, guide_step=30))
     assert max(workspace.timeline.states("main")) == 30
     assert Decisions(workspace.store).all()[0].snapshot == workspace.timeline.states("main")[30]
     assert max(workspace.timeline.states(late(workspace)[0])) == 30
@@ -144,10 +144,10 @@ def test_a_later_guide_is_trained_first(run, start):
         (Plateau(branch="other"), DataError, "There is no branch 'other'"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_trained(run, start, plateau, error, said):
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(run, local, plateau, error, said):
     before = sorted(stages(Workspace(run)))
     with pytest.raises(error, match=said):
-        start("plateau-breakthrough", run, None, plateau=plateau)
+        local("plateau-breakthrough", run, None, plateau=plateau)
     assert sorted(stages(Workspace(run))) == before and Decisions(Workspace(run).store).all() == []
 
 

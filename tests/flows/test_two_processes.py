@@ -4,9 +4,9 @@ from npo_core.stages.prove import prove_replay
 from npo_core.timeline.segments import read_marks, read_outcomes
 
 
-def test_the_whole_flow_in_two_processes(start, tmp_path):
+def test_the_whole_flow_in_two_processes(local, tmp_path):
     one, two = (
-        start("early-bootstrap", tmp_path / name, {"execution.processes": processes, "training.steps": 12})
+        local("early-bootstrap", tmp_path / name, {"execution.processes": processes, "training.steps": 12})
         for name, processes in (("one", 1), ("two", 2))
     )
     segments = [workspace.timeline.segments() for workspace in (one, two)]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import npo_core.guidance.cache as cache_module
 from npo_core.errors import ConfigError, DamagedError, DataError, StorageError
 from npo_core.guidance import (
     CacheWriter,
@@ -217,6 +218,37 @@ def test_values_lie_in_several_batches(store, monkeypatch):
     assert list(GuidanceCache.open(store, [row.prompt_id for row in rows[::3]])) == rows[::3]
 
 
+def test_opened_for_prompts_nothing_is_decoded_and_a_file_once(store, monkeypatch):
+    rows = rows_of(250)
+    write_cache(store, rows)
+    cache = GuidanceCache.open(store, [row.prompt_id for row in rows])
+    decoded, read_rows = [], cache_module._read_rows
+    monkeypatch.setattr(cache_module, "_read_rows", lambda *given: decoded.append(given[2].name) or read_rows(*given))
+    assert len(cache) == 250 and rows[7].prompt_id in cache and decoded == []
+    assert cache.get(rows[120].prompt_id) == rows[120] and decoded == ["part-00001.parquet"]
+    assert list(cache) == rows and sorted(decoded) == [f"part-{n:05d}.parquet" for n in range(3)]
+
+
+def test_the_rows_of_a_prompt_may_lie_in_two_files(store):
+    one = make(1)
+    samples = [replace(one, sample=number) for number in range(4)]
+    rows = sorted([*samples, make(2), make(3)], key=lambda row: (row.prompt_id, row.sample))
+    write_cache(store, rows, rows_per_file=3)
+    cache = GuidanceCache.open(store, [prompt_id(n) for n in (1, 2, 3)])
+    assert cache.get_all(one.prompt_id) == samples
+    assert list(cache) == rows
+
+
+def test_a_cache_of_before_has_no_index_and_is_read(store):
+    rows = rows_of(150)
+    write_cache(store, rows)
+    record = store.read_json("cache.json")
+    del record["index"]
+    store.write_json("cache.json", record)
+    store.remove("index.npz")
+    assert list(GuidanceCache.open(store, [row.prompt_id for row in rows[::9]])) == rows[::9]
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +333,7 @@ def test_leftovers_of_a_killed_writer_go_away(store):
     CacheWriter(store, rows_per_file=2).write(rows_of(9))
     assert len(store.list()) >= 4
     write_cache(store, rows_of(9))
-    assert store.list() == ["cache.json", "part-00000.parquet"]
+    assert store.list() == ["cache.json", "index.npz", "part-00000.parquet"]
 
 
 def test_a_full_disk_is_a_storage_error(store, monkeypatch):
@@ -341,6 +373,19 @@ def test_altered_bytes_are_found(store):
     damage(store, "part-00000.parquet", lambda data: data[:-60] + bytes(60))
     with pytest.raises(DamagedError, match="part-00000.parquet cannot be read"):
         GuidanceCache.open(store)
+
+
+def test_one_altered_bit_is_found_when_the_cache_is_opened_for_its_prompt(store):
+    rows = rows_of(150)
+    write_cache(store, rows)
+    damage(store, "part-00001.parquet", lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    assert GuidanceCache.open(store, [rows[0].prompt_id]).get(rows[0].prompt_id) == rows[0]
+    with pytest.raises(DamagedError, match=r"bytes 0 to \d+ of part-00001.parquet are not what was written.*generate"):
+        GuidanceCache.open(store, [rows[100].prompt_id])
+    damage(store, "index.npz", lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    for read in (lambda: GuidanceCache.open(store, []), GuidanceCache.open(store, None).verify):
+        with pytest.raises(DamagedError, match="the content of .*index.npz"):
+            read()
 
 
 def test_swapped_files_of_equal_size_are_refused(store):

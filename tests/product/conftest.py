@@ -78,13 +78,13 @@ class Served:
             if found["state_type"] in states:
                 return found
             assert time.monotonic() < deadline and found["state_type"] not in ENDED, (found["state"], self.logs(run))
-            time.sleep(0.2)
+            time.sleep(0.5)  # the server has other work
 
     def wait_for_task(self, run: str, name: str, state: str = "RUNNING", seconds: float = 600) -> None:
         deadline = time.monotonic() + seconds
         while (name, state) not in {(task["name"], task["state_type"]) for task in self.tasks(run)}:
             assert time.monotonic() < deadline, (self.tasks(run), self.logs(run))
-            time.sleep(0.2)
+            time.sleep(0.5)  # the server has other work
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
         return self.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})

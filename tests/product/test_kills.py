@@ -14,13 +14,6 @@ from tests.flows.test_early_bootstrap import outcome
 from tests.product.conftest import Served, start, stop
 
 DEPLOYMENT = "early-bootstrap/smoke"
-# What appears in the workspace at a moment: within a segment, within guidance, between two stages, in the last segment.
-SCOUT, GUIDANCE, BETWEEN, LAST = (
-    "segments/*/mark-000004.json",
-    "stages/guide-*/shards/*.parquet",
-    "branches/replay.json",
-    "segments/*/mark-000064.json",
-)
 # Long enough that a slow machine, too, finds what to kill before the moment has passed.
 LONGER = {
     "training": {"steps": 120},
@@ -76,9 +69,24 @@ def stage(served: Served, run: str) -> psutil.Process | None:
     return child(fork_server(served, run), "npo_core.stages")
 
 
-def wait_for(workspace: Path, pattern: str, seconds: float = 300) -> None:
+def machine(served: Served, run: str) -> psutil.Process:
+    return psutil.Process(served.process.pid)
+
+
+# What is killed, and when: once so many files are in the workspace.
+MOMENTS = (
+    (stage, "segments/*/mark-000004.json", 1),  # within the scout
+    (worker, "stages/guide-*/shards/*.parquet", 1),  # within guidance
+    (flow, "branches/replay.json", 1),  # between two stages
+    (fork_server, "segments/*/mark-000008.json", 2),  # within the guided replay
+    (server, "segments/*/mark-000064.json", 1),  # within the last segment
+    (machine, "segments/*/mark-000076.json", 1),  # all of it, a little later
+)
+
+
+def wait_for(workspace: Path, pattern: str, number: int, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
-    while not list(workspace.glob(pattern)):
+    while len(list(workspace.glob(pattern))) < number:
         assert time.monotonic() < deadline, f"{pattern} did not appear"
         time.sleep(0.01)
 
@@ -88,17 +96,29 @@ def results(workspace: Path) -> dict[str, dict[str, Any]]:
 
 
 def kill(served: Served, run: str, victim: Callable[[Served, str], psutil.Process | None]) -> None:
-    """SIGKILL; what a person has to do then is press Retry where the run's own process is gone, and nothing else."""
+    """SIGKILL; what a person has to do then is press Retry where the run's own process is gone, and nothing else; and
+    start `make serve` again where that was killed, which left no process."""
     family, process = served.of_runs(run), victim(served, run)
     assert process is not None, f"there is no {victim.__name__} at this moment"
     process.kill()
+    if victim is machine:
+        start_again(served)
     process.wait(60)
-    if victim in (flow, worker):
+    if victim in (flow, worker, machine):
         wait(served, run, "CRASHED")
         assert_gone(family)
         if victim is flow:
             wait_for_worker(served)
         served.set_state(run, "SCHEDULED", "AwaitingRetry")
+
+
+def start_again(served: Served) -> None:
+    served.process.wait(60)
+    deadline = time.monotonic() + 60
+    while served.alive():
+        assert time.monotonic() < deadline, served.alive()
+        time.sleep(0.2)
+    served.process = start(served.home, None, served.port).process
 
 
 def wait(served: Served, run: str, state: str) -> dict[str, Any]:
@@ -122,26 +142,20 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive, [process.cmdline() for process in alive]
 
 
-@pytest.mark.parametrize(
-    "victims",
-    [
-        {SCOUT: stage, GUIDANCE: worker, BETWEEN: flow, LAST: server},
-        {SCOUT: flow, GUIDANCE: fork_server, BETWEEN: server, LAST: worker},
-    ],
-    ids=lambda victims: "-".join(victim.__name__ for victim in victims.values()),
-)
-def test_killed_at_four_moments(own, config, uninterrupted, victims, tmp_path):
+def test_killed_at_six_moments(own, config, uninterrupted, tmp_path):
     workspace = tmp_path / "run"
     run = own.run(DEPLOYMENT, config=config, workspace=str(workspace))
     finished: dict[str, dict[str, Any]] = {}
-    for moment, victim in victims.items():
-        assert not list(workspace.glob(moment)), f"{moment} was there before the run that is to make it"
-        wait_for(workspace, moment)
+    for victim, pattern, number in MOMENTS:
+        there = len(list(workspace.glob(pattern)))
+        assert there < number, f"{pattern} was there before the run that is to make it"
+        wait_for(workspace, pattern, number)
         finished |= results(workspace)
         kill(own, run, victim)
     done = wait(own, run, "COMPLETED")
-    assert done["run_count"] == 1 + sum(victim in (flow, worker) for victim in victims.values())
+    assert done["run_count"] == 1 + len([flow, worker, machine])
     assert outcome(workspace) == outcome(uninterrupted[1])
     assert finished.items() <= results(workspace).items(), "a stage that had its result ran again"
     assert set(own.artifacts(run)) >= {key for key in own.artifacts(uninterrupted[0]) if "progress" not in key}
+    assert len(own.ask("automations/filter", {})) == 2
     assert_gone(own.of_runs())

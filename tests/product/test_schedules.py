@@ -55,10 +55,10 @@ def every(served: Served, deployment: str, seconds: int, **parameters: Any) -> I
 
 
 def of(served: Served, deployment: str, *states: str) -> list[dict[str, Any]]:
-    """The scheduled runs of a deployment in some states, in the order they ended."""
+    """The scheduled runs of a deployment in some states, in the order they began."""
     wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": list(states)}}}}
     found = served.ask("flow_runs/filter", wanted)
-    return sorted((run for run in found if run["auto_scheduled"]), key=lambda run: run["end_time"])
+    return sorted((run for run in found if run["auto_scheduled"]), key=lambda run: run["start_time"])
 
 
 def wait_for(seconds: float, what: str, look: Any) -> Any:
@@ -70,21 +70,18 @@ def wait_for(seconds: float, what: str, look: Any) -> Any:
 
 
 def test_a_sweep_treats_finished_runs_one_by_one(served: Served, runs: Path):
+    """The first by a schedule, which is then taken away; the next two by Run, one after the other."""
     wanted = {"flows": {"name": {"any_": ["plateau-breakthrough"]}}}
-    with every(served, "breakthrough-sweep/breakthrough-sweep", 8, at_most=1, trigger=ALWAYS) as deployment:
-        both = wait_for(
-            300,
-            "the schedule started too few",
-            lambda: len(found := served.ask("flow_runs/filter", wanted)) == 2 and found,
-        )
-        for run in both:
+    settings = {"at_most": 1, "trigger": ALWAYS}
+    with every(served, "breakthrough-sweep/breakthrough-sweep", 8, **settings) as deployment:
+        wait_for(300, "the schedule started nothing", lambda: of(served, deployment, "RUNNING", "COMPLETED"))
+    sweeps = [wait_for(300, "no sweep", lambda: of(served, deployment, "COMPLETED"))[0]]
+    for _ in range(2):
+        for run in served.ask("flow_runs/filter", wanted):
             served.wait(run["id"], {"COMPLETED"})
-        number = len(of(served, deployment, "COMPLETED"))
-        sweeps = wait_for(  # one that began when all was treated
-            120,
-            "no sweep after the treatment",
-            lambda: len(found := of(served, deployment, "COMPLETED")) > number + 1 and found,
-        )
+        again = served.run("breakthrough-sweep/breakthrough-sweep", **settings)
+        sweeps.append(served.wait(again, {"COMPLETED"}))
+    both = served.ask("flow_runs/filter", wanted)
     assert len(served.ask("flow_runs/filter", wanted)) == 2 and of(served, deployment, "FAILED", "CRASHED") == []
     by_start = sorted(both, key=lambda run: run["created"])
     assert [run["parameters"]["workspace"] for run in by_start] == [str(runs / "flat-a"), str(runs / "flat-b")]
@@ -110,9 +107,12 @@ def test_a_scheduled_run_has_a_fresh_seed_each_time_and_retry_keeps_it(served: S
     short = {**TINY, "name": "fresh", "training": {**TINY["training"], "steps": 12}}
     config = parse_config(short).model_dump(mode="json")
     with every(served, "grpo/grpo", 15, fresh_seed=True, config=config) as deployment:
-        done = wait_for(
-            300, "the schedule started too few", lambda: len(f := of(served, deployment, "COMPLETED")) > 1 and f
-        )[:2]
+        begun = wait_for(
+            300,
+            "the schedule started too few",
+            lambda: len(f := of(served, deployment, "RUNNING", "COMPLETED")) > 1 and f,
+        )
+    done = [served.wait(run["id"], {"COMPLETED"}) for run in begun[:2]]
     places = [runs / f"fresh-{run['id'][-8:]}" for run in done]
     seeds = [seed_of(place) for place in places]
     assert len({*seeds, 0}) == 3

@@ -43,11 +43,10 @@ def test_killed_and_started_again_without_prefect_it_is_the_same_run(runs, home,
     workspace = tmp_path / "killed"
     command = npo("run", "early-bootstrap", "--config", config, "--workspace", workspace, "--local")
     environment = {**os.environ, "NPO_HOME": str(home)}
-    for pattern in ("segments/*/mark-000004.json", "branches/replay.json"):
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_for(workspace, pattern, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=120)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_for(workspace, "segments/*/mark-000004.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=120)
     done = subprocess.run([*command, "--json"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kind"] == "early-bootstrap" and "train replay to 24" in done.stderr

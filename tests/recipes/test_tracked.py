@@ -10,6 +10,8 @@ import psutil
 import pytest
 import yaml
 
+from npo_core.config import load_config
+from npo_core.recipes.local import run_local
 from npo_core.tracking.ledger import read_ledger
 from tests.flows.conftest import ROOT, TINY, npo, outcome, wait_for
 from tests.tracking.readers import READERS
@@ -31,8 +33,7 @@ def test_a_tracked_run_that_is_killed_is_told_once(runs, home, tmp_path):
         process.wait(timeout=120)
         gone, alive = psutil.wait_procs(below, timeout=20)
         assert not alive
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    run_local("early-bootstrap", load_config(file), str(workspace))
     untracked = runs["early-bootstrap"]
     assert outcome(workspace) == outcome(untracked.uri)
     assert "tracking" in (Path(workspace) / "config.json").read_text()

@@ -36,7 +36,7 @@ def assert_same_tokens(run, spec, result, reference) -> None:
     assert [row["loss"] for row in left["steps"]] == pytest.approx([row["loss"] for row in expected["steps"]], abs=1e-5)
 
 
-@pytest.mark.parametrize("victim", ["0", "1", "launcher"])
+@pytest.mark.parametrize("victim", ["1", "launcher"])
 def test_killed(reference, fresh, running, victim):
     """One of two processes, or who started them; then one process alone goes on from what they committed."""
     run = fresh("train")

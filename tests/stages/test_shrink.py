@@ -19,9 +19,6 @@ from npo_core.stages.shrink import replaced, shrink
 REWARD = """
 def raising(prompt, completion, answer, **row):
     return row["level"] + 1
-
-def fine(prompt, completion, answer, **row):
-    return len(completion) % 2 == 0
 """
 
 
@@ -85,9 +82,9 @@ def test_a_wrong_path_is_refused(values):
         shrink(parse_config(values | {"model": {"kind": "pretrained", "path": "/gone"}}))
 
 
-@pytest.mark.parametrize(("name", "code"), [("raising", 65), ("fine", 0)])
-def test_the_users_function_judges_the_trial(values, tmp_path, name, code):
-    problems = values["problems"] | {"verifier": {"kind": "function", "path": f"reward:{name}"}}
+def test_the_users_function_judges_the_trial(values, tmp_path):
+    """What it raises is told; one that judges well is followed to the report in tests/flows/test_guide.py."""
+    problems = values["problems"] | {"verifier": {"kind": "function", "path": "reward:raising"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"problems": problems}))
     command = [sys.executable, "-m", "npo_core", "run", "early-bootstrap", "--config", "config.yaml"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -99,8 +96,7 @@ def test_the_users_function_judges_the_trial(values, tmp_path, name, code):
         text=True,
         timeout=900,
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 65, done.stderr
     assert "A trial: few steps" in done.stderr and "Rows and verifier are yours" in done.stderr
-    assert (tmp_path / "run/report/report.md").exists() == (code == 0)
-    if code:
-        assert "KeyError: 'level'" in done.stderr and 'return row["level"] + 1' in done.stderr, done.stderr
+    assert "KeyError: 'level'" in done.stderr and 'return row["level"] + 1' in done.stderr, done.stderr
+    assert not (tmp_path / "run/report/report.md").exists()
