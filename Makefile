@@ -46,7 +46,7 @@ check: setup  ## what needs no test to be seen: lint, format, layers, types, doc
 	$(BIN)/interrogate npo_core flows tasks
 
 test: check  ## everything CI runs; three processes on two cores, as tests of servers and browsers wait for a third of their time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: setup  ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet

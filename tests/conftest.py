@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """Of `-n 3 --dist loadfile --no-loadscope-reorder`: some folders as if they were a file."""
+    """Of `-n 2 --dist loadfile --no-loadscope-reorder`: some folders as if they were a file."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFileOrFolder(LoadFileScheduling):
