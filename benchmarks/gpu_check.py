@@ -109,6 +109,8 @@ def parse_arguments() -> argparse.Namespace:
     every = [name for group in GROUPS for name in group]
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
     options = parser.parse_args()
+    if options.model and not Path(options.model).is_dir():
+        parser.error(f"--model {options.model} is no folder: give the folder of a model in Hugging Face's format")
     if options.out is None and options.device == "cuda" and not options.tiny:
         options.out = DOCS
     options.before = DOCS.read_text().rstrip()

@@ -4,7 +4,7 @@ exact   The demo through the stages: scout, guidance, guided replay, evaluation;
         guidance and compared bit for bit. What does not hold is reported, not failed.
 steps   Random Qwen3 of 0.1 and 0.5 billion parameters in bf16 mixed precision, prompts of 256 tokens, completions of
         64, groups of 8, no dead group: seconds of an update and peak memory, TRL's GRPOTrainer and NPOTrainer in turn.
-real    A pretrained model on numbers of numbers: early bootstrap through the stages, compared as the demo is.
+real    A pretrained model on questions about numbers: early bootstrap through the stages, compared as the demo is.
 vision  A random Qwen3-VL of about 100 million parameters on pictures drawn here, whole and with adapters.
 plan    What `npo plan` says of memory, disk, tokens and time beside what a training stage takes; then the largest
         micro batch that the plan says fits the free memory is trained.
@@ -12,6 +12,7 @@ plan    What `npo plan` says of memory, disk, tokens and time beside what a trai
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from benchmarks.plan_compare import as_text
 from benchmarks.steps import run_block
 from benchmarks.steps_cases import NPO, TRL, long_prompts
 from npo_core.config import RunConfig, load_config
+from npo_core.process import die_with_parent
 
 # Of the plan's cases those whose memory a GPU's own small things do not hide.
 PLANNED = [*CASES[-2:], Case(**LARGE, micro_batch=64, bf16=True), Case(**LARGE, micro_batch=64, lora=16, bf16=True)]
@@ -154,6 +156,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--model")
     options = parser.parse_args()
+    die_with_parent(os.getppid())
     settle(demo_config(options.tiny))
     run = {"exact": exact, "steps": steps, "real": real, "vision": vision, "plan": plan}[options.part.split(",")[0]]
     with tempfile.TemporaryDirectory(prefix="npo-gpu-part-") as folder:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import run_here
 from benchmarks.flow_parts import PHASES
+from npo_core.process import die_with_parent
 from npo_core.recipes.run import Run
 from npo_core.stages.forkserver import PRELOADED
 from npo_core.stages.workspace import Workspace
@@ -115,6 +116,7 @@ def allocated() -> int:
 
 if __name__ == "__main__":
     started = time.perf_counter()
+    die_with_parent(os.getppid())
     main(**json.loads(sys.argv[1]))
     print(f"plan_measure took {time.perf_counter() - started:.1f} s", file=sys.stderr)
     sys.stdout.flush()

@@ -118,13 +118,20 @@ def main() -> None:
     parser.add_argument("--only-report", action="store_true")
     options = parser.parse_args()
     folder = options.folder.absolute()
+    if options.drop_runs and (learning := [arm for arm in options.arms if ARMS[arm].after]):
+        parser.error(f"--drop-runs deletes what {', '.join(learning)} learns from: leave it out, or the arm (--arms)")
     jobs = [Job(task, arm, seed) for task in options.tasks for seed in options.seeds for arm in options.arms]
     if not options.only_report:
         run_all(jobs, folder, options.workers, keep=not options.drop_runs)
     if not options.no_report:
         from studies.methods_page import write
 
-        write(read_all(folder), DOCS)
+        found = read_all(folder)
+        if not any(BASELINE in arms for arms in found.values()):
+            parser.error(
+                f"--folder {folder} holds no finished run of {BASELINE}, so the page stays as it is: run it first"
+            )
+        write(found, DOCS)
 
 
 if __name__ == "__main__":

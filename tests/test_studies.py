@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import methods_page, paired, results_report, signal_report, triggers_report
+from studies import methods, methods_page, paired, results_report, signal_report, triggers_report
 from studies.methods import Point
 from studies.results import ARMS, SEEDS
 
@@ -93,6 +93,22 @@ def test_a_threshold_is_read_between_evaluations_and_may_never_be_reached():
     assert paired.reached(straight(0.001, 540), 0.6) is None
     assert methods_page.median([100.0, None, 200.0]) == "200 (1 of 3 never)"
     assert methods_page.median([100.0, None, None]) == "not reached (2 of 3 never)"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (["--only-report"], "holds no finished run of grpo, so the page stays as it is"),
+        (["--drop-runs", "--arms", "grpo", "luffy"], "--drop-runs deletes what luffy learns from"),
+    ],
+)
+def test_a_study_that_would_lose_something_is_refused(asked, sentence, tmp_path, monkeypatch, capsys):
+    before = (ROOT / "docs/results.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["methods", *asked, "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        methods.main()
+    assert sentence in capsys.readouterr().err
+    assert (ROOT / "docs/results.json").read_bytes() == before and not list(tmp_path.iterdir())
 
 
 def test_the_study_is_written_between_its_marks(docs):

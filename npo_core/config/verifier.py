@@ -148,7 +148,7 @@ class AllOfVerifier(Closed):
     parts: list[SoundVerifier] = Field(min_length=2, description="the verifiers that must agree, the quickest first")
 
 
-OpinionVerifier = Annotated[
+AnyButWeighted = (
     ExactVerifier
     | NumericVerifier
     | ChoiceVerifier
@@ -156,7 +156,10 @@ OpinionVerifier = Annotated[
     | FormatVerifier
     | FunctionVerifier
     | TaskVerifier
-    | AllOfVerifier,
+    | AllOfVerifier
+)
+OpinionVerifier = Annotated[
+    AnyButWeighted,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
 ]
 LeafVerifier = SoundVerifier | LengthVerifier
@@ -211,15 +214,7 @@ class WeightedVerifier(Closed):
 
 
 Verifier = Annotated[
-    ExactVerifier
-    | NumericVerifier
-    | ChoiceVerifier
-    | MathVerifier
-    | FormatVerifier
-    | FunctionVerifier
-    | TaskVerifier
-    | AllOfVerifier
-    | WeightedVerifier,
+    AnyButWeighted | WeightedVerifier,
     Field(discriminator="kind", description="when an answer is right", json_schema_extra=choices),
 ]
 
