@@ -18,8 +18,7 @@ from npo_core.cli import report, timeline
 from npo_core.config import RunConfig, load_config
 from npo_core.errors import NPOError
 from npo_core.shipped import preset_file
-from npo_core.stages.forked import fork_server
-from npo_core.stages.launch import forks
+from npo_core.stages.forked import fork_server, forks
 
 
 def demo(config: RunConfig, folder: Path) -> None:

@@ -10,8 +10,7 @@ from npo_core.names import FORK, RECIPE_NAMES
 from npo_core.recipes.local import run_local
 from npo_core.recipes.progress import Progress
 from npo_core.stages.execute import STOPPED
-from npo_core.stages.forked import fork_server
-from npo_core.stages.launch import forks
+from npo_core.stages.forked import fork_server, forks
 from npo_core.stages.workspace import Workspace, absolute
 
 PAUSED = "The run was paused or ended in the Prefect UI: start the same command again to go on from its last snapshot."

@@ -13,8 +13,8 @@ from npo_core.recipes.run import Run, open_run
 from npo_core.recipes.steps import Guidance, Probed, Report
 from npo_core.recipes.workspace_steps import WorkspaceSteps
 from npo_core.reporting.report import write_report
-from npo_core.stages.forked import fork_server
-from npo_core.stages.launch import StageResult, Watcher, forks, run_stage
+from npo_core.stages.forked import fork_server, forks
+from npo_core.stages.launch import StageResult, Watcher, run_stage
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import SnapshotRef

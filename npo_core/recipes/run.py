@@ -13,8 +13,8 @@ from npo_core.engines.open import require_engine
 from npo_core.errors import ConfigError, DataError
 from npo_core.mix.rescue import mix_of
 from npo_core.names import DRAWS, FORK, FORK_FILE, GRPO, PLATEAU, RESULT_FILE, STARTED_FILE
+from npo_core.stages.forked import accelerated
 from npo_core.stages.functions import keep_functions, require_same_functions
-from npo_core.stages.launch import accelerated
 from npo_core.stages.preflight import function_sources, preflight
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace

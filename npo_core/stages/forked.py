@@ -36,6 +36,16 @@ def environment(execution: Execution) -> dict[str, str]:
     return {**os.environ, **fixed, **paths}
 
 
+def forks(execution: Execution) -> bool:
+    """Whether stages fork from a preloaded parent: on request, or by default where no accelerator is used."""
+    return not accelerated(execution) if execution.start == "auto" else execution.start == "fork"
+
+
+def accelerated(execution: Execution) -> bool:
+    """Whether stages will run on a GPU, as far as can be told without asking it."""
+    return execution.device == "cuda" or (execution.device == "auto" and Path("/dev/nvidiactl").exists())
+
+
 class ForkServer:
     """A preloaded parent process; see `npo_core.stages.forkserver`."""
 

@@ -17,13 +17,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from npo_core.config import Execution
 from npo_core.errors import DamagedError, DeviceError, StageError, StorageError, VerifierError
 from npo_core.names import ERROR_FILE, EVENTS_FILE, LOG_FILE, RESULT_FILE, SPEC_FILE, STOP_FILE
 from npo_core.process import PARENT
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import STOPPED
-from npo_core.stages.forked import environment, fork_server
+from npo_core.stages.forked import environment, fork_server, forks
 from npo_core.stages.outputs import lost
 from npo_core.stages.results import RESULTS, Cost, Result
 from npo_core.stages.specs import Spec
@@ -81,16 +80,6 @@ def spawn(spec: Spec, scratch: Path) -> subprocess.Popen:
             env={**environment(spec.execution), PARENT: str(os.getpid())},
             start_new_session=True,
         )
-
-
-def forks(execution: Execution) -> bool:
-    """Whether stages fork from a preloaded parent: on request, or by default where no accelerator is used."""
-    return not accelerated(execution) if execution.start == "auto" else execution.start == "fork"
-
-
-def accelerated(execution: Execution) -> bool:
-    """Whether stages will run on a GPU, as far as can be told without asking it."""
-    return execution.device == "cuda" or (execution.device == "auto" and Path("/dev/nvidiactl").exists())
 
 
 def read_result(workspace: Workspace, spec: Spec) -> StageResult | None:

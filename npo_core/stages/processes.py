@@ -1,4 +1,7 @@
-"""A stage of several processes: this one starts them under `accelerate launch` and brings back the first one's failure.
+"""A stage of several processes: this one starts them and brings back the first one's failure.
+
+They are new interpreters under `accelerate launch`; where stages fork, they are forks of this process, so that nothing
+is imported again.
 
 They share a scratch folder; only the first process (rank 0) writes there, and to the workspace. Each that fails leaves
 its own error file. They end with the process that started them, and with any of them.
@@ -7,7 +10,8 @@ its own error file. They end with the process that started them, and with any of
 import json
 import os
 import signal
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from npo_core.errors import ConfigError, DeviceError
 from npo_core.names import ERROR_FILE
 from npo_core.process import PARENT
 from npo_core.stages.context import StageContext
+from npo_core.stages.forked import forks
 from npo_core.stages.specs import Spec
 
 LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
@@ -57,7 +62,6 @@ def start_processes(spec: Spec, spec_file: Path, scratch: Path, device: str) -> 
         ConfigError: there are fewer GPUs than processes.
     """
     from accelerate.utils import patch_environment
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     check_devices(spec.processes, device)
     for file in scratch.glob("error-*.json"):
@@ -69,21 +73,20 @@ def start_processes(spec: Spec, spec_file: Path, scratch: Path, device: str) -> 
     }
     if device == "cpu":  # also where there is a GPU
         variables["CUDA_VISIBLE_DEVICES"] = ""
-    # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
-    variables["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGUSR1"
-    try:
-        with patch_environment(**variables):
-            accelerate_launch(spec, ["npo_core.stages", spec.stage, str(spec_file)], scratch / LAUNCH_FILE)
-    except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        return first_failure(scratch, spec.processes, codes)
-    return None
+    with patch_environment(**variables):
+        codes = fork_launch(spec, spec_file) if forks(spec.execution) else accelerate_launch(spec, spec_file, scratch)
+    return first_failure(scratch, spec.processes, codes) if codes else None
 
 
-def accelerate_launch(spec: Spec, module: list[str], file: Path) -> None:
-    """`accelerate launch --module ...` with a configuration of its own, so that a machine's has no say."""
+def accelerate_launch(spec: Spec, spec_file: Path, scratch: Path) -> dict[int, int]:
+    """`accelerate launch --module ...` with a configuration of its own, so that a machine's has no say.
+
+    Returns the exit codes (negative: signals) of the processes that had failed when the rest was ended, by rank.
+    """
     from accelerate.commands.config.config_args import ClusterConfig
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.utils import patch_environment
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     cluster = ClusterConfig(
         compute_environment="LOCAL_MACHINE",
@@ -96,8 +99,46 @@ def accelerate_launch(spec: Spec, module: list[str], file: Path) -> None:
         main_process_ip="127.0.0.1",
         main_process_port=0,  # a free one
     )
-    file.write_text(json.dumps(cluster.to_dict()))
-    launch_command(launch_command_parser().parse_args(["--config_file", str(file), "--module", *module]))
+    (scratch / LAUNCH_FILE).write_text(json.dumps(cluster.to_dict()))
+    arguments = ["--config_file", str(scratch / LAUNCH_FILE), "--module", "npo_core.stages", spec.stage, str(spec_file)]
+    try:
+        # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
+        with patch_environment(TORCHELASTIC_SIGNALS_TO_HANDLE="SIGUSR1"):
+            launch_command(launch_command_parser().parse_args(arguments))
+    except ChildFailedError as error:
+        return {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return {}
+
+
+def fork_launch(spec: Spec, spec_file: Path) -> dict[int, int]:
+    """Processes that are forked from this one, which holds the store where they meet; those that failed, as above."""
+    from accelerate.utils import patch_environment
+    from torch import multiprocessing
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a free port
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    variables |= {"WORLD_SIZE": str(spec.processes), "LOCAL_WORLD_SIZE": str(spec.processes)}
+    with patch_environment(**variables):
+        started = multiprocessing.start_processes(
+            forked, (spec.stage, spec_file), spec.processes, join=False, start_method="fork"
+        )
+    with suppress(multiprocessing.ProcessExitedException):  # it has ended the rest by then
+        while not started.join():
+            pass
+    codes = {rank: process.exitcode for rank, process in enumerate(started.processes)}
+    return {rank: code for rank, code in codes.items() if code}
+
+
+def forked(rank: int, stage: str, spec_file: Path) -> None:
+    """In a forked process: the stage, as the rank that it is. Never returns."""
+    from npo_core.stages.execute import main
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    code = main(stage, spec_file)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def first_failure(scratch: Path, processes: int, codes: dict[int, int]) -> dict[str, Any]:

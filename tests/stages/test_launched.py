@@ -1,4 +1,4 @@
-"""A training stage of two processes under `accelerate launch`: killed, stopped, failing, and the same run as one."""
+"""A training stage of two processes, forked or under `accelerate launch`: killed, stopped, failing, as one would do."""
 
 from __future__ import annotations
 
@@ -15,19 +15,15 @@ from npo_core.timeline.segments import read_marks
 from tests.stages.test_faults import gone
 
 
-def in_two(run):
-    """The guided segment of a run, in two processes."""
-    return run.guided(execution=run.config.execution.model_copy(update={"processes": 2}))
+def in_two(run, start: str = "fork"):
+    """The guided segment of a run, in two processes, forked or (`spawn`) in new interpreters."""
+    return run.guided(execution=run.config.execution.model_copy(update={"processes": 2, "start": start}))
 
 
-def family(running) -> dict[str, psutil.Process]:
-    """The stage's process, which starts the others, and these by rank."""
-    (launcher,) = running()
-    found = {"launcher": launcher}
-    for child in launcher.children():
-        if "RANK" in (variables := child.environ()):
-            found[variables["RANK"]] = child
-    return found
+def family(launcher: psutil.Process) -> dict[str, psutil.Process]:
+    """The stage's process, which starts the others, and these by rank: the agent starts them in turn."""
+    ranks = sorted(launcher.children(), key=lambda child: (child.create_time(), child.pid))
+    return {"launcher": launcher} | {str(rank): child for rank, child in enumerate(ranks)}
 
 
 def assert_same_tokens(run, spec, result, reference) -> None:
@@ -44,8 +40,9 @@ def test_killed(reference, fresh, running, victim):
 
     def watch(event: dict) -> None:
         if not started:
-            started.extend(family(running).values())
-            family(running)[victim].kill()
+            processes = family(*running())
+            started.extend(processes.values())
+            processes[victim].kill()
 
     with pytest.raises(StageError, match="signal 9") as caught:
         run_stage(in_two(run), watch)
@@ -64,7 +61,7 @@ def test_stopped_and_gone_on(reference, fresh, running):
 
     def watch(event: dict) -> None:
         if not started:  # later on they end one by one
-            started.extend(family(running).values())
+            started.extend(family(*running()).values())
             stop.touch()
 
     with pytest.raises(StageError) as caught:
@@ -72,9 +69,9 @@ def test_stopped_and_gone_on(reference, fresh, running):
     assert caught.value.exit_code == 143 and not caught.value.retryable
     assert gone(started)
     stop.unlink()
-    result = run_stage(in_two(run)).result
+    result = run_stage(in_two(run, "spawn")).result  # as on GPUs
     assert {mark.processes for mark in read_marks(run.workspace.store, result.segment)} == {2}
-    assert_same_tokens(run, in_two(run), result, reference)
+    assert_same_tokens(run, in_two(run, "spawn"), result, reference)
 
 
 def test_an_error_is_told_once(fresh, running):
@@ -82,7 +79,7 @@ def test_an_error_is_told_once(fresh, running):
     (weights,) = run.folder.glob(f"snapshots/{run.found['base']}/*.safetensors")
     weights.write_bytes(b"")
     with pytest.raises(StageError) as caught:
-        run_stage(in_two(run))
+        run_stage(in_two(run, "spawn"))
     assert (caught.value.exit_code, caught.value.retryable) == (66, False)
     assert "is damaged: expected" in str(caught.value) and "(DamagedError" in str(caught.value)
     assert not running()
