@@ -61,13 +61,26 @@ class ModelSize:
 def model_size(config: RunConfig, environment: dict[str, str] | None = None) -> ModelSize | str:
     """The size of a run's model, or a sentence that says why it is not known.
 
-    Parameters of a pretrained model are counted on the meta device by a process of its own, in `environment`.
+    Parameters of a pretrained model are counted on the meta device: here, where transformers is imported already, else
+    by a process of its own, in `environment`.
     """
     if isinstance(config.model, BuiltInModel):
         return built_in(config.model, BUILT_IN_VOCABULARY)
     lora = config.model.lora
     request = {"path": config.model.path, "lora": None if lora is None else lora.model_dump(mode="json")}
+    if "transformers" in sys.modules:
+        return counted_here(request)
     return counted(json.dumps(request), frozenset((environment or os.environ).items()))
+
+
+def counted_here(request: dict[str, Any]) -> ModelSize | str:
+    """What `npo_core.models.meta` finds, in this process."""
+    from npo_core.models.meta import describe
+
+    try:
+        return as_size(describe(**request))
+    except Exception as error:  # as of the process: whatever a model's own code raises
+        return unknown(request["path"], f"{type(error).__name__}: {error}".splitlines()[-1])
 
 
 def built_in(model: BuiltInModel, vocabulary: int) -> ModelSize:
@@ -104,7 +117,16 @@ def counted(request: str, environment: frozenset[tuple[str, str]]) -> ModelSize 
         return f"model.path = {path}: its size was not found within {COUNTING_S:.0f} s."
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"model.path = {path}: its size is not known ({reason})."
-    found = json.loads(done.stdout.splitlines()[-1])
+        return unknown(path, reason)
+    return as_size(json.loads(done.stdout.splitlines()[-1]))
+
+
+def unknown(path: str, reason: str) -> str:
+    """A sentence on a model whose size is not known."""
+    return f"model.path = {path}: its size is not known ({reason})."
+
+
+def as_size(found: dict[str, Any]) -> ModelSize:
+    """Of what `npo_core.models.meta.describe` found."""
     tower = found.pop("tower")
     return ModelSize(**found, tower=tower and Tower(**tower))

@@ -32,7 +32,7 @@ ARROW = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shr
 
 def curves(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
     """Held-out pass rate with its 95 % band, by step, by all updates and by all generated tokens."""
-    return draw("AA;BC", (10, 8), lambda axes: fill_curves(axes, run, baseline, names))
+    return draw("AA;BC", (10, 8), lambda axes: fill_curves(axes, run, baseline, names), False)
 
 
 def fill_curves(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:

@@ -34,7 +34,7 @@ class LiveCurves:
 
 def live_png(events: Sequence[Event]) -> bytes:
     """Reward, pass rate, entropy and injection over the updates so far."""
-    return draw("AB;CD", (9, 5.4), lambda axes: fill(axes, events))
+    return draw("AB;CD", (9, 5.4), lambda axes: fill(axes, events), False)
 
 
 def fill(axes: Sequence["Axes"], events: Sequence[Event]) -> None:

@@ -48,7 +48,7 @@ GUIDED, DASHES = "guided replay", (0, (4, 2))
 
 def training(run: RunData, baseline: RunData | None = None, names: Names = ("this run", "baseline")) -> bytes:
     """What happened at each update: pass rate, entropy, dead groups, and injection."""
-    return draw("AB;CD", (10, 6.8), lambda axes: fill_training(axes, run, baseline, names))
+    return draw("AB;CD", (10, 6.8), lambda axes: fill_training(axes, run, baseline, names), False)
 
 
 def fill_training(axes: Sequence["Axes"], run: RunData, baseline: RunData | None, names: Names) -> None:
@@ -196,18 +196,39 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def draw(panels: str, size: tuple[float, float], fill: Callable[[Sequence["Axes"]], None]) -> bytes:
-    """A figure as a PNG of 1,200 pixels width; the same data gives the same bytes. `panels`: rows as in `AA;BC`."""
+def draw(
+    panels: str, size: tuple[float, float], fill: Callable[[Sequence["Axes"]], None], measured: bool = True
+) -> bytes:
+    """A figure as a PNG of 1,200 pixels width; the same data gives the same bytes. `panels`: rows as in `AA;BC`.
+
+    Margins are measured, which is half of the work; where labels are always as short, `measured` is False.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        figure = Figure(figsize=size, dpi=120, layout="constrained" if measured else None)
         canvas = FigureCanvasAgg(figure)
-        fill([ax for _, ax in sorted(figure.subplot_mosaic(panels).items())])
+        places = {} if measured else margins(size, rows=panels.count(";") + 1)
+        fill([ax for _, ax in sorted(figure.subplot_mosaic(panels, gridspec_kw=places).items())])
         canvas.draw()
         return png(canvas.buffer_rgba())
+
+
+def margins(size: tuple[float, float], rows: int) -> dict[str, float]:
+    """Room for titles, labels and ticks of two columns of panels, in shares of a figure of `size` inches."""
+    width, height = size
+    left, right, top, bottom, between, under = 0.68, 0.12, 0.32, 0.5, 0.78, 0.86  # inches
+    inner = (width - left - right - between) / 2, (height - top - bottom - under * (rows - 1)) / rows
+    return {
+        "left": left / width,
+        "right": 1 - right / width,
+        "top": 1 - top / height,
+        "bottom": bottom / height,
+        "wspace": between / inner[0],
+        "hspace": under / inner[1],
+    }
 
 
 def png(pixels: memoryview) -> bytes:

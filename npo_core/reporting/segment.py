@@ -50,7 +50,7 @@ def segment_rows(metrics: Metrics) -> dict[str, str]:
 
 def segment_png(metrics: Metrics) -> bytes:
     """Pass rate, entropy, dead groups and injection (or gradient norm) over the segment's updates."""
-    return draw("AB;CD", (10, 6.4), lambda axes: fill(axes, metrics, half_window(len(metrics))))
+    return draw("AB;CD", (10, 6.4), lambda axes: fill(axes, metrics, half_window(len(metrics))), False)
 
 
 def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:

@@ -29,7 +29,7 @@ X_LABELS = ("step of the way to the result", "optimizer updates, abandoned ones 
 
 def several(runs: Sequence[RunData], names: Sequence[str]) -> bytes:
     """Held-out pass rate of each run by step, by all updates and by all generated tokens."""
-    return draw("AA;BC", (10, 8), lambda axes: fill(axes, runs, names))
+    return draw("AA;BC", (10, 8), lambda axes: fill(axes, runs, names), False)
 
 
 def fill(axes: Sequence["Axes"], runs: Sequence[RunData], names: Sequence[str]) -> None:

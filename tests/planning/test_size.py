@@ -1,5 +1,7 @@
 """Parameters are those of the model that will be trained, to the last one."""
 
+import sys
+
 import pytest
 from peft import get_peft_model
 from settings import pretrained
@@ -41,10 +43,15 @@ def test_the_built_in_model_is_counted_exactly(layers, width, heads):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_folder_is_counted_exactly_in_a_process_of_its_own(tmp_path, tied):
+def test_a_folder_is_counted_exactly_here_and_in_a_process_of_its_own(tmp_path, monkeypatch, tied):
     config = Qwen3Config(**GROUPED, tie_word_embeddings=tied)
     config.save_pretrained(tmp_path)
-    found = model_size(pretrained(model__path=str(tmp_path)))
+    asked = pretrained(model__path=str(tmp_path))
+    found = model_size(asked)
+    if tied:
+        monkeypatch.delitem(sys.modules, "transformers")
+        assert model_size(asked) == found
+        monkeypatch.undo()
     assert found.parameters == found.trainable == AutoModelForCausalLM.from_config(config).num_parameters()
     assert found.words == 211 * 48 * (1 if tied else 2)
     assert (found.layers, found.heads, found.key_value_heads, found.head) == (3, 6, 2, 16)
@@ -81,5 +88,6 @@ def test_known_models_need_no_hub(monkeypatch):
 
 
 def test_what_is_no_model_is_said_to_be_unknown(tmp_path):
-    said = model_size(pretrained(model__path=str(tmp_path / "nothing")))
+    asked = pretrained(model__path=str(tmp_path / "nothing"))
+    said = model_size(asked)
     assert isinstance(said, str) and "model.path = " in said and "not known" in said
