@@ -12,6 +12,7 @@ arm's seeds and the baseline's are of one machine: the base model differs in bit
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -37,6 +38,7 @@ class Point(NamedTuple):
     updates: float
     flops: float  # generated + 3 x trained tokens, rows that cannot move the policy left out
     tokens: float  # generated, extra samples among them
+    seconds: float = math.nan  # of updates, guidance and probes; not known of runs before 0.3
 
 
 class Job(NamedTuple):
@@ -62,7 +64,8 @@ def run_job(job: Job, folder: str, keep: bool = True, quick: dict[str, Any] | No
     if not (workspace.store.exists("config.json") and load(workspace).complete):
         run_local(config.recipe or BASELINE, config, workspace.uri)
     points = [
-        Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total) for p in load(workspace).points
+        Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total, p.seconds_total)
+        for p in load(workspace).points
     ]
     record = {"points": [point._asdict() for point in points], "seconds": time.monotonic() - started}
     file.parent.mkdir(exist_ok=True)

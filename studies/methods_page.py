@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from studies.arms import ARMS, BASELINE, BASELINES
-from studies.paired import COSTS, Comparison, at_step, compare, interval, reached
+from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached
 
 if TYPE_CHECKING:
     from studies.methods import Point
@@ -25,7 +25,7 @@ def comparisons(task: str, arms: Arms) -> Iterator[tuple[str, str, int, str, Com
             continue
         for step in STEPS:
             for baseline in BASELINES:
-                for cost in COSTS:
+                for cost in known_costs(arms):
                     if baseline in arms and baseline != name and (one := compare(found, arms[baseline], cost, step)):
                         yield name, baseline, step, cost, one
 
@@ -52,15 +52,21 @@ def cell(one: Comparison | None) -> str:
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def heading(costs: dict[str, str]) -> list[str]:
+    """The first two lines of a table with a column a kind of cost."""
+    return [f"| arm | seeds | pass rate | {' | '.join(costs.values())} |", "|---" * (3 + len(costs)) + "|"]
+
+
 def table(arms: Arms, baseline: str, step: int) -> str:
     """A line an arm: seeds, pass rate, difference to a baseline at equal cost of each kind."""
-    lines = [f"| arm | seeds | pass rate | {' | '.join(COSTS.values())} |", "|---|---|---|---|---|---|"]
+    costs = known_costs(arms)
+    lines = heading(costs)
     for name, found in arms.items():
         rates = [point.pass_rate for points in found.values() if (point := at_step(points, step))]
         if not rates:
             continue
         same = name == baseline
-        cells = ["" if same else cell(compare(found, arms[baseline], cost, step)) for cost in COSTS]
+        cells = ["" if same else cell(compare(found, arms[baseline], cost, step)) for cost in costs]
         lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -74,12 +80,13 @@ def hardest(found: dict[int, list["Point"]], arms: Arms, cost: str, step: int) -
 
 def answer(arms: Arms) -> str:
     """A line an arm: differences at the headline's update to the strongest group size of GRPO at each kind of cost."""
-    lines = [f"| arm | seeds | pass rate | {' | '.join(COSTS.values())} |", "|---|---|---|---|---|---|"]
+    costs = known_costs(arms)
+    lines = heading(costs)
     for name, found in arms.items():
         rates = [point.pass_rate for points in found.values() if (point := at_step(points, HEADLINE_STEP))]
         if name in BASELINES or not rates:
             continue
-        worst = [hardest(found, arms, cost, HEADLINE_STEP) for cost in COSTS]
+        worst = [hardest(found, arms, cost, HEADLINE_STEP) for cost in costs]
         cells = ["beyond the run" if one is None else f"{cell(one[1])} to `{one[0]}`" for one in worst]
         lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -133,9 +140,10 @@ def draw(task: str, arms: Arms, path: Path) -> None:
     import numpy as np
     from matplotlib.ticker import EngFormatter
 
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
+    costs = known_costs(arms)
+    figure, panels = plt.subplots(1, len(costs), figsize=(5 * len(costs), 4.6), sharey=True)
     colours = dict(zip(ARMS, plt.get_cmap("tab20").colors, strict=False))
-    for panel, cost in zip(panels, COSTS, strict=True):
+    for panel, cost in zip(panels, costs, strict=True):
         for name, found in arms.items():
             curves = list(found.values())
             length = min(map(len, curves))

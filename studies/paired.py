@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isnan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from studies.methods import Point
 
-COSTS = {"updates": "equal updates", "flops": "equal FLOPs", "tokens": "equal tokens"}
+COSTS = {"updates": "equal updates", "flops": "equal FLOPs", "tokens": "equal tokens", "seconds": "equal seconds"}
 RESAMPLES = 9999
 
 
@@ -27,6 +28,12 @@ class Comparison:
     difference: tuple[float, float, float]
     middle: float
     better: float
+
+
+def known_costs(arms: dict[str, dict[int, list["Point"]]]) -> dict[str, str]:
+    """The kinds of cost that every point of a task's arms has: seconds are not recorded of every run."""
+    points = [point for found in arms.values() for curve in found.values() for point in curve]
+    return {cost: name for cost, name in COSTS.items() if not any(isnan(getattr(point, cost)) for point in points)}
 
 
 def at_cost(baseline: Sequence["Point"], cost: str, spent: float) -> float | None:

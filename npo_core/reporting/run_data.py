@@ -7,7 +7,7 @@ from typing import Any
 from npo_core.config import RunConfig
 from npo_core.guidance.cache import read_info, summary
 from npo_core.names import STARTED_FILE
-from npo_core.reporting.costs import Ledger, StageCost, Totals, payments, probe_tokens, stage_costs
+from npo_core.reporting.costs import Ledger, StageCost, Totals, payments, probe_costs, stage_costs
 from npo_core.reporting.intervals import Interval, wilson
 from npo_core.reporting.records import (
     Metrics,
@@ -38,6 +38,7 @@ class CurvePoint:
     problems: int = 0  # how many; 0 in records that did not keep it
     samples: int = 1
     trained_total: int = 0  # tokens that updates computed, rows that move nothing left out
+    seconds_total: float = field(default=0.0, compare=False)  # of updates, guidance and probes, by the clock
 
     @property
     def flops_total(self) -> int:
@@ -176,7 +177,7 @@ def load(workspace: Workspace) -> RunData:
     roles = assign(workspace.timeline.branches(), segments, is_watched(stages, decisions))
     steps = read_metrics(workspace.store, roles.path)
     abandoned = {name: read_metrics(workspace.store, own) for name, own in by_branch(roles.abandoned).items()}
-    guidance, probes = read_guidance(workspace, roles, segments), probe_tokens(stages, decisions)
+    guidance, probes = read_guidance(workspace, roles, segments), probe_costs(stages, decisions)
     ledger = Ledger(payments(roles, steps, abandoned, guidance, probes))
     protocol, scores = read_scores(workspace, roles)
     forked = read_fork(workspace.store)
@@ -191,7 +192,7 @@ def load(workspace: Workspace) -> RunData:
             sum(map(len, abandoned.values())),
             sum(rest.tokens for rest in abandoned.values()),
             sum(cache["tokens_generated"] for cache in guidance),
-            int(sum(tokens for *_, tokens in probes)),
+            int(sum(tokens for _, _, tokens, _ in probes)),
         ),
         abandoned=abandoned_branches(roles, abandoned, scores, ledger),
         rollbacks=rollbacks(roles, segments, ledger, forked.guides if forked else {}),
@@ -215,6 +216,7 @@ def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
     kept = {name: score[name] for name in ("problems", "samples") if name in score}
     rate, error = score["pass_rate"], score["standard_error"]
     spent = {"updates_total": totals.updates, "tokens_total": totals.tokens, "trained_total": totals.trained}
+    spent |= {"seconds_total": totals.seconds}
     return CurvePoint(step=score["step"], pass_rate=rate, standard_error=error, **spent, **kept)
 
 

@@ -31,7 +31,10 @@ def totals(points):
 
 
 def test_a_ledger_pays_older_branches_whole():
-    ledger = Ledger([((1, 3), 1, 10, 4), ((0, 9), 1, 5, 3), ((1, -1.0), 0, 7, 0), ((0, 9.5), 0, 2, 0)])
+    paid = [((1, 3), 1, 10, 4, 2.0), ((0, 9), 1, 5, 3, 1.0), ((1, -1.0), 0, 7, 0, 4.0), ((0, 9.5), 0, 2, 0, 0.5)]
+    ledger = Ledger(paid)
+    assert [ledger.until(position).seconds for position in ((0, 9), (1, 2), (1, 3))] == [1.0, 5.5, 7.5]
+    assert Ledger([]).until((0, 9)) == Totals()
     assert ledger.until((0, 9)) == Totals(1, 5, 3)
     assert ledger.until((1, 2)) == Totals(1, 5 + 2 + 7, 3)
     assert ledger.until((1, 3)) == Totals(2, 5 + 2 + 7 + 10, 7)
