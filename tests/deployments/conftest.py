@@ -1,10 +1,10 @@
 """PostgreSQL as Debian packages it, and Prefect servers, each for one module and in a folder of its own."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,9 +16,10 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from prefect.workers.process import ProcessWorker
 
 from flows.server import QUIET, free_port, start_server, wait_until_healthy
-from tests.flows.conftest import ROOT, TINY, finish
+from tests.flows.conftest import ROOT, TINY, ask
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 AS_ROOT = os.geteuid() == 0  # PostgreSQL refuses to run as root; Debian's package makes this user
@@ -56,20 +57,27 @@ def deployed_run(
     training: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     job_variables: dict[str, Any] | None = None,
+    template: str | None = None,
 ) -> str:
-    """Deploy the GRPO flow to a pool and ask for one run of it; the run's id."""
+    """Deploy the GRPO flow to a new pool of processes, by its template's file, and ask for one run of it; its id.
+
+    By what `prefect work-pool create` and `prefect deploy` ask of the server, which cost seconds each to start.
+    """
+    job = json.loads((ROOT / template).read_text()) if template else ProcessWorker.get_default_base_job_template()
+    ask(environment, "work_pools/", {"name": pool, "type": "process", "base_job_template": job})
+    fields = {
+        "name": pool,
+        "flow_id": ask(environment, "flows/", {"name": "grpo"})["id"],
+        "entrypoint": "flows/grpo.py:grpo",
+        "path": str(ROOT),
+        "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
+        "work_pool_name": pool,
+        "enforce_parameter_schema": False,
+    }
+    deployment = ask(environment, "deployments/", fields)["id"]
     config = config or TINY | {"training": TINY["training"] | (training or {})}
-    code = f"""
-from prefect import flow
-from prefect.deployments import run_deployment
-grpo = flow.from_source(source={str(ROOT)!r}, entrypoint="flows/grpo.py:grpo")
-grpo.deploy({pool!r}, work_pool_name={pool!r}, build=False, push=False, print_next_steps=False, ignore_warnings=True)
-parameters = {{"config": {config!r}, "workspace": {str(workspace)!r}}}
-print(run_deployment("grpo/" + {pool!r}, parameters=parameters, timeout=0, job_variables={job_variables!r}).id)
-"""
-    done = finish([sys.executable, "-c", code], environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[-1]
+    wanted = {"parameters": {"config": config, "workspace": str(workspace)}, "job_variables": job_variables or {}}
+    return ask(environment, f"deployments/{deployment}/create_flow_run", wanted)["id"]
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ def made(server: dict, place: Path, kind: str) -> list[dict]:
 def spot(server, tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
     """A run whose first machine is taken away: workspace, id, and the deployment that an automation starts."""
     folder = tmp_path_factory.mktemp("spot")
-    finish([*PREFECT, "work-pool", "create", "spot", "--type", "process"], server)
     place = folder / "run"
     run = deployed_run(server, "spot", place, {"snapshot_every": 2})
     deployment = ask(server, f"flow_runs/{run}")["deployment_id"]

@@ -69,7 +69,6 @@ def test_the_server_takes_the_template(server):
 
 def test_an_evicted_job_is_taken_up_by_the_next(server, tmp_path):
     """What Kubernetes does to a pod: SIGTERM to its command; Prefect schedules the run again, and a new pod goes on."""
-    finish([*PREFECT, "work-pool", "create", "evicted", "--type", "process"], server)
     workspace = tmp_path / "run"
     run = deployed_run(server, "evicted", workspace, {"snapshot_every": 1})
     pod = {"PREFECT__FLOW_RUN_ID": run, "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}

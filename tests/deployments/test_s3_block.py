@@ -52,10 +52,7 @@ def test_a_run_on_s3_with_credentials_from_the_block(server, s3):
     assert finish(blocks, plain | s3).returncode == 0
     assert "npo-s3" not in {block["name"] for block in answered(plain, "block_documents", "")}
 
-    template = ["--base-job-template", "deployments/process/work-pool.json"]
-    made = finish([*PREFECT, "work-pool", "create", "npo-s3", "--type", "process", *template], plain)
-    assert made.returncode == 0, made.stderr
-    run = deployed_run(plain, "npo-s3", "s3://runs/tiny")
+    run = deployed_run(plain, "npo-s3", "s3://runs/tiny", template="deployments/process/work-pool.json")
     start = [*PREFECT, "worker", "start", "--pool", "npo-s3", "--type", "process", "--run-once"]
     worker = finish(start, plain | PLANTED)
     state = ask(plain, f"flow_runs/{run}")["state"]

@@ -33,12 +33,8 @@ def config(tmp_path) -> dict:
 
 
 def test_a_form_can_neither_name_a_module_nor_lift_the_list(server, config, tmp_path):
-    made = finish(
-        [*PREFECT, "work-pool", "create", "shared", "--type", "process", "--base-job-template", TEMPLATE], server
-    )
-    assert made.returncode == 0, made.stderr
     tricks = {"env": {"NPO_ALLOWED_MODULES": "foreign"}, "command": f"touch {tmp_path}/started"}
-    run = deployed_run(server, "shared", tmp_path / "run", config=config, job_variables=tricks)
+    run = deployed_run(server, "shared", tmp_path / "run", config=config, job_variables=tricks, template=TEMPLATE)
     assert ask(server, f"flow_runs/{run}")["job_variables"] == tricks
     worker = server | {"NPO_ALLOWED_MODULES": "team", "PYTHONPATH": str(tmp_path / "modules")}
     done = finish([*PREFECT, "worker", "start", "--pool", "shared", "--type", "process", "--run-once"], worker)
@@ -50,8 +46,7 @@ def test_a_form_can_neither_name_a_module_nor_lift_the_list(server, config, tmp_
 
 def test_without_the_list_the_same_module_is_imported(server, config, tmp_path):
     """So that the test above would see it."""
-    finish([*PREFECT, "work-pool", "create", "own", "--type", "process", "--base-job-template", TEMPLATE], server)
-    run = deployed_run(server, "own", tmp_path / "run", config=config)
+    run = deployed_run(server, "own", tmp_path / "run", config=config, template=TEMPLATE)
     worker = server | {"PYTHONPATH": str(tmp_path / "modules")}
     finish([*PREFECT, "worker", "start", "--pool", "own", "--type", "process", "--run-once"], worker)
     assert (tmp_path / "imported").exists(), ask(server, f"flow_runs/{run}")["state"]["message"]
