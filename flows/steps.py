@@ -120,8 +120,15 @@ def take_steps(
 
 
 def call(task: Task, execution: Execution, *args: Any) -> Any:
-    """A task's result, with the retries of the run's configuration."""
-    return task.with_options(retries=execution.retries, retry_delay_seconds=execution.retry_delay)(*args)
+    """A task's result, with the retries of the run's configuration.
+
+    Raises:
+        Interrupted: the task ended as Cancelled, since somebody changed the state of the flow run (`tasks.outside`).
+    """
+    found = task.with_options(retries=execution.retries, retry_delay_seconds=execution.retry_delay)(*args)
+    if isinstance(found, State):  # Prefect gives it as it is
+        raise Interrupted(found.message)
+    return found
 
 
 class PrefectSteps(LocalSteps):
