@@ -10,7 +10,7 @@ from npo_core.config import RunConfig, load_config
 from npo_core.shipped import shipped
 from npo_core.stages.workspace import Workspace
 
-TASKS = {"E": "rare-facts.yaml", "B": "milder-facts.yaml", "S": "numbers-smollm2.yaml"}
+TASKS = {"E": "rare-facts.yaml", "B": "milder-facts.yaml", "G": "gap.yaml", "S": "numbers-smollm2.yaml"}
 REAL = "S"  # whose runs have their configuration's length
 STEPS = 300  # optimizer updates of an arm
 # What a method leaves to its task; signals of a task that is learned in 300 updates.

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from studies import methods, methods_page, paired, results_report, signal_report, triggers_report
+from studies import mechanism, methods, methods_page, paired, results_report, signal_report, triggers_report
 from studies.methods import Point
 from studies.results import ARMS, SEEDS
 
@@ -126,3 +127,31 @@ def test_the_study_is_written_between_its_marks(docs):
     assert {r["at"] for r in records} == {"equal updates", "equal FLOPs", "equal tokens"}
     assert all(r["task"] == "E" and r["arm"] == "pool-rescue" and r["seeds"] == 3 for r in records)
     assert (docs / "pictures/study-e.png").stat().st_size > 10_000
+
+
+def test_seconds_are_compared_where_every_run_recorded_them():
+    arms = {name: {seed: straight(0.001, 180) for seed in (1, 2, 3)} for name in ("grpo", "other")}
+    assert list(paired.known_costs(arms)) == ["updates", "flops", "tokens"]
+    timed = {
+        name: {seed: [p._replace(seconds=2.0 * p.step) for p in points] for seed, points in of.items()}
+        for name, of in arms.items()
+    }
+    assert list(paired.known_costs(timed)) == ["updates", "flops", "tokens", "seconds"]
+    assert "equal seconds" in methods_page.table(timed, "grpo", 180) and "nan" not in methods_page.table(
+        timed, "grpo", 180
+    )
+
+
+def test_a_rescue_is_priced_by_the_rounds_that_it_took():
+    """Rounds of 8: one prompt is solved in the first, one in the third, one in none of the four."""
+    right = np.zeros((3, mechanism.SAMPLES), bool)
+    right[0, 5] = right[1, 17] = True
+    lengths = np.full(right.shape, 6)
+    assert mechanism.price(right, lengths) == (8 + 24 + 32) * 6 / 2
+    assert mechanism.price(right[2:], lengths[2:]) == float("inf")
+
+
+def test_what_was_solved_is_lost_and_regained():
+    solved = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], bool)  # [snapshot, problem]
+    lost, regained = mechanism.changes(solved)
+    assert lost == pytest.approx([0, 1 / 3, 0]) and regained == pytest.approx([0, 0, 1 / 3])
