@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl.models import unwrap_model_for_generation
 
-from npo_core.engines.sampling import Sampled, Sampling, readable, sample
+from npo_core.engines.sampling import Ended, Sampled, Sampling, readable, sample
 from npo_core.models.inputs import PromptInputs
 from npo_core.models.sampling import own_distribution
 from npo_core.seeds import derive_seed
@@ -137,7 +137,11 @@ class ExactTrainer(SharingTrainer):
             self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
         ) as model:
             asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, self._sharded)
-            return sample(model, *asked, sampling, first)
+            return sample(model, *asked, sampling, first, self._ended(part))
+
+    def _ended(self, part: slice) -> Ended | None:
+        """Told of rows of a part of the rollout whose completions are there; None: nobody wants to know so early."""
+        return None
 
     def _shared_noise(self) -> AbstractContextManager:
         """With several processes, what makes the sampled tokens independent of their number."""
