@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils.operations import recursively_apply
+from safetensors.torch import save_file
 from transformers import modeling_utils
 
 from npo_core.timeline import FileEntry
@@ -98,7 +99,7 @@ class Unwritten:
                 del weights
             while self._weights:
                 path, (tensors, metadata) = self._weights.popitem()
-                modeling_utils.safe_save_file(tensors, path, metadata=metadata)
+                save_file(tensors, path, metadata=metadata)
         return parts
 
 
