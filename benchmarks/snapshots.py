@@ -241,7 +241,8 @@ def main() -> int:
         for f, most in zip(figures.values(), (None, 1.2), strict=True)  # of small files, nothing is worth a thread
     ]
     large = figures["large"]
-    checks.append(Check(f"blocked, share of {EVERY} updates and a snapshot, 50 M", large["share"]["median"], 0.02))
+    name = f"blocked, share of {EVERY} updates and a snapshot, {large['parameters'] / 1e6:.1f} M parameters"
+    checks.append(Check(name, large["share"]["median"], 0.02))
     return finish(figures, checks, as_text(figures), options)
 
 
