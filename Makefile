@@ -6,8 +6,10 @@ export NPO_HOME ?= $(CURDIR)/.npo
 export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
 RUNS ?= 1
+TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
+NEWEST = trl transformers accelerate peft datasets
 
-.PHONY: setup setup-vllm setup-inspect demo check test docs audit bench study results serve gpu-check clean-demo
+.PHONY: setup setup-vllm setup-inspect demo check test test-newest-trl docs audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -34,6 +36,14 @@ setup-inspect: .venv-inspect/.ready  ## Inspect in an environment of its own, fo
 	$(PYTHON) -m venv .venv-inspect || python3 -m venv .venv-inspect
 	.venv-inspect/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285
 	touch $@
+
+test-newest-trl: setup  ## the trainer's tests with the newest TRL and its companions, beside everything else of .venv; no part of CI
+	test -x .venv-newest/bin/python || $(BIN)/python -m venv .venv-newest
+	echo "import site; site.addsitedir('$$(echo $(CURDIR)/$(VENV)/lib/python*/site-packages)')" > \
+	  $$(echo .venv-newest/lib/python*/site-packages)/everything-else.pth
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade torch==$(TORCH) $(NEWEST)
+	.venv-newest/bin/python -m pip list --disable-pip-version-check | grep -wE "torch|$$(echo $(NEWEST) | tr ' ' '|')"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -q -n 2 --dist loadfile tests/training
 
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison
 	$(BIN)/python -m flows.demo --folder $(NPO_HOME)/demo

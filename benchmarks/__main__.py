@@ -43,7 +43,7 @@ def run_one(name: str, quick: bool) -> dict:
     say(f"-- {name}: {TITLES[name]}")
     started = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", "--json"]
-    command += [] if not quick else QUICK_CACHE if name == "cache" else ["--quick"]
+    command += (QUICK_CACHE if name == "cache" else ["--quick"]) if quick else ["--whole"] if name == "steps" else []
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, 1) or not done.stdout.strip():
         sys.exit(f"benchmarks.{name} ended with {done.returncode} before it had a result")

@@ -65,6 +65,6 @@ def training_parts(workspace: Workspace, stage: Mapping[str, Any]) -> dict[str, 
     return {
         "until the first step: model, trainer, data": before,
         "steps: generate, verify, update": sum(seconds),
-        "snapshots: strip, digest, move": snapshots,
-        "the rest: optimizer, checkpoint files, log": stage["seconds"] - before - sum(seconds) - snapshots,
+        "snapshots: state copied, the one before awaited": snapshots,
+        "the rest: optimizer, log": stage["seconds"] - before - sum(seconds) - snapshots,
     }

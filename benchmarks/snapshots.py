@@ -3,14 +3,16 @@
     python -m benchmarks.snapshots [--times 5] [--quick] [--json]
 
 In one process, in turn: a plain checkpoint as transformers' Trainer saves it, and a snapshot as a training stage makes
-it (that checkpoint; then, in a thread, strip, digest of every part, manifest with file hashes, move, metrics).
-Both for the demo's model and for a random Qwen3 of about 50 million parameters in fp32, with a full optimizer state.
+it (its state copied; then, in a thread, written and hashed, manifest, move, metrics). Both for the demo's model and for
+a random Qwen3 of about 50 million parameters in fp32, with a full optimizer state. What blocks is also set against
+`EVERY` updates of a small batch: the share of a cycle in which training waits, which larger batches make smaller.
 Restoring: files checked against their hashes, then weights, then optimizer and data position.
 """
 
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +36,8 @@ from benchmarks.common import (
 from npo_core.config import RunConfig
 
 LARGE = {"width": 512, "layers": 12, "heads": 8, "intermediate": 2048}  # 50 M
+EVERY = 20  # updates a snapshot, for the share of the time
+UPDATES = 3  # before snapshots are measured; the last one is timed
 TINY = {"width": 64, "layers": 2, "heads": 2, "intermediate": 256}
 
 
@@ -56,9 +60,9 @@ def random_model(folder: Path, *, width: int, layers: int, heads: int, intermedi
     return model.num_parameters()
 
 
-def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any]:
-    """A trainer after two updates, so that the optimizer has its state; its recorder and its workspace."""
-    from transformers import PrinterCallback
+def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any, float]:
+    """A trainer after some updates, so that the optimizer has its state; recorder, workspace, seconds of the last."""
+    from transformers import PrinterCallback, TrainerCallback
 
     from npo_core.problems.load import load_problems
     from npo_core.training.recorder import SegmentRecorder
@@ -69,17 +73,26 @@ def trained(config: RunConfig, folder: Path) -> tuple[Any, Any, Any]:
     recorder = SegmentRecorder(bench.workspace.store, "benchmark", 10**9, info, lambda row: None)
     parts = trainer_parts(
         bench.folder(bench.base),
-        config.training.model_copy(update={"steps": 2}),
+        config.training.model_copy(update={"steps": UPDATES}),
         load_problems(config.problems),
         seed=0,
         output=folder / "trainer",
         device="cpu",
     )
-    trainer = NPOTrainer(**parts, callbacks=[recorder])
+    begun: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            begun.append(time.perf_counter())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            begun[-1] = time.perf_counter() - begun[-1]
+
+    trainer = NPOTrainer(**parts, callbacks=[recorder, Clock()])
     recorder.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    return trainer, recorder, bench.workspace
+    return trainer, recorder, bench.workspace, begun[-1]
 
 
 def plain_checkpoint(trainer: Any) -> None:
@@ -101,12 +114,13 @@ def phases() -> Iterator[dict[str, list[float]]]:
     from npo_core.timeline import Snapshots, Store
     from npo_core.training import exact, recorder
     from npo_core.training.trainer import NPOTrainer
+    from npo_core.training.unwritten import Unwritten
 
     places = {
-        "its checkpoint, with data position": (NPOTrainer, "_save_checkpoint"),
-        "strip": (exact, "strip_checkpoint"),
-        "digest of every part": (exact, "checkpoint_content"),
-        "into the workspace: hash of files, manifest, move": (Snapshots, "add"),
+        "its state copied, small files written": (NPOTrainer, "_save_checkpoint"),
+        "optimizer and weights written, hashes and digests": (Unwritten, "write"),
+        "digests of the rest": (exact, "checkpoint_parts"),
+        "into the workspace: hash of the weights' file, manifest, move": (Snapshots, "add"),
         "of these, move and flush to disk": (Store, "put_folder"),
         "metrics as Parquet": (recorder, "write_part"),
     }
@@ -175,11 +189,13 @@ def measure_restoring(trainer: Any, recorder: Any, workspace: Any, times: int) -
 def measure(config: RunConfig, times: int) -> dict:
     """Everything for one model."""
     with tempfile.TemporaryDirectory(prefix="npo-snapshots-") as folder:
-        trainer, recorder, workspace = trained(config, Path(folder))
+        trainer, recorder, workspace, update = trained(config, Path(folder))
         saving = measure_saving(trainer, recorder, times)
         size = workspace.timeline.snapshots.get(recorder.marks[-1].snapshot).bytes
         restoring = measure_restoring(trainer, recorder, workspace, times)
-    return {"parameters": trainer.model.num_parameters(), "bytes": size, **saving, "restore_s": restoring}
+    cycle = {name: blocks / (EVERY * update + blocks) for name, blocks in saving["snapshot_s"].items()}
+    sizes = {"parameters": trainer.model.num_parameters(), "bytes": size, "update_s": update, "share": cycle}
+    return {**sizes, **saving, "restore_s": restoring}
 
 
 def large_config(quick: bool, folder: Path) -> RunConfig:
@@ -198,6 +214,8 @@ def as_text(figures: dict[str, dict]) -> str:
         ["snapshot blocks, s", *(in_words(f["snapshot_s"]) for f in figures.values())],
         ["kept after that, beside training, s", *(in_words(f["kept_s"]) for f in figures.values())],
         ["snapshot / plain checkpoint", *(in_words(f["ratio"], digits=2) for f in figures.values())],
+        ["an update, s", *(f"{f['update_s']:.3f}" for f in figures.values())],
+        [f"share of {EVERY} updates and a snapshot", *(in_words(f["share"], digits=4) for f in figures.values())],
     ]
     for key in ("parts_s", "restore_s"):
         for name in next(iter(figures.values()))[key]:
@@ -222,6 +240,9 @@ def main() -> int:
         Check(f"snapshot / plain checkpoint, {f['parameters'] / 1e6:.1f} M parameters", f["ratio"]["median"], most)
         for f, most in zip(figures.values(), (None, 1.2), strict=True)  # of small files, nothing is worth a thread
     ]
+    large = figures["large"]
+    name = f"blocked, share of {EVERY} updates and a snapshot, {large['parameters'] / 1e6:.1f} M parameters"
+    checks.append(Check(name, large["share"]["median"], 0.02))
     return finish(figures, checks, as_text(figures), options)
 
 

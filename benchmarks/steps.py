@@ -9,7 +9,7 @@ logging. A round's ratio is one of block medians. CPU time beside wall time tell
 one that does nothing else they are the same, so the targets are held against CPU time. Memory is the most that a block
 takes beyond what its process had before.
 
-`--whole` adds the demo over all its updates, which takes some minutes.
+`--whole` adds the demo over all its updates, as the full run of all measurements does: three to four minutes.
 """
 
 import os

@@ -5,6 +5,9 @@
 Answers are solutions of about 200 words that end as models end them, 256 a batch as in a step, 8 a prompt. Half are
 right, the others differ. What runs in workers has two of them; their start is measured apart. The step beside it is
 the demo's.
+
+Beside that, a rollout with one long completion among short ones whose answers a function takes `WAITS` seconds for, as
+where a service says it: verified after it, as before, and while it goes on, as in training.
 """
 
 import random
@@ -25,7 +28,7 @@ from npo_core.config.verifier import (
     paper_verifier,
 )
 from npo_core.problems import Completion, Problem, chain
-from npo_core.problems.judge import make_judge
+from npo_core.problems.judge import begin, make_judge
 
 BATCH, GROUP, WORKERS = 256, 8, 2
 GSM8K = r"####\s*(.+)$"
@@ -37,12 +40,19 @@ KINDS: dict[str, Verifier] = {
     "function": FunctionVerifier(path="benchmarks.verifiers:same_end"),
     "the paper's sum": paper_verifier(),
 }
+WAITS = 0.05
 MOST_SECONDS = 1.0  # for a step's answers by math-verify: a tenth of a step of ten seconds
 MOST_SHARE = 0.01  # of a step of the demo, for its own verifier
 
 
 def same_end(prompt: str, completion: str, answer: str) -> bool:
     """The least that a function of one's own can do."""
+    return completion.endswith(answer)
+
+
+def waiting(prompt: str, completion: str, answer: str) -> bool:
+    """What a service is asked."""
+    time.sleep(WAITS)
     return completion.endswith(answer)
 
 
@@ -109,7 +119,48 @@ def step_seconds(config) -> float:
     )
 
 
-def as_text(found: dict[str, dict], batch: int, step: float) -> str:
+def overlap(quick: bool, rounds: int) -> dict[str, dict]:
+    """Seconds of a rollout, of it and its verification one after the other, and of both at once, in turn."""
+    from benchmarks.steps_cases import one_long
+    from npo_core.engines.sampling import Sampling, readable, sample
+    from npo_core.engines.transformers import TransformersEngine
+    from npo_core.models.inputs import read_prompts
+
+    with tempfile.TemporaryDirectory(prefix="npo-verifiers-") as folder:
+        one_long(Path(folder), quick)
+        engine = TransformersEngine(folder)
+    texts = ["L" if i == 0 else "s" * (1 + i % 8) for i in range(48)]
+    problems = [Problem(f"{i:016x}", text, "a", 0) for i, text in enumerate(texts)]
+    prompts, of = read_prompts(engine.tokenizer, problems), [i // 2 for i in range(2 * len(problems))]
+    judge = make_judge(FunctionVerifier(path="benchmarks.verifiers:waiting"), "", Execution(verifier_workers=WORKERS))
+    judge([])
+    seconds: dict[str, list[float]] = {"rollout": [], "then verified": [], "verified meanwhile": []}
+
+    def completions(places: list[int], token_ids: list[list[int]]) -> list[Completion]:
+        spoken = engine.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+        rows = zip(places, spoken, token_ids, strict=True)
+        return [Completion(problems[of[i]], text, len(ids), ids[-1] in engine.eos_ids) for i, text, ids in rows]
+
+    def tell(places: list[int], token_ids: list[list[int]]) -> None:
+        begin(judge, completions(places, token_ids))
+
+    for number in range(rounds + 1):
+        verdicts = []
+        for name in ("then verified", "verified meanwhile"):
+            started = time.perf_counter()
+            asked = readable(engine.model, prompts, of, engine.tokenizer.pad_token_id)
+            sampling = Sampling(number, 32 if quick else 256, engine.eos_ids, engine.tokenizer.pad_token_id)
+            rows = sample(engine.model, *asked, sampling, ended=None if name == "then verified" else tell)
+            if name == "then verified":
+                seconds["rollout"].append(time.perf_counter() - started)
+            verdicts.append(judge(completions(list(range(len(rows))), [row.token_ids for row in rows])))
+            seconds[name].append(time.perf_counter() - started)
+        if verdicts[0] != verdicts[1]:
+            sys.exit("verdicts differ where verification overlaps the rollout")
+    return {name: spread(values[1:]) for name, values in seconds.items()}
+
+
+def as_text(found: dict[str, dict], batch: int, step: float, overlapped: dict[str, dict]) -> str:
     rows = [
         [
             kind,
@@ -127,7 +178,8 @@ def as_text(found: dict[str, dict], batch: int, step: float) -> str:
         "of a demo step",
         "s to start, once a stage",
     ]
-    return f"{markdown(head, rows)}\n\nA step of the demo takes {step:.3f} s."
+    beside = markdown(["a rollout, slow answers", "s"], [[name, in_words(f)] for name, f in overlapped.items()])
+    return f"{markdown(head, rows)}\n\nA step of the demo takes {step:.3f} s.\n\n{beside}"
 
 
 def main() -> int:
@@ -143,11 +195,15 @@ def main() -> int:
         found[kind] = measure(kind, judge, batch, rounds)
         del judge  # and its workers
     step = step_seconds(config)
+    overlapped = overlap(options.quick, min(rounds, 3))
+    medians = {name: seconds["median"] for name, seconds in overlapped.items()}
     checks = [
+        Check("slow answers, verified meanwhile / then", medians["verified meanwhile"] / medians["then verified"]),
         Check("a step's answers by math-verify", found["math"]["seconds"]["median"], MOST_SECONDS, " s"),
         Check("verification of the built-in task / step", found[BUILT_IN]["seconds"]["median"] / step, MOST_SHARE),
     ]
-    return finish({"kinds": found, "step": step}, checks, as_text(found, batch, step), options)
+    text = as_text(found, batch, step, overlapped)
+    return finish({"kinds": found, "step": step, "overlap": overlapped}, checks, text, options)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Sampling from a transformers model: a prompt is read once, and a row that has ended leaves the batch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
@@ -11,6 +12,7 @@ from npo_core.engines.prefill import divide, shared_prefill
 from npo_core.models.inputs import PromptInputs, left_padded
 from npo_core.models.sampling import own_distribution
 
+Ended = Callable[[list[int], list[list[int]]], None]  # told rows, by their places in a batch, and their token ids
 STAY = 0.75  # rows leave the batch once at most this share of it goes on: a cache that shrinks is copied
 
 
@@ -57,6 +59,14 @@ class Drawn:
         self.values.append(torch.stack([tokens.double(), logps.double(), entropies.double()]))
         return tokens
 
+    def tokens_of(self, places: torch.Tensor, eos_ids: Collection[int]) -> list[list[int]]:
+        """Token ids of rows that were in the batch until now, cut behind their ends."""
+        parts = []
+        for _, stretch in groupby(zip(self.rows, self.values, strict=True), lambda pair: id(pair[0])):
+            rows, values = zip(*stretch, strict=True)
+            parts.append(torch.stack([value[0] for value in values], 1)[torch.isin(rows[0], places)])
+        return [up_to_end(list(map(int, row)), eos_ids) for row in torch.cat(parts, 1).tolist()]
+
     def completions(self, number: int, eos_ids: Collection[int]) -> list[Sampled]:
         """Of each row of the batch, cut behind its end."""
         found: list[list] = [[] for _ in range(number)]
@@ -65,6 +75,12 @@ class Drawn:
                 if not (found[place] and int(found[place][-1][0]) in eos_ids):
                     found[place].append(value)
         return [Sampled([int(t) for t, _, _ in row], [p for _, p, _ in row], [h for _, _, h in row]) for row in found]
+
+
+def up_to_end(token_ids: list[int], eos_ids: Collection[int]) -> list[int]:
+    """The token ids up to the first that ends a completion."""
+    end = next((place for place, token in enumerate(token_ids) if token in eos_ids), len(token_ids))
+    return token_ids[: end + 1]
 
 
 def readable(
@@ -91,25 +107,43 @@ def sample(
     prompt_of: list[int] | None,
     sampling: Sampling,
     first: int = 0,
+    ended: Ended | None = None,
 ) -> list[Sampled]:
     """A completion for each row of what `readable` returned.
 
     Args:
         first: the number of the first row; with the seed, a row's number decides what it draws.
+        ended: told of every row once, of those that leave the batch early when they do.
     """
     size = len(inputs["input_ids"]) if prompt_of is None else len(prompt_of)
     numbers = torch.arange(first, first + size, device=model.device)
+    eos_ids, told = set(sampling.eos_ids), set()
+
+    def leave(places: torch.Tensor, drawn: Drawn) -> None:
+        if ended is not None:
+            told.update(places.tolist())
+            ended(places.tolist(), drawn.tokens_of(places, eos_ids))
+
     if prompt_of is None:
         drawn = by_generate(model, inputs, numbers, sampling)
     else:
         rows = shared_prefill(model, inputs, torch.tensor(prompt_of, device=model.device))
         del inputs  # pixels are read
-        drawn = in_turn(model, rows, numbers, sampling)
-    return drawn.completions(size, set(sampling.eos_ids))
+        drawn = in_turn(model, rows, numbers, sampling, leave)
+    found = drawn.completions(size, eos_ids)
+    if ended is not None and (rest := [place for place in range(size) if place not in told]):
+        ended(rest, [found[place].token_ids for place in rest])
+    return found
 
 
-def in_turn(model: PreTrainedModel, rows: dict, numbers: torch.Tensor, sampling: Sampling) -> Drawn:
-    """Token by token, with a cache from which rows can be taken."""
+def in_turn(
+    model: PreTrainedModel,
+    rows: dict,
+    numbers: torch.Tensor,
+    sampling: Sampling,
+    leave: Callable[[torch.Tensor, Drawn], None],
+) -> Drawn:
+    """Token by token, with a cache from which rows can be taken; `leave` is told which do."""
     cache, positions, mask = rows["past_key_values"], rows["position_ids"], rows["attention_mask"]
     logits, whole = rows.pop("logits"), bool(mask.all())
     places, drawn = torch.arange(len(numbers), device=model.device), Drawn()
@@ -121,6 +155,7 @@ def in_turn(model: PreTrainedModel, rows: dict, numbers: torch.Tensor, sampling:
         if len(drawn.rows) == sampling.max_tokens or not (left := int(alive.sum())):
             return drawn
         if left <= STAY * len(alive):
+            leave(places[~alive], drawn)
             kept = alive.nonzero()[:, 0]
             cache.batch_select_indices(kept)
             positions, mask, tokens = positions.index_select(-2, kept), mask[kept], tokens[kept]

@@ -74,10 +74,17 @@ def train(setting: Setting) -> Memory:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
         always |= {"images read": images.read_ahead(setting)} if setting.images else {}
-        phases["snapshot"] = {"weights read back": size.parameters * setting.weight_bytes}
+        phases["snapshot"] = {"state copied": copied(setting)}
         most = max(sum(parts.values()) for parts in phases.values())
         always["free blocks"] = min(CPU_HEAP, CPU_HEAP_SHARE * most) + images.left_behind(setting, phases)
     return Memory("train", always, phases)
+
+
+def copied(setting: Setting) -> float:
+    """Bytes of the state that a snapshot copies, until it is written: weights and moments, of adapters the moments."""
+    size = setting.size
+    moments = 2 * size.trainable * setting.trained_bytes
+    return moments + (0 if size.adapters else size.parameters * setting.weight_bytes)
 
 
 def update(setting: Setting) -> dict[str, float]:
@@ -224,9 +231,12 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that training on GPUs takes: weights while they load or are saved; images read."""
-    size, weights = setting.size, setting.size.parameters * setting.weight_bytes
-    held = setting.processes * weights
+    """Bytes of the machine's memory that training on GPUs takes: weights while they load, the state that a snapshot
+    copies (gathered before, where it is sharded); images read.
+    """
+    weights = setting.size.parameters * setting.weight_bytes
+    held = max(setting.processes * weights, copied(setting))
     if setting.sharded > 1:
-        held = max(weights, 2 * size.trainable * setting.trained_bytes)
+        gathered = max(weights, 2 * setting.size.trainable * setting.trained_bytes)
+        held = max(weights, copied(setting) + gathered)
     return setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held

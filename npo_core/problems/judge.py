@@ -30,6 +30,34 @@ def make_judge(verifier: Verifier, answer_pattern: str, execution: Execution, ex
     )
 
 
+def begin(judge: Judge, completions: Sequence[Completion]) -> bool:
+    """Have a judge's workers begin with completions of the batch that it is asked next, while others are written.
+
+    Verdicts are those of the whole batch at once. What is judged in this process waits until it is asked.
+
+    Returns:
+        Whether the judge has workers that can begin; ask with no completions to know it beforehand.
+    """
+    match judge:
+        case Pool():
+            if completions:
+                judge.begin(completions)
+            return True
+        case OfFinished():
+            return begin(judge.judge, [one for one in completions if one.finished])
+        case AllOf():
+            return begin(judge.judges[0], completions)  # what the others are asked depends on its verdicts
+        case ByName():
+            parts = [
+                (one, [c for c in completions if c.problem.verifier == name]) for name, one in judge.judges.items()
+            ]
+        case Weighted():
+            parts = [(one, completions) for one in (judge.accuracy, *(other for _, other in judge.others))]
+        case _:
+            return False
+    return any([begin(one, own) for one, own in parts])
+
+
 @dataclass(frozen=True)
 class InProcess:
     """Judges where it is called: for checks that cannot hang or crash."""

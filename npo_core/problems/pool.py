@@ -1,16 +1,20 @@
 """A judge whose answers are verified in worker processes that are killed when they take too long."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing import Pipe
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
+from threading import Thread
 
 from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
 from npo_core.errors import ConfigError, DataError, VerifierError
@@ -95,10 +99,30 @@ class Pool:
         self.verifier, self.size, self.max_outages = verifier, workers, max_outages
         self.hello = (verifier, answer_pattern, accuracy, example)
         self.workers: list[Worker] = []
+        self.growing: GrowingBatch | None = None
+        self.growings: SimpleQueue[GrowingBatch | None] | None = None  # for the thread that verifies them
         weakref.finalize(self, end_all, self.workers)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        growing, self.growing = self.growing, None
+        if growing is not None:
+            return growing.verdicts_of(completions)
         return self.answers(completions, self.max_outages)
+
+    def begin(self, completions: Sequence[Completion]) -> None:
+        """Verify completions of the batch that is asked next, in a thread, while others of it are still written."""
+        if self.growing is None:
+            self.growing = GrowingBatch(self)
+            self.queue().put(self.growing)
+        self.growing.give(completions)
+
+    def queue(self) -> "SimpleQueue[GrowingBatch | None]":
+        """For growing batches. Its thread lives as long as this object: with a thread, the workers it started end."""
+        if self.growings is None:
+            self.growings = SimpleQueue()
+            Thread(target=verify_growing, args=[self.growings], name="verify", daemon=True).start()
+            weakref.finalize(self, self.growings.put, None)
+        return self.growings
 
     def lacking(self, references: Sequence[Reference]) -> list[str | None]:
         """What each reference lacks to be compared with anything, in words; None: nothing. Raises ConfigError."""
@@ -124,22 +148,47 @@ class Pool:
         self.workers[self.workers.index(worker)] = Worker(self.hello, job, self.environment)
 
 
+def verify_growing(batches: "SimpleQueue[GrowingBatch | None]") -> None:
+    """Verify one batch after the other; None ends it."""
+    while (batch := batches.get()) is not None:
+        batch.run()
+        del batch  # it has the pool, which may be forgotten now
+
+
 class Batch:
     """What one call asks (completions, or references) on its way through the workers."""
 
+    bell: Connection | None = None  # says that there is more
+
     def __init__(self, pool: Pool, asked: Sequence[Completion | Reference], max_outages: float):
-        self.pool, self.asked, self.max_outages = pool, asked, max_outages
-        self.found: list[Verdict | str | None] = [None] * len(asked)
-        self.tries = [0] * len(asked)
-        self.waiting = deque(range(len(asked)))
-        self.open = len(asked)
+        self.pool, self.max_outages = pool, max_outages
+        self.asked: list[Completion | Reference] = []
+        self.found: list[Verdict | str | None] = []
+        self.tries: list[int] = []
+        self.waiting: deque[int] = deque()
+        self.open = 0
         self.outages = 0
+        self.why = ""  # of the last outage
         self.faulted: set[int] = set()  # for which a function raised once
+        self.add(asked)
+
+    def add(self, asked: Sequence[Completion | Reference]) -> None:
+        """Ask more."""
+        self.waiting.extend(range(len(self.asked), len(self.asked) + len(asked)))
+        self.asked += asked
+        self.found += [None] * len(asked)
+        self.tries += [0] * len(asked)
+        self.open += len(asked)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an answer is missing, or it is not known yet that there can be one."""
+        return self.open > 0 or not any(worker.ready for worker in self.pool.workers)
 
     def answers(self) -> list[Verdict | str | None]:
         """All answers, once there is one for each."""
         self.pool.start(min(self.pool.size, len(self.asked)) or 1)
-        while self.open or not any(worker.ready for worker in self.pool.workers):
+        while self.unfinished:
             for worker in self.pool.workers:
                 self.feed(worker)
             self.listen()
@@ -158,8 +207,11 @@ class Batch:
     def listen(self) -> None:
         """Wait for the next message, death or deadline, and act on all there are."""
         waited = [worker for worker in self.pool.workers if worker.job is not None or not worker.ready]
-        seconds = max(0.0, min(worker.deadline for worker in waited) - time.monotonic())
-        spoke = wait([worker.connection for worker in waited], seconds)
+        seconds = max(0.0, min((worker.deadline for worker in waited), default=math.inf) - time.monotonic())
+        connections = [worker.connection for worker in waited] + ([self.bell] if self.bell else [])
+        spoke = wait(connections, None if seconds == math.inf else seconds)
+        if self.bell in spoke:
+            self.grow()
         for worker in waited:
             if worker.connection in spoke:
                 self.hear(worker)
@@ -187,6 +239,9 @@ class Batch:
         elif kind == OUTAGE and not self.settled(job, *value):
             self.waiting.appendleft(job)
 
+    def grow(self) -> None:
+        """Take up what the bell spoke of."""
+
     def fault(self, job: int, said: str) -> None:
         """Ask once more where a function raised. Raises DataError where it raises again."""
         if job in self.faulted:
@@ -212,9 +267,80 @@ class Batch:
         if self.tries[job] < TRIES:
             return False
         self.settle(job, found(outcome))
-        self.outages += 1
-        stop_outages(self.outages, len(self.found), self.max_outages, self.pool.verifier, why)
+        self.outages, self.why = self.outages + 1, why
+        self.stop_outages()
         return True
+
+    def stop_outages(self) -> None:
+        """Raises VerifierError where there are too many."""
+        stop_outages(self.outages, len(self.found), self.max_outages, self.pool.verifier, self.why)
+
+
+class GrowingBatch(Batch):
+    """A batch that is verified in one thread while another one still gives completions to it."""
+
+    def __init__(self, pool: Pool):
+        super().__init__(pool, [], math.inf)  # how many outages are too many is known once all completions are
+        self.bell, self.ring = Pipe(duplex=False)
+        self.coming: SimpleQueue[tuple[list[Completion], bool]] = SimpleQueue()
+        self.given: list[Completion] = []
+        self.whole = False
+        self.result: Future[list] = Future()
+
+    # Called by the thread that gives.
+
+    def give(self, completions: Sequence[Completion], last: bool = False) -> None:
+        """Have more completions verified."""
+        self.given += completions
+        self.coming.put((list(completions), last))
+        with suppress(OSError):  # it failed; `verdicts_of` says why
+            self.ring.send_bytes(b"!")
+
+    def verdicts_of(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """The verdicts of the batch, now that it is known as a whole; those not given before are verified, too.
+
+        Raises what a call of the pool does.
+        """
+        places: dict[Completion, deque[int]] = defaultdict(deque)
+        for place, completion in enumerate(self.given):
+            places[completion].append(place)
+        order, rest = [], []
+        for completion in completions:
+            if not places[completion]:
+                places[completion].append(len(self.given) + len(rest))
+                rest.append(completion)
+            order.append(places[completion].popleft())
+        self.give(rest, last=True)
+        try:
+            found = self.result.result()
+        finally:
+            del self.result  # an exception's frames have this object, which would keep the workers with it
+        return [found[place] for place in order]
+
+    # Called by the thread that verifies.
+
+    def run(self) -> None:
+        """Verify all there is and will be."""
+        try:
+            self.result.set_result(self.answers())
+        except BaseException as error:
+            end_all(self.pool.workers)
+            self.result.set_exception(error)
+        finally:
+            self.bell.close()
+
+    @property
+    def unfinished(self) -> bool:
+        return not self.whole or super().unfinished
+
+    def grow(self) -> None:
+        self.bell.recv_bytes()
+        completions, self.whole = self.coming.get()
+        self.add(completions)
+        self.pool.start(min(self.pool.size, len(self.asked)) or 1)
+        if self.whole:
+            self.max_outages = self.pool.max_outages
+            self.stop_outages()
 
 
 def named(verifier: LeafVerifier) -> str:

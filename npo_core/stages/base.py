@@ -34,12 +34,13 @@ def run(spec: BaseSpec, context: StageContext) -> BaseResult:
     info = identity.describe(copy)
     attention = getattr(spec.model, "attention", "auto")
     chosen = {} if attention == "auto" else {"attention": attention}  # for all stages, which load snapshots alone
-    content = exact.checkpoint_content(copy) | info | chosen
+    parts = exact.checkpoint_parts(copy)
+    content = parts.content | info | chosen
     info = {**info, "eos_token_ids": identity.eos_token_ids(copy), **chosen}
     if lora := adapters(spec):  # in the id, so that a segment from here is another one with other adapters
         content["lora"] = identity.digest(lora.model_dump_json().encode())
         info["lora"] = lora.model_dump()
-    snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info)
+    snapshot = context.workspace.timeline.snapshots.add(copy, content=content, step=0, info=info, known=parts.files)
     result = BaseResult(snapshot=snapshot.id, made=made, bytes=snapshot.bytes)
     if problems is None:
         return result

@@ -183,6 +183,7 @@ def make_trainer(
         teacher=spec.mix.self_teacher,
         privileged=None if spec.mix.self_teacher is None else told(problems, spec.mix.self_teacher),
         verdicts=rewards.outcomes,
+        begin_verifying=rewards.begin if rewards.may_begin else None,
         kept_groups=spec.training.log_completions,
         injection_settings=InjectionSettings(**spec.injection.model_dump()),
         sampling_seed=spec.sampling_seed,

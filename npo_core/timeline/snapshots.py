@@ -58,11 +58,20 @@ class Snapshots:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def add(self, folder: Path, *, content: Mapping[str, str], step: int, info: Mapping[str, Any]) -> Snapshot:
+    def add(
+        self,
+        folder: Path,
+        *,
+        content: Mapping[str, str],
+        step: int,
+        info: Mapping[str, Any],
+        known: Mapping[str, FileEntry] | None = None,
+    ) -> Snapshot:
         """Moves a local folder in as the snapshot after `step`; `folder` is gone afterwards.
 
         `content` maps each part of the state (weights, optimizer, cursor, ...) to a digest of its values; the id comes
         from it and `step` alone. A snapshot with this id that is complete already is returned and nothing is written.
+        `known`: size and sha256 of files, by name, that whoever wrote them hashed on the way; the others are read.
         Raises DataError on links in the folder, StorageError where the store refuses.
         """
         id_ = snapshot_id(content, step)
@@ -73,7 +82,7 @@ class Snapshots:
                 return there
             self.store.remove(id_)  # it was made anew and is whole again
         with as_storage_errors(str(folder), MANIFEST, local=True):
-            snapshot = Snapshot(id_, step, _describe(folder), dict(content), dict(info))
+            snapshot = Snapshot(id_, step, _describe(folder, known or {}), dict(content), dict(info))
             (folder / MANIFEST).write_bytes(json_bytes(asdict(snapshot)))
         self.store.put_folder(folder, id_, MANIFEST)
         return snapshot
@@ -196,19 +205,20 @@ def snapshot_id(content: Mapping[str, str], step: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_DIGITS]
 
 
-def _describe(folder: Path) -> dict[str, FileEntry]:
-    """Size and digest of every file in a folder. Raises DataError on a link."""
+def _describe(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Size and digest of every file in a folder, those that are not known read once. Raises DataError on a link."""
     entries = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise DataError(f"{path} is a link, and a snapshot holds its files itself: copy the file there.")
         if path.is_file() and name != MANIFEST:  # a manifest here is left from an attempt that was ended
-            entries[name] = _entry(path)
+            entries[name] = known[name] if name in known else file_entry(path)
     return entries
 
 
-def _entry(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
+    """Size and digest of a file, read once."""
     with path.open("rb") as file:
         return FileEntry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -231,7 +241,7 @@ def _first_size(folder: Path, snapshot: Snapshot) -> str | None:
 
 def _first_digest(folder: Path, snapshot: Snapshot) -> str | None:
     for name, expected in snapshot.files.items():
-        if (found := _entry(folder / name).sha256) != expected.sha256:
+        if (found := file_entry(folder / name).sha256) != expected.sha256:
             return f"{folder / name} is damaged: expected sha256 {expected.sha256}, found {found}."
     return None
 

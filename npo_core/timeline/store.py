@@ -21,6 +21,7 @@ from npo_core.timeline.failures import as_storage_errors, s3_code
 _REQUIRED: Any = object()
 PATTERNS = ("*", "?", "[", "]")  # what s3fs takes for a pattern, or for the mark of a version
 DELETED_AT_ONCE = 1000  # keys; S3 takes no more in a request
+FILES, PARTS, PART_BYTES = 2, 4, 32 * 2**20  # uploaded at once: files, parts of each; all of these are in memory
 Names = list[str]  # inside the class `list` is a method
 
 
@@ -238,8 +239,9 @@ class Store:
         if not self.exists(f"{rel}/{last}"):
             self.remove(rel)
             names = sorted(path.relative_to(src).as_posix() for path in src.rglob("*") if path.is_file())
-            for name in sorted(names, key=lambda name: name == last):
-                self.fs.put_file(str(src / name), self.path(f"{rel}/{name}"))
+            for together in ([name for name in names if name != last], [last]):
+                here, there = [str(src / name) for name in together], [self.path(f"{rel}/{name}") for name in together]
+                self.fs.put(here, there, batch_size=FILES, max_concurrency=PARTS, chunksize=PART_BYTES)
         shutil.rmtree(src)
 
     def _download(self, rel: str, target: Path) -> None:

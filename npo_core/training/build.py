@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 from npo_core.config import EngineSettings, Training
 from npo_core.problems import Completion, Judge, Outcome, ProblemSet, Verdict
+from npo_core.problems.judge import begin
 from npo_core.seeds import library_seed
 
 COUNTED = (Outcome.UNPARSABLE, Outcome.TIMEOUT, Outcome.CRASH)  # beside the pass rate, they say why not
@@ -133,14 +134,28 @@ class Rewards:
     ) -> list[float]:
         """1 for a completion that ended by itself and is verified correct, else 0; NaN where nobody can tell."""
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        self._judged = [
-            Completion(self.by_id[id_], text, len(ids), ids[-1] in self.eos_ids)
-            for id_, text, ids in zip(prompt_id, texts, completion_ids, strict=True)
-        ]
+        self._judged = self._completions(prompt_id, texts, completion_ids)
         self.verdicts = self.problems.judge(self._judged)
         for outcome in COUNTED:  # TRL takes the mean over processes
             log_metric(f"verified/{outcome}", float(self.processes * sum(v.outcome is outcome for v in self.verdicts)))
         return [verdict.accuracy for verdict in self.verdicts]
+
+    def _completions(
+        self, prompt_ids: Sequence[str], texts: Sequence[str], token_ids: Sequence[list[int]]
+    ) -> list[Completion]:
+        return [
+            Completion(self.by_id[id_], text, len(ids), ids[-1] in self.eos_ids)
+            for id_, text, ids in zip(prompt_ids, texts, token_ids, strict=True)
+        ]
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the verifier has workers, for which `begin` is worth it."""
+        return begin(self.problems.judge, [])
+
+    def begin(self, prompt_ids: Sequence[str], texts: Sequence[str], token_ids: Sequence[list[int]]) -> None:
+        """Have completions of the batch that is judged next verified while others of it are still sampled."""
+        begin(self.problems.judge, self._completions(prompt_ids, texts, token_ids))
 
     def outcomes(self) -> list[str]:
         """The verifier's words for what was judged last."""

@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from npo_core.control.controller import CONTROLLER_FILE
 from npo_core.errors import ConfigError
 from npo_core.mix import MIX_FILE
 from npo_core.seeds import derive_seed
+from npo_core.timeline import FileEntry
+from npo_core.timeline.snapshots import file_entry
 
 CURSOR_FILE = "npo_cursor.json"
 BUFFER_FILE = "npo_buffer.pt"
@@ -117,22 +119,30 @@ def weights_digest(folder: Path) -> str:
     return tensor_digest(tensors)
 
 
-def checkpoint_content(folder: Path) -> dict[str, str]:
-    """Digest of each part of a checkpoint folder, for the id of a snapshot.
+class Parts(NamedTuple):
+    """Of a checkpoint: the digest of each part of the state, and of files what was hashed on the way to it."""
+
+    content: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+def checkpoint_parts(folder: Path, known: Parts | None = None) -> Parts:
+    """Digest of each part of a checkpoint folder, for the id of a snapshot; what is known of it is not read again.
 
     Returns:
         weights always; optimizer, scheduler, cursor, controller, mix where the folder has them (not at step 0).
     """
-    content = {"weights": weights_digest(folder)}
-    for part in ("optimizer", "scheduler"):
-        if (file := folder / f"{part}.pt").exists():
+    content, files = dict(known.content if known else {}), dict(known.files if known else {})
+    if "weights" not in content:
+        content["weights"] = weights_digest(folder)
+    for part, name in (("optimizer", "optimizer.pt"), ("scheduler", "scheduler.pt"), ("buffer", BUFFER_FILE)):
+        if part not in content and (file := folder / name).exists():
             content[part] = state_digest(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
     for part, name in (("cursor", CURSOR_FILE), ("controller", CONTROLLER_FILE), ("mix", MIX_FILE)):
         if (file := folder / name).exists():
-            content[part] = hashlib.sha256(file.read_bytes()).hexdigest()
-    if (file := folder / BUFFER_FILE).exists():
-        content["buffer"] = state_digest(torch.load(file, map_location="cpu", weights_only=True))
-    return content
+            files[name] = file_entry(file)
+            content[part] = files[name].sha256
+    return Parts(content, files)
 
 
 def strip_checkpoint(folder: Path) -> None:

@@ -1,18 +1,22 @@
 """GRPOTrainer that goes on exactly where it was: with any history behind it, and in any number of processes."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl.models import unwrap_model_for_generation
 
-from npo_core.engines.sampling import Sampled, Sampling, readable, sample
+from npo_core.engines.sampling import Ended, Sampled, Sampling, readable, sample
 from npo_core.models.inputs import PromptInputs
 from npo_core.models.sampling import own_distribution
 from npo_core.seeds import derive_seed
 from npo_core.training import exact, sharded
 from npo_core.training.sharing_trainer import SharingTrainer
+from npo_core.training.unwritten import Unwritten
 
 # Of TRL's generation_kwargs: what must not be asked for where rows are sampled by key, and what is followed.
 NO_MORE = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0, "cache_implementation": None}
@@ -34,10 +38,15 @@ class ExactTrainer(SharingTrainer):
         sampling_seed: seed of all sampling; the order of the data follows `args.seed`. Defaults to `args.seed`.
         generation_batch: completions that a process samples at once in a rollout, which bounds its KV cache; None: all.
             vLLM has its own ways.
+
+    `begin_checkpoint`: asked at every checkpoint where its large files go, whose giver writes them later. None: they
+        are written at once, as TRL does.
     """
 
     sampling_seed: int | None = None  # TRL's own code may run without `__init__`
     generation_batch: int | None = None
+    begin_checkpoint: Callable[[], Unwritten] | None = None
+    _unwritten: Unwritten | None = None  # of the checkpoint under way
     _draws: int = 0  # rollouts that the generation batch under way has had beside its own
 
     def __init__(
@@ -128,7 +137,11 @@ class ExactTrainer(SharingTrainer):
             self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
         ) as model:
             asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, self._sharded)
-            return sample(model, *asked, sampling, first)
+            return sample(model, *asked, sampling, first, self._ended(part))
+
+    def _ended(self, part: slice) -> Ended | None:
+        """Told of rows of a part of the rollout whose completions are there; None: nobody wants to know so early."""
+        return None
 
     def _shared_noise(self) -> AbstractContextManager:
         """With several processes, what makes the sampled tokens independent of their number."""
@@ -148,9 +161,19 @@ class ExactTrainer(SharingTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir):
         if self.is_distributed_loading_by_transformers:
-            sharded.save_optimizer_and_scheduler(self, output_dir)
-        else:
+            sharded.save_optimizer_and_scheduler(self, output_dir, self._save_state)
+        elif self._unwritten is None:
             super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            self._save_state(self.optimizer.state_dict(), os.path.join(output_dir, OPTIMIZER_NAME))
+            torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+
+    def _save_state(self, state: dict, path: str) -> None:
+        """Save an optimizer's state, now or later."""
+        if self._unwritten is None:
+            torch.save(state, path)
+        else:
+            self._unwritten.take_state(path, state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """A sharded model has the checkpoint's weights already: it is loaded from there."""
@@ -158,7 +181,9 @@ class ExactTrainer(SharingTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model, trial):
-        super()._save_checkpoint(model, trial)
+        self._unwritten = self.begin_checkpoint() if self.begin_checkpoint else None
+        with nullcontext() if self._unwritten is None else self._unwritten.taking_weights():
+            super()._save_checkpoint(model, trial)
         buffer = self._shares() if self._step % self._window else None
         if self.args.should_save:
             folder = os.path.join(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from npo_core.engines.sampling import Ended
 from npo_core.errors import DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Batch, Group, Mixer
@@ -45,6 +46,8 @@ class MixingTrainer(ExactTrainer):
         may_inject: asked with rows of the rollout judged last, numbers in this process: which of them may be injected.
             None: every right one.
         verdicts: the verifier's words for the rows judged last, in this process. None: told from their accuracy.
+        begin_verifying: told prompt ids, texts and token ids of completions that are there while others of the rollout
+            are still sampled; the reward functions are asked of all of them afterwards. None: they are not told before.
     """
 
     # TRL runs code of its own before, and without, `__init__`: what it reaches of ours needs a value by then.
@@ -52,6 +55,8 @@ class MixingTrainer(ExactTrainer):
     injection_settings = InjectionSettings()
     may_inject: Callable[[Sequence[int]], Sequence[bool]] | None = None
     verdicts: Callable[[], Sequence[str]] | None = None
+    begin_verifying: Callable[[Sequence[str], Sequence[str], Sequence[list[int]]], None] | None = None
+    _asking: Sequence[dict] = ()  # the rows of this process that completions are drawn for
     _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
     _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
 
@@ -62,12 +67,13 @@ class MixingTrainer(ExactTrainer):
         injection_settings: InjectionSettings | None = None,
         may_inject: Callable[[Sequence[int]], Sequence[bool]] | None = None,
         verdicts: Callable[[], Sequence[str]] | None = None,
+        begin_verifying: Callable[[Sequence[str], Sequence[str], Sequence[list[int]]], None] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.mixer = mixer or Mixer()
         self.injection_settings = injection_settings or InjectionSettings()
-        self.may_inject, self.verdicts = may_inject, verdicts
+        self.may_inject, self.verdicts, self.begin_verifying = may_inject, verdicts, begin_verifying
         self._verdicts: list[str] = []  # of the rows of this process
         self._generated: tuple | None = None  # what TRL's generation gave, after injection
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last log
@@ -127,7 +133,7 @@ class MixingTrainer(ExactTrainer):
 
     def _roll_out(self, prompts: list, rows: Sequence[dict]) -> tuple[tuple, torch.Tensor]:
         """What TRL generates for the rows of this process, and the rewards [B, F] of those of all."""
-        started = time.perf_counter()
+        started, self._asking = time.perf_counter(), rows
         try:
             with self._shared_noise():
                 generated = super()._generate(prompts)
@@ -146,6 +152,17 @@ class MixingTrainer(ExactTrainer):
         self._verdicts = list(self.verdicts()) if self.verdicts else []
         self.seconds["verify"] += time.perf_counter() - started
         return generated, rewards_BF
+
+    def _ended(self, part: slice) -> Ended | None:
+        if self.begin_verifying is None:
+            return None
+
+        def tell(places: list[int], token_ids: list[list[int]]) -> None:
+            prompt_ids = [self._asking[part.start + place]["prompt_id"] for place in places]
+            texts = self.processing_class.batch_decode(token_ids, skip_special_tokens=True)
+            self.begin_verifying(prompt_ids, texts, token_ids)
+
+        return tell
 
     def _draw(self, prompt_ids: Sequence[str]) -> list[list[Drawn]]:
         """A group more of completions of each prompt, verified, the same on every process."""

@@ -17,6 +17,7 @@ from npo_core.timeline import Snapshots, Store
 from npo_core.timeline.segments import MIXED, STEP_SCHEMA, Mark, write_part
 from npo_core.training import exact
 from npo_core.training.trainer import NPOTrainer
+from npo_core.training.unwritten import Unwritten
 
 # Where TRL's or the trainer's own log has what a step row holds, where the name differs.
 LOGGED_AS = {
@@ -49,13 +50,15 @@ class Part(NamedTuple):
     seconds: float
     ended: str | None
     processes: int
+    unwritten: Unwritten
 
 
 class SegmentRecorder(TrainerCallback):
     """Commits a part of the segment at every checkpoint and ends training where the segment ends.
 
-    Training goes on as soon as the checkpoint is written: a thread hashes it, keeps or uploads it, and marks the part.
-    The next checkpoint waits for it, and `finish` does. The mark is written last, so a crash leaves no half part.
+    Training goes on as soon as its state is copied: a thread writes and hashes it, keeps or uploads it, and marks the
+    part. The next checkpoint waits for it, so that there is one copy at most, and `finish` does. The mark is written
+    last, so a crash leaves no half part.
 
     The segment ends at `until`, at the first snapshot at which the controller warns or a rescue is over, or where
     `token_limit` is used up.
@@ -88,9 +91,20 @@ class SegmentRecorder(TrainerCallback):
         self.completions: list[dict[str, Any]] = []
         self.marks: list[Mark] = []
         self.snapshot_seconds = 0.0  # in which training waited
+        self._unwritten, self._begun = Unwritten(), 0.0
         self._keeper = ThreadPoolExecutor(1, "snapshot")
         self._keeping: Future[Mark] | None = None
         self._since = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_checkpoint = self.begin
+
+    def begin(self) -> Unwritten:
+        """Where the trainer puts what it copies of its state, once the part before is kept."""
+        self._begun = time.perf_counter()
+        self.finish()
+        self._unwritten = Unwritten()
+        return self._unwritten
 
     def ended(self, step: int) -> str | None:
         """Why training ends after an update: until, tokens, rescued or warning; None: it goes on."""
@@ -130,27 +144,28 @@ class SegmentRecorder(TrainerCallback):
         state.log_history.clear()
         if not args.should_save:  # another process writes
             return
-        started = time.perf_counter()
-        self.finish()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self.controller is not None:
             self.controller.save(folder)
         if self.mixer is not None:
             self.mixer.save(folder)
-        part = Part(folder, state.global_step, time.perf_counter() - self._since, ended, args.world_size)
+        part = Part(
+            folder, state.global_step, time.perf_counter() - self._since, ended, args.world_size, self._unwritten
+        )
         rows = (self.steps, self.outcomes, self.completions)
         self._keeping = self._keeper.submit(self._keep, part, *rows)
         self.steps, self.outcomes, self.completions, self._since = [], [], [], time.perf_counter()
-        self.snapshot_seconds += time.perf_counter() - started
+        self.snapshot_seconds += time.perf_counter() - self._begun
 
     def _keep(self, part: Part, *rows: list[dict[str, Any]]) -> Mark:
         """Make a checkpoint a snapshot, and its part of the segment whole."""
+        written = part.unwritten.write(part.folder)
         exact.strip_checkpoint(part.folder)
-        content = exact.checkpoint_content(part.folder)
+        content, known = exact.checkpoint_parts(part.folder, written)
         if "base" in self.info:  # an adapter is a state only together with it
             content["base"] = self.info["base"]
         snapshots = Snapshots(self.store.child("snapshots"))
-        snapshot = snapshots.add(part.folder, content=content, step=part.step, info=self.info)
+        snapshot = snapshots.add(part.folder, content=content, step=part.step, info=self.info, known=known)
         mark = Mark(part.step, snapshot.id, part.seconds, part.ended, part.processes)
         write_part(self.store, self.segment, mark, *rows)
         return mark

@@ -1,6 +1,7 @@
 """FSDP2: a model split among processes while it is loaded, with checkpoints that are whole, as one process writes."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def prepare(trainer: Trainer) -> None:
     trainer.args.save_only_model = False  # transformers insists on it, for it would save the optimizer in parts
 
 
-def save_optimizer_and_scheduler(trainer: Trainer, folder: str) -> None:
-    """What transformers saves for a model that is not sharded; every process has to call it."""
+def save_optimizer_and_scheduler(trainer: Trainer, folder: str, save: Callable[[dict, str], None]) -> None:
+    """What transformers saves for a model that is not sharded; every process has to call it.
+
+    `save` is given the optimizer's state and its path.
+    """
     state = get_optimizer_state_dict(trainer.model, trainer.optimizer.optimizer, options=WHOLE)
     if trainer.args.should_save:
         number = {name: i for i, name in enumerate(names_in_order(state))}
-        torch.save(renamed(state, number), os.path.join(folder, OPTIMIZER_NAME))
+        save(renamed(state, number), os.path.join(folder, OPTIMIZER_NAME))
         torch.save(trainer.lr_scheduler.state_dict(), os.path.join(folder, SCHEDULER_NAME))
 
 

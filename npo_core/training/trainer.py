@@ -56,6 +56,7 @@ class NPOTrainer(TaughtTrainer):
             column `prompt_id`.
         mixer: sources beside a guidance cache, success store, replay and prompts; it has the guidance in it then.
         teacher, privileged: see `TaughtTrainer`.
+        may_inject, verdicts, begin_verifying: see `MixingTrainer`.
         injection_settings: how a trajectory enters a group: gate, place, importance sampling and baseline.
         sampling_seed, generation_batch: see `ExactTrainer`.
         images: gives the images of a prompt id; see `ImageTrainer`.

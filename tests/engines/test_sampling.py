@@ -63,8 +63,14 @@ def test_rows_that_have_ended_leave_and_what_is_recorded_is_the_models(models, p
     asked = readable(engine.model, prompts, [i // 8 for i in range(64)], 0)
     forward = engine.model.forward
     monkeypatch.setattr(engine.model, "forward", lambda **k: sizes.append(len(k["input_ids"])) or forward(**k))
-    rows = sample(engine.model, *asked, Sampling(5, 12, engine.eos_ids, 0))
+    told = []
+    ended = lambda places, ids: told.append((len(sizes), dict(zip(places, ids, strict=True))))  # noqa: E731
+    rows = sample(engine.model, *asked, Sampling(5, 12, engine.eos_ids, 0), ended=ended)
     monkeypatch.undo()
+    # Whoever wants to know is told of each row once, of most while others are still sampled.
+    assert sorted(place for _, found in told for place in found) == list(range(64))
+    assert all(found[place] == rows[place].token_ids for _, found in told for place in found)
+    assert told[0][0] < told[-1][0] == len(sizes) and len(told[-1][1]) < 32
     assert sizes[:2] == [8, 64] and sizes[-1] < 32 and sizes == [8, *sorted(sizes[1:], reverse=True)]
     scored = engine.score([problems.train[i // 8] for i in range(64)], [row.token_ids for row in rows])
     for row, logps in zip(rows, scored, strict=True):

@@ -128,6 +128,16 @@ def test_sharding_splits_weights_gradients_and_moments():
     assert "gradients to exchange" not in split.phases["update"] and "weights gathered" not in whole.always
 
 
+def test_a_snapshot_copies_weights_and_moments_and_of_adapters_the_moments_alone():
+    whole = setting(8, "float32", False)  # of 9 parameters
+    assert memory.copied(whole) == 3 * 4 * 9 == memory.train(whole).phases["snapshot"]["state copied"]
+    assert memory.copied(setting(8, "float32", False, lora=True)) == 2 * 4 * 1
+    alone = Setting(pretrained(), LARGE, "cuda")
+    split = Setting(pretrained(execution__processes=4, execution__sharding="fsdp2"), LARGE, "cuda")
+    assert memory.host(alone) == memory.HOST_LIBRARIES + 3 * 2 * LARGE.parameters  # in bfloat16
+    assert memory.host(split) == 4 * memory.HOST_LIBRARIES + (3 + 2) * 2 * LARGE.parameters  # gathered before
+
+
 def test_an_evaluation_never_generates_more_than_there_is():
     small = Setting(tiny(evaluation__batch=2048), LARGE, "cpu")
     assert memory.evaluate(small).phases["generation"] == memory.generation(small, rows=32)["generation"]

@@ -63,6 +63,12 @@ def by_word(completion, **_):
     return completion == "right"
 
 
+def marked(completion, answer, **_):
+    """Leaves a mark that it was asked."""
+    Path(os.environ["MARK_FILE"]).touch()
+    return completion.endswith(answer)
+
+
 def once_bad(completion, **_):
     """Ends its process the first time it is asked."""
     if not (mark := Path(os.environ["MARK_FILE"])).exists():

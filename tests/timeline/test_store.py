@@ -19,9 +19,10 @@ import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
 from npo_core.errors import ConfigError, DamagedError, StorageError
-from npo_core.timeline import Store, disk
+from npo_core.timeline import Snapshots, Store, disk, snapshot_id
 
 NAMES = st.text(alphabet="abcXYZ019_-é ", min_size=1, max_size=12).filter(lambda name: name.strip() == name)
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
@@ -201,11 +202,15 @@ def test_put_folder_from_another_disk(local_store: Store, tmp_path: Path, monkey
 
 
 def test_last_is_uploaded_last(s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = []
-    put_file = s3_store.fs.put_file
-    monkeypatch.setattr(s3_store.fs, "put_file", lambda a, b: (order.append(b.rpartition("/")[2]), put_file(a, b)))
+    there, put_file = [], s3_store.fs._put_file
+
+    async def put(local: str, remote: str, **kwargs: object) -> None:
+        await put_file(local, remote, **kwargs)
+        there.append(remote.rpartition("/")[2])
+
+    monkeypatch.setattr(s3_store.fs, "_put_file", put)
     s3_store.put_folder(make_folder(tmp_path / "src", {"a": b"", "m": b"", "z": b"", "last": b"{}"}), "f", "last")
-    assert order == ["a", "m", "z", "last"]
+    assert sorted(there[:3]) == ["a", "m", "z"] and there[3:] == ["last"]
 
 
 def test_an_upload_that_breaks_off_stays_invisible_and_is_resumed(
@@ -213,14 +218,14 @@ def test_an_upload_that_breaks_off_stays_invisible_and_is_resumed(
 ) -> None:
     src = make_folder(tmp_path / "src", {"a": b"1", "b": b"2", "last": b"3"})
     with monkeypatch.context() as patch:
-        put_file = s3_store.fs.put_file
+        put_file = s3_store.fs._put_file
 
-        def put_first(local: str, remote: str) -> None:
+        async def put_first(local: str, remote: str, **kwargs: object) -> None:
             if local.endswith("/b"):
                 raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-            put_file(local, remote)
+            await put_file(local, remote, **kwargs)
 
-        patch.setattr(s3_store.fs, "put_file", put_first)
+        patch.setattr(s3_store.fs, "_put_file", put_first)
         with pytest.raises(StorageError, match="cannot be reached"):
             s3_store.put_folder(src, "f", "last")
     assert not s3_store.exists("f/last")
@@ -308,6 +313,68 @@ def test_killed_uploads_leave_all_or_nothing(s3_store: Store, tmp_path: Path) ->
                 expected = str(number).encode() * 1000
                 assert contents(folder) == {"a": expected, "b": expected, "c": expected, "last": b"abc"}
     assert seen >= 2 * 3
+
+
+PART_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from s3fs import S3FileSystem
+from npo_core.timeline import Snapshots, Store, store
+store.PART_BYTES = 5 * 2**20  # S3 takes no smaller ones
+root, parts, call = Path(sys.argv[1]), [], S3FileSystem._call_s3
+
+async def killed(self, method, *args, **kwargs):
+    if method == "upload_part":
+        parts.append(kwargs["PartNumber"])
+        if len(parts) == store.PARTS + 1:  # those of the first round are there, and not the last
+            os.kill(os.getpid(), signal.SIGKILL)
+    return await call(self, method, *args, **kwargs)
+
+S3FileSystem._call_s3 = killed
+for step in (1, 2):
+    folder = root / f"checkpoint-{step}"
+    folder.mkdir(exist_ok=True)
+    (folder / "small").write_bytes(b"s")
+    (folder / "large").write_bytes(bytes(1000 if step == 1 else 21 * 2**20))
+    Snapshots(Store((root / "uri").read_text())).add(folder, content={"step": str(step)}, step=step, info={})
+"""
+
+
+def test_an_upload_that_is_killed_between_two_parts_is_no_snapshot(s3_store: Store, tmp_path: Path) -> None:
+    """The one before stays whole; what is left goes, and the next attempt has all of it."""
+    (tmp_path / "uri").write_text(s3_store.uri)
+    done = subprocess.run([sys.executable, "-c", PART_WRITER, str(tmp_path)])
+    assert done.returncode == -signal.SIGKILL
+    snapshots = Snapshots(s3_store)
+    [first] = snapshots.list()
+    assert first.step == 1 and contents(snapshots.folder(first.id, tmp_path / "down"))["small"] == b"s"
+    large = f"{snapshot_id({'step': '2'}, 2)}/large"
+    assert not s3_store.exists(large) and s3_store.clean_leftovers() == [large]
+    snapshots.add(tmp_path / "checkpoint-2", content={"step": "2"}, step=2, info={})
+    assert [snapshot.step for snapshot in snapshots.list()] == [1, 2]
+    second = snapshots.folder(snapshot_id({"step": "2"}, 2), tmp_path / "down")  # which checks every hash
+    assert (second / "large").stat().st_size == 21 * 2**20
+
+
+def test_several_files_and_parts_are_uploaded_at_once(s3_store: Store, tmp_path: Path, monkeypatch) -> None:
+    """All parts that may be under way together are there before the first of them ends."""
+    monkeypatch.setattr("npo_core.timeline.store.PART_BYTES", 5 * 2**20)
+    call, under_way, most = S3FileSystem._call_s3, set(), []
+
+    async def counted(self, method, *args, **kwargs):
+        if method != "upload_part":
+            return await call(self, method, *args, **kwargs)
+        under_way.add(part := (kwargs["Key"], kwargs["PartNumber"]))
+        most.append(len(under_way))
+        try:
+            return await call(self, method, *args, **kwargs)
+        finally:
+            under_way.remove(part)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", counted)
+    src = make_folder(tmp_path / "src", {"a": bytes(11 * 2**20), "b": bytes(11 * 2**20), "last": b"l"})
+    s3_store.put_folder(src, "f", "last")
+    assert max(most) > 3 and s3_store.list("f") == ["a", "b", "last"]
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(local_store: Store) -> None:

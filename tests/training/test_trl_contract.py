@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
@@ -114,6 +114,21 @@ def test_what_rows_that_are_left_out_hang_on():
     assert loss.count("loss = loss + self.router_aux_loss_coef * aux_loss / normalizer") == 1
     assert loss.count("per_token_loss = per_token_loss + self.beta * per_token_kl") == 1
     assert len(re.findall(r"loss = (?:per_token_)?loss [+-] ", loss)) == 3
+
+
+def test_how_completions_are_spoken():
+    """As `MixingTrainer._ended` does it, so that what is verified early is not verified again."""
+    generate = inspect.getsource(GRPOTrainer._generate)
+    assert "completions = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)" in generate
+
+
+def test_where_a_checkpoint_is_written():
+    """Weights by the name that is replaced, the two others by what `_save_optimizer_and_scheduler` is replaced with."""
+    weights = inspect.getsource(PreTrainedModel.save_pretrained)
+    assert weights.count("safe_save_file(") == weights.count("safe_save_file(shard_state_dict, filename, metadata") == 1
+    save = inspect.getsource(Trainer._save_optimizer_and_scheduler)
+    assert "torch.save(self.optimizer.state_dict(), os.path.join(output_dir, OPTIMIZER_NAME))" in save
+    assert "torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))" in save
 
 
 def test_where_a_batch_is_shuffled_and_cut():

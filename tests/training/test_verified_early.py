@@ -1,0 +1,66 @@
+"""Verification overlaps generation where the verifier works in processes, and changes nothing of the run."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+
+from npo_core.config import Execution
+from npo_core.config.verifier import ExactVerifier, FunctionVerifier
+from npo_core.engines.sampling import sample
+from npo_core.problems import ProblemSet
+from npo_core.problems.judge import make_judge
+from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.trainer import NPOTrainer
+
+
+def test_answers_are_verified_while_others_are_sampled(base_folder, problem_set, train_settings, tmp_path, monkeypatch):
+    """The second half of each rollout is not sampled before an answer of the first half was verified."""
+    mark, parts = tmp_path / "mark", []
+    monkeypatch.setenv("MARK_FILE", str(mark))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder, padding_side="left")
+
+    def run(early: bool) -> tuple[list[dict], list, dict[str, torch.Tensor]]:
+        verifier = FunctionVerifier(path="tests.problems.own:marked")
+        problems = ProblemSet(problem_set.train, problem_set.held_out, make_judge(verifier, "", Execution()))
+        rewards = Rewards(problems, {tokenizer.eos_token_id})
+        args = grpo_config(train_settings(steps=2), seed=0, output=tmp_path / "out", device="cpu")
+        args.save_strategy = "no"
+        trainer = NPOTrainer(
+            AutoModelForCausalLM.from_pretrained(base_folder),
+            reward_funcs=rewards.functions,
+            train_dataset=training_data(problems),
+            args=args,
+            processing_class=tokenizer,
+            generation_batch=8,
+            begin_verifying=rewards.begin if early else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        spent = ("seconds/", "step_time")
+        logs = [{k: v for k, v in row.items() if not k.startswith(spent)} for row in trainer.state.log_history[:2]]
+        return logs, trainer.outcomes, trainer.model.state_dict()
+
+    def waiting(*args, **kwargs):
+        parts.append(mark.unlink(missing_ok=True) if len(parts) % 2 == 0 else None)
+        deadline = time.monotonic() + 60
+        while len(parts) % 2 == 0 and not mark.exists():
+            assert time.monotonic() < deadline, "no answer was verified before all were sampled"
+            time.sleep(0.01)
+        return sample(*args, **kwargs)
+
+    at_the_end = run(False)
+    monkeypatch.setattr("npo_core.training.exact_trainer.sample", waiting)
+    early = run(True)
+    assert len(parts) == 4 and early[0] == at_the_end[0] and early[1] == at_the_end[1]
+    assert all(torch.equal(early[2][name], weights) for name, weights in at_the_end[2].items())
+    assert 0 < early[0][0]["reward"] < 1
+
+
+def test_a_verifier_without_workers_is_asked_once(problem_set):
+    """Telling it of answers before would only cost time."""
+    assert not Rewards(problem_set, {1}).may_begin
+    judge = make_judge(ExactVerifier(), "", Execution())
+    assert not Rewards(ProblemSet(problem_set.train, problem_set.held_out, judge), {1}).may_begin
