@@ -224,9 +224,11 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that training on GPUs takes: weights while they load or are saved; images read."""
+    """Bytes of the machine's memory that stages on GPUs take: weights while they load or are saved; images read."""
     size, weights = setting.size, setting.size.parameters * setting.weight_bytes
     held = setting.processes * weights
     if setting.sharded > 1:
         held = max(weights, 2 * size.trainable * setting.trained_bytes)
-    return setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held
+    training = setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held
+    generating = HOST_LIBRARIES + setting.generating * (HOST_LIBRARIES + weights)
+    return max(training, generating if setting.generating > 1 else 0)

@@ -95,7 +95,7 @@ def make_plan(
     model = {"path": getattr(config.model, "path", "built-in")}
     if isinstance(size, str):
         return Plan(config.name, flow, model, about, [], [], [], [size])
-    setting = Setting(config, size, machine.device)
+    setting = Setting(config, size, machine.device, gpus=machine.gpus)
     length = min(completion_tokens or setting.completion_tokens, setting.completion_tokens)
     needs = find_needs(setting, machine, flow, folder)
     return Plan(
@@ -140,9 +140,9 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
         )
     if setting.processes > 1:
         spread = "split among" if setting.sharded > 1 else "copied to each of"
-        said.append(
-            f"Weights, gradients and optimizer are {spread} {setting.processes} processes; other stages have one."
-        )
+        said.append(f"Weights, gradients and optimizer are {spread} {setting.processes} processes.")
+    if setting.generating > 1:
+        said.append(f"Guidance, probes and evaluation are dealt out among {setting.generating} processes.")
     if setting.images and setting.size.tower is not None:
         said.append("Prompts are counted as if they were all image.")
     said.append("Guidance is counted as if every prompt were asked as often as allowed.")

@@ -13,18 +13,25 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     """Seconds of a stage whose completions have `length` tokens on average; None where something is not known."""
     if speed is None or stage.completions is None:
         return None
-    processes = setting.processes if stage.stage == "train" else 1  # the others run in one process
-    rows = max(min(stage.at_once, stage.completions) // processes, 1)
-    rows = min(rows, setting.rows) if stage.stage == "train" else rows
-    batches = ceil(stage.completions / processes / rows)
+    rows, batches = parts(stage, stage.completions, setting)
     flops = speed.flops(setting.product_bytes)
     passes = passed(setting, length) / flops
-    total = batches * generation(setting, speed, flops, rows, length) + stage.scored * passes
+    scored = stage.scored / (1 if stage.stage == "train" else setting.generating)
+    total = batches * generation(setting, speed, flops, rows, length) + scored * passes
     if stage.updates:
         # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
         times = (2 if setting.size.adapters else 3) + setting.config.training.gradient_checkpointing
         total += times * passes * batches * rows  # however many updates a batch is split into
     return total
+
+
+def parts(stage: Work, completions: int, setting: Setting) -> tuple[int, int]:
+    """Completions that a process generates at once, and how often: training splits a batch, others deal them out."""
+    at_once = max(min(stage.at_once, completions), 1)
+    if stage.stage != "train":
+        return at_once, ceil(ceil(completions / at_once) / setting.generating)
+    rows = min(max(at_once // setting.processes, 1), setting.rows)
+    return rows, ceil(completions / setting.processes / rows)
 
 
 def passed(setting: Setting, length: float) -> float:

@@ -60,7 +60,11 @@ def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     """Run the stage's function and commit what it returns."""
     started = time.time()
     context = StageContext(workspace, scratch, prepare_device(spec.execution), processes.rank())
-    result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    try:
+        result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    finally:
+        if context.hosts is not None:
+            context.hosts.close()
     if not context.first:
         return
     record = {
