@@ -6,15 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.common import BenchRun, in_words, markdown, say, spread
-from benchmarks.guidance_speed import ALL
 from npo_core.engines.dealt import Hosts
 from npo_core.stages.results import TrainResult
 
-CHUNK = 64  # prompts, so that there are many chunks for each
+# Many chunks for each process, and more work than it takes to start one.
+MUCH = {
+    "samples": 32,
+    "samples_per_round": 8,
+    "chunk_prompts": 64,
+    "stop_at_first_correct": False,
+    "skip_passed": False,
+}
 
 
 def dealt(bench: BenchRun, scout: TrainResult, until: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Of a token in two processes, to one: seconds and CPU seconds; and the share of the time that the two were idle."""
+    """Of a token in two processes, to one: seconds and CPU seconds; and the share of the time that they were idle."""
     found: dict[str, list[float]] = {"seconds": [], "cpu": [], "idle": []}
     for number in range(rounds):
         price: dict[int, tuple[float, float]] = {}
@@ -33,7 +39,7 @@ def guided(
 ) -> tuple[float, float, float, float]:
     """Seconds, CPU seconds of all processes, tokens, and the idle share of one stage."""
     execution = bench.config.execution.model_dump() | {"generation_processes": processes}
-    settings = bench.config.guidance.model_dump() | ALL | {"chunk_prompts": CHUNK}
+    settings = bench.config.guidance.model_dump() | MUCH
     before = cpu_seconds()
     with parts_timed() as parts:
         cost = bench.guide(scout, [until], guidance=settings, execution=execution, seed=seed).cost

@@ -138,7 +138,9 @@ class Guidance(Closed):
     )
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
-    chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most two of each process")
+    chunk_prompts: int = Field(
+        512, ge=1, description="prompts a committed shard; a killed stage loses at most two of each process"
+    )
     accept_fallback: bool = Field(
         False,
         exclude_if=lambda on: not on,

@@ -114,7 +114,7 @@ def coming_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet
 def failed_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
     """The mistake pool of the snapshot that training goes on from, oldest failure first."""
     by_id = {problem.id: problem for problem in problems.train}
-    pool = read_pool(context.workspace.snapshot_folder(spec.rollback))
+    pool = read_pool(context.workspace.snapshot_folder(spec.rollback, weights=False))
     return [Request(by_id[id_], 0) for id_ in pool.mistakes], 0
 
 
@@ -135,7 +135,9 @@ def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int],
 def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
     """The failures since the rollback that the last guide's mistake pool holds."""
     since = context.workspace.timeline.snapshots.get(spec.rollback).step
-    return {m.prompt_id for m in read_pool(context.workspace.snapshot_folder(spec.guides[-1])).since(since)}
+    return {
+        m.prompt_id for m in read_pool(context.workspace.snapshot_folder(spec.guides[-1], weights=False)).since(since)
+    }
 
 
 def sampling(spec: GuideSpec) -> Sampling:

@@ -15,6 +15,7 @@ from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
 from npo_core.planning.needs import find_needs
 from npo_core.planning.setting import Setting
+from npo_core.planning.speed import GPUS
 from npo_core.recipes import RECIPES
 from npo_core.shipped import presets
 
@@ -103,6 +104,29 @@ def test_a_disk_that_is_too_small_asks_for_fewer_snapshots():
     made = plan(pretrained(), gpu(1000, disk=0.6 * needed))
     assert need(made, "disk").verdict == "too much" and made.refused
     assert "training.snapshot_every = 12 (now 4)" in "".join(made.changes)
+
+
+def test_moments_of_what_was_left_behind_are_not_counted_where_the_run_drops_them():
+    """The scout's snapshots keep their weights; those of the path, and of a run without rollbacks, stay whole."""
+    kept = {
+        (flow, what): need(plan(pretrained(retention=what), gpu(1000), flow), "disk").total
+        for flow in ("grpo", "early-bootstrap")
+        for what in ("all", "needed")
+    }
+    assert kept["grpo", "all"] == kept["grpo", "needed"]
+    config, setting = pretrained(), Setting(pretrained(), LARGE, "cuda")
+    scouted = config.bootstrap.scout_steps // config.training.snapshot_every
+    saved = kept["early-bootstrap", "all"] - kept["early-bootstrap", "needed"]
+    assert saved == pytest.approx(scouted * 2 * LARGE.trainable * setting.trained_bytes)
+
+
+def test_several_gpus_share_guidance_and_each_holds_a_model():
+    plans = [plan(pretrained(), replace(gpu(80), gpus=number, speed=GPUS["H100"].speed)) for number in (1, 8)]
+    one, eight = ({stage.label: stage.seconds for stage in made.stages} for made in plans)
+    [guide] = [label for label in one if label.startswith("guide")]
+    assert 7 < one[guide] / eight[guide] <= 8
+    assert need(plans[1], "host").total > need(plans[0], "host").total
+    assert any("dealt out among 8 processes" in said for said in plans[1].assumptions)
 
 
 def test_what_a_workspace_holds_is_not_needed_again(tmp_path):
