@@ -121,7 +121,8 @@ def test_moments_of_what_was_left_behind_are_not_counted_where_the_run_drops_the
 
 
 def test_several_gpus_share_guidance_and_each_holds_a_model():
-    plans = [plan(pretrained(), replace(gpu(80), gpus=number, speed=GPUS["H100"].speed)) for number in (1, 8)]
+    config, one_gpu = pretrained(guidance__chunk_prompts=1), replace(gpu(80), speed=GPUS["H100"].speed)
+    plans = [plan(config, replace(one_gpu, gpus=number)) for number in (1, 8)]
     one, eight = ({stage.label: stage.seconds for stage in made.stages} for made in plans)
     [guide] = [label for label in one if label.startswith("guide")]
     assert 7 < one[guide] / eight[guide] <= 8

@@ -489,6 +489,7 @@ def test_every_field_decides_unless_it_says_only_where_and_how(tmp_path):
         "evaluation",
         "engine",
         "execution",
+        "retention",
         "tracking",
     }
 
