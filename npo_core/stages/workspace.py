@@ -25,8 +25,8 @@ def home() -> Path:
 
 
 def absolute(uri: str) -> str:
-    """A URI that means the same from any folder."""
-    return uri if "://" in uri else str(Path(uri).absolute())
+    """A URI that means the same from any folder; `~` is the home of whoever runs this."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def writable(folder: Path) -> bool:

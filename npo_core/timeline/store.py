@@ -100,6 +100,14 @@ class Store:
             else:
                 self.fs.pipe_file(self.path(rel), data)
 
+    def write_file(self, rel: str, file: Path) -> None:
+        """Writes a local file's content, however large; a reader sees the old content or all of the new."""
+        with self.failures(rel):
+            if self.is_local:
+                disk.copy_atomic(file, self.local(rel))
+            else:
+                self.fs.put_file(str(file), self.path(rel))
+
     def create_bytes(self, rel: str, data: bytes) -> bool:
         """Writes a file unless it exists; whether it did. Of several writers at once exactly one is told True."""
         if not self.is_local:
