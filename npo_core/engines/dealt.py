@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,15 @@ class Host:
 
     def __init__(self) -> None:
         self.engines: dict[int, Engine] = {}
+        self.opening = Lock()
 
     def ask(self, key: int, opening: dict[str, Any], part: Part) -> list:
         """What an engine gives for a part."""
         name, rows, how = part
         try:
-            if key not in self.engines:
-                self.engines[key] = open_engine(**opening)
+            with self.opening:
+                if key not in self.engines:
+                    self.engines[key] = open_engine(**opening)
             return getattr(self.engines[key], name)(*rows, **how)
         except Exception:
             traceback.print_exc()  # into the log; whoever asked gets the error without its place
@@ -59,25 +62,32 @@ Manager.register("Host", Host)
 
 
 class Hosts:
-    """Processes that generate, one part at a time each.
+    """Processes that generate.
 
     Args:
         devices: what each may see, as CUDA_VISIBLE_DEVICES has it; None: no accelerator is asked for.
         start: `fork`, or `spawn` for a new interpreter. begin: called first in each process, with `arguments`.
+        at_once: parts that each does at a time.
     """
 
     def __init__(
-        self, devices: Sequence[str | None], *, start: str, begin: Callable[..., object], arguments: tuple = ()
+        self,
+        devices: Sequence[str | None],
+        *,
+        start: str,
+        begin: Callable[..., object],
+        arguments: tuple = (),
+        at_once: int = 1,
     ):
         self.managers = [Manager(ctx=get_context(start)) for _ in devices]
         for manager, device in zip(self.managers, devices, strict=True):
             with visible(device):
                 manager.start(begin, arguments)
         self.hosts = [manager.Host() for manager in self.managers]  # type: ignore[attr-defined]
-        self.threads = ThreadPoolExecutor(len(devices))
+        self.threads = ThreadPoolExecutor(len(devices) * at_once)
         self.free: SimpleQueue[int] = SimpleQueue()
         self.keys = count()
-        for number in range(len(devices)):
+        for number in [*range(len(devices))] * at_once:
             self.free.put(number)
 
     def __len__(self) -> int:

@@ -82,7 +82,15 @@ def start_hosts(spec: Spec, context: StageContext, number: int) -> "Hosts":
         there = [name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(number * each)]
         devices = [",".join(there[at : at + each]) for at in range(0, number * each, each)]
     start = "fork" if context.device == "cpu" and forks(spec.execution) else "spawn"
-    return Hosts(devices, start=start, begin=begin, arguments=(spec.execution, spec.workspace, os.getpid()))
+    arguments = (spec.execution, spec.workspace, os.getpid())
+    return Hosts(devices, start=start, begin=begin, arguments=arguments, at_once=at_once(spec.engine))
+
+
+def at_once(engine: EngineSettings) -> int:
+    """Parts that a process generates at a time: vLLM fills the places of rows that have ended from the next."""
+    from npo_core.engines.vllm import AT_ONCE
+
+    return AT_ONCE if engine.kind == "vllm" else 1
 
 
 def begin(execution: Execution, workspace: str, parent: int) -> None:

@@ -11,7 +11,7 @@ from npo_core.problems import Judge, ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
-from npo_core.stages.engine import processes
+from npo_core.stages.engine import at_once, processes
 from npo_core.stages.guides import guide_sources, load_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.results import Cost, GuideResult
@@ -73,7 +73,7 @@ def sample_guides(
         seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
         opinion=second_opinion(spec, problems),
-        lanes=processes(spec.execution, spec.engine, context.device),
+        lanes=processes(spec.execution, spec.engine, context.device) * at_once(spec.engine),
     )
 
 
