@@ -138,6 +138,10 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
             f"Time: {speed.share:.0%} of {peak:.3g} Tflop/s, {speed.bandwidth / 1e9:,.0f} GB/s of memory, and "
             f"{1000 * speed.layer:g} ms a block and generated token; verification is not counted."
         )
+        if setting.processes > 1 and speed.link < float("inf"):
+            said.append(
+                f"Weights and gradients go between GPUs at {speed.link / 1e9:,.0f} GB/s, beside what is computed."
+            )
     if setting.processes > 1:
         spread = "split among" if setting.sharded > 1 else "copied to each of"
         said.append(f"Weights, gradients and optimizer are {spread} {setting.processes} processes.")

@@ -1,6 +1,7 @@
 """Every shipped deployment fits the GPUs that its description names, with all of its stages."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from npo_core.names import RECIPE_NAMES
 from npo_core.planning import look, make_plan, model_size
 from npo_core.shipped import presets, shipped
 
+JOB = json.loads((shipped() / "deployments/kubernetes/work-pool.json").read_text())["variables"]["properties"]
 NEEDS = re.compile(r"Needs (one|\d+) (\w+)[ .,]")
 
 
@@ -39,7 +41,7 @@ def test_8b_fits_on_eight_and_sixteen_gpus_with_every_flow_and_guidance_takes_ho
         assert hours and all(stage.seconds is not None for stage in made.stages if stage.stage != "evaluate")
         if flow == "early-bootstrap":
             first = [hours[label] for label in hours if label.startswith(("guide", "train scout")) or "guided" in label]
-            assert len(first) == 3 and max(first) < 14
+            assert len(first) == 3 and max(first) < 16
         assert max([hours[label] for label in hours if label.startswith("probe")], default=0) < 1
 
 
@@ -62,4 +64,7 @@ def test_a_deployment_fits_the_gpus_it_names(name):
     made = make_plan(config, model_size(config), look(config, gpu=kind), flow)
     verdicts = {need.what: need.verdict for need in made.needs}
     assert not made.refused and set(verdicts.values()) <= {"fits", "unknown"}, verdicts
+    if number == 1:  # jobs of more ask for more, as docs/deployment.md says
+        [host] = [need.total for need in made.needs if need.what == "host"]
+        assert host < 2**30 * int(JOB["memory_limit"]["default"].removesuffix("Gi"))
     assert {"train", "evaluate"} < set(verdicts) and ("probe" in verdicts) is (flow == "auto-npo")

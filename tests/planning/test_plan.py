@@ -1,6 +1,7 @@
 """What fits is quiet; what does not names the field, its value and one that fits; what is unknown refuses nothing."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -128,6 +129,21 @@ def test_several_gpus_share_guidance_and_each_holds_a_model():
     assert 7 < one[guide] / eight[guide] <= 8
     assert need(plans[1], "host").total > need(plans[0], "host").total
     assert any("dealt out among 8 processes" in said for said in plans[1].assumptions)
+
+
+def test_weights_and_gradients_on_their_way_take_time():
+    """FSDP2 gathers weights for every token of a rollout; between slow links that is what takes the time."""
+    fast, slow = GPUS["H100"].speed, replace(GPUS["H100"].speed, link=1e9)
+    alone = replace(fast, link=math.inf)
+    for sharding in ("fsdp2", "none"):
+        config = pretrained(execution__processes=4, execution__sharding=sharding, training__micro_batch=8)
+        made = [plan(config, replace(gpu(80), gpus=4, speed=speed), "grpo") for speed in (alone, fast, slow)]
+        free, near, far = (stages.stages[0].seconds for stages in made)
+        assert free <= near < far
+        tokens = config.training.max_completion_tokens * config.training.steps
+        gathered = 0.75 * LARGE.parameters * 2 / 1e9 * tokens if sharding == "fsdp2" else 0.0
+        assert far > gathered and (far - free > gathered / 2)
+        assert any("go between GPUs at 1 GB/s" in said for said in made[2].assumptions)
 
 
 def test_what_a_workspace_holds_is_not_needed_again(tmp_path):
