@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from npo_core.config import EngineSettings, Execution
 from npo_core.engines import Engine
-from npo_core.errors import ConfigError
 from npo_core.stages.context import StageContext
 from npo_core.stages.launch import forks
+from npo_core.stages.processes import generation_processes, gpus_each
 from npo_core.stages.specs import Spec
 
 if TYPE_CHECKING:
@@ -41,35 +41,10 @@ def folder_engine(
 
 def generating(spec: Spec, context: StageContext) -> "Hosts | None":
     """The processes that a stage generates in, started when first asked for; None: this one alone."""
-    number = processes(spec.execution, spec.engine, context.device)
+    number = generation_processes(spec.execution, spec.engine, context.device)
     if number > 1 and context.hosts is None:
         context.hosts = start_hosts(spec, context, number)
     return context.hosts
-
-
-def processes(execution: Execution, engine: EngineSettings, device: str) -> int:
-    """How many processes generate: as configured, else one for each GPU, or for each group that vLLM splits over.
-
-    Raises:
-        ConfigError: there are fewer GPUs than they need.
-    """
-    if device == "cpu":
-        return execution.generation_processes or 1
-    import torch
-
-    there, each = torch.cuda.device_count(), gpus_each(engine)
-    number = execution.generation_processes or max(there // each, 1)
-    if number > 1 and number * each > there:
-        raise ConfigError(
-            f"execution.generation_processes = {number} need {number * each} GPUs, and this machine has {there}: set "
-            f"at most {max(there // each, 1)}, or leave it out."
-        )
-    return number
-
-
-def gpus_each(engine: EngineSettings) -> int:
-    """GPUs of a process that generates."""
-    return engine.tensor_parallel if engine.kind == "vllm" else 1
 
 
 def start_hosts(spec: Spec, context: StageContext, number: int) -> "Hosts":

@@ -11,9 +11,10 @@ from npo_core.problems import Judge, ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
-from npo_core.stages.engine import at_once, processes
+from npo_core.stages.engine import at_once
 from npo_core.stages.guides import guide_sources, load_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.processes import generation_processes
 from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.stages.traces import write_traces
@@ -73,7 +74,7 @@ def sample_guides(
         seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
         opinion=second_opinion(spec, problems),
-        lanes=processes(spec.execution, spec.engine, context.device) * at_once(spec.engine),
+        lanes=generation_processes(spec.execution, spec.engine, context.device) * at_once(spec.engine),
     )
 
 

@@ -14,8 +14,8 @@ from npo_core.engines.dealt import DealtEngine, Host, Hosts
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
 from npo_core.problems.load import load_problems
-from npo_core.stages import engine
 from npo_core.stages.launch import run_stage
+from npo_core.stages.processes import generation_processes
 
 
 def in_processes(spec, number: int):
@@ -102,7 +102,7 @@ def test_more_processes_than_gpus_are_refused(config, monkeypatch):
 
     def chosen(number, settings=config.engine, device="cuda"):
         execution = config.execution.model_copy(update={"generation_processes": number})
-        return engine.processes(execution, settings, device)
+        return generation_processes(execution, settings, device)
 
     assert [chosen(None), chosen(None, vllm), chosen(None, device="cpu"), chosen(3, device="cpu")] == [4, 2, 1, 3]
     with pytest.raises(
