@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, BenchRun, Check, demo_config, finish, markdown, parser, say, settle
+from benchmarks.guidance_dealt import as_text as dealt_text
+from benchmarks.guidance_dealt import dealt
 from benchmarks.guidance_speed import as_text as speed_text
 from benchmarks.guidance_speed import speed
 from npo_core.guidance.cache import GuidanceCache
@@ -122,6 +124,10 @@ def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[
         Check(f"seconds a trajectory, default / naive, {name}", price[0] / price[1], 0.5),
         Check(f"seconds a token, stage / plain loop, {name}", 1 / fast["ratio"]["median"], 1 / 0.95),
     ]
+    if name == "transformers":
+        two = dealt(bench, scout, until, 1 if options.quick else 5)
+        checks.append(Check("seconds a token, two processes / one", two["seconds"]["median"], 0.6))
+        text, fast = f"{text}\n\n{dealt_text(two)}", fast | {"two processes": two}
     return ways, fast, f"{name}:\n\n{text}", checks
 
 

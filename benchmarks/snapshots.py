@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 from benchmarks.common import (
     BenchRun,
@@ -179,7 +180,7 @@ def measure_restoring(trainer: Any, recorder: Any, workspace: Any, times: int) -
     snapshots, id_ = workspace.timeline.snapshots, recorder.marks[-1].snapshot
     folder = snapshots.folder(id_, workspace.scratch, verify=False)
     calls = {
-        "check the hash of every file": lambda: snapshots.folder(id_, workspace.scratch),
+        "check the hash of every file": lambda: snapshots.folder(id_, workspace.scratch / uuid4().hex),
         "load the weights": lambda: AutoModelForCausalLM.from_pretrained(folder),
         "load optimizer, schedule, data position": lambda: trainer._load_optimizer_and_scheduler(str(folder)),
     }

@@ -25,7 +25,9 @@ def visible() -> list[str]:
 
 def wanted(config: RunConfig) -> int:
     """How many GPUs a run uses at once."""
-    return 0 if config.execution.device == "cpu" else max(config.execution.processes, config.engine.tensor_parallel)
+    execution, each = config.execution, config.engine.tensor_parallel if config.engine.kind == "vllm" else 1
+    generating = (execution.generation_processes or 1) * each
+    return 0 if execution.device == "cpu" else max(execution.processes, config.engine.tensor_parallel, generating)
 
 
 def take(there: list[str], number: int) -> dict[str, FileLock]:

@@ -1,6 +1,6 @@
 """A Prefect worker for a machine that may be taken away: on SIGTERM its runs go back into the queue.
 
-    python -m flows.spot start --pool npo --type process --limit 1
+    python -m flows.spot start --pool npo --type process
 
 The worker takes no more runs, the processes of its runs are ended, each run becomes AwaitingRetry, and the next worker
 of the pool takes it up from its last snapshot. Under systemd set `KillMode=mixed`, so that this process alone gets the

@@ -134,7 +134,7 @@ def call(task: Task, execution: Execution, *args: Any) -> Any:
 class PrefectSteps(LocalSteps):
     """Where local steps call a function, these call its task, which publishes what came of it, too."""
 
-    def stage(self, spec: Spec, label: str) -> StageResult:
+    def start(self, spec: Spec, label: str) -> StageResult:
         return call(STAGES[spec.stage], self.config.execution, spec, label, self.config.name)
 
     def perform(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -143,5 +143,5 @@ class PrefectSteps(LocalSteps):
     def approve(self, decision: Decision) -> Decision:
         return records.approve(self.run, decision, ask)
 
-    def report(self) -> dict[str, Any]:
+    def write(self) -> dict[str, Any]:
         return call(report, self.config.execution, self.run, self.baseline)

@@ -6,13 +6,19 @@ Stands alone: the process with vLLM, beside which npo_core need not be installed
 import ctypes
 import os
 import platform
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 PARENT = "NPO_PARENT"  # variable with the process id of who started a process, where no argument says it
 SET_PDEATHSIG = 1
+KEEP = "NPO_KEEP_VARIABLES"
+SECRET = re.compile(
+    "AWS_(ACCESS|SECRET|SESSION|SECURITY)|PREFECT_(API_(KEY|AUTH|URL)|SERVER_|CLIENT_CUSTOM)"
+    "|WANDB_API_KEY|MLFLOW_TRACKING_|NPO_(NOTIFY_URL|API_AUTH)"
+)
 ORPHANED = 143  # exit code of a process whose parent was gone before it could ask, as after SIGTERM
 
 
@@ -31,6 +37,15 @@ def end_if_orphaned(parent: int) -> None:
     """End this process, whatever it is at, where its parent is gone."""
     if os.getppid() != parent:
         os._exit(ORPHANED)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without the credentials of store, server and trackers, which what verifies has no use for.
+
+    Other keys stay, such as those of a judge that somebody's own function asks, and what $NPO_KEEP_VARIABLES names.
+    """
+    kept = environment.get(KEEP, "").split(",")
+    return {name: value for name, value in environment.items() if name in kept or not SECRET.match(name)}
 
 
 def own_stdout() -> int:

@@ -1,13 +1,18 @@
 """Child processes end with their parent, also one that was gone before they asked, and keep standard output clean."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from npo_core.process import without_secrets
+from npo_core.stages.forked import Forked, ForkServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,10 +101,36 @@ def test_a_fork_server_ends_with_its_parent_while_it_still_imports(tmp_path):
 
 
 def test_what_libraries_print_does_not_reach_a_fork_servers_answers():
-    code = "import npo_core.stages.forkserver as f; f.PRELOADED = ('this',); f.serve()"
-    served = start(code, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    answers, log = served.communicate(timeout=300)
-    assert answers == "" and "Namespaces are one honking great idea" in log
+    code = (
+        "import os, npo_core.stages.forkserver as f\n"
+        "f.PRELOADED = ('this',)\n"
+        "answers, theirs = os.pipe()\n"
+        "f.serve(theirs)\n"
+        "os.close(theirs)\n"
+        "print('answers', os.read(answers, 99))\n"
+    )
+    served = start(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    printed, _ = served.communicate(timeout=300)
+    assert "Namespaces are one honking great idea" in printed and printed.endswith("answers b''\n")
+
+
+def test_an_answer_that_is_none_ends_the_fork_server_and_its_stages(capfd):
+    server, (answers, theirs) = ForkServer.__new__(ForkServer), os.pipe()
+    server.process = subprocess.Popen(["sleep", "600"])
+    server.answers, server.news = {0: {}}, threading.Condition()
+    os.write(theirs, b'{"id": 0, "pid": 12}\nhello\n{"id": 0, "exit": 0}\n')
+    server._listen(answers)
+    os.close(theirs)
+    assert server.process.wait(20) == -signal.SIGKILL
+    assert Forked(server, 0).pid == 12 and Forked(server, 0).wait(1) == -9
+    assert "wrote b'hello\\n', which is no answer" in capfd.readouterr().err
+
+
+def test_what_verifies_gets_no_credentials_of_store_and_server():
+    given = {"AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "r", "PREFECT_API_AUTH_STRING": "p", "JUDGE_KEY": "j"}
+    assert without_secrets(given) == {"AWS_DEFAULT_REGION": "r", "JUDGE_KEY": "j"}
+    kept = given | {"NPO_KEEP_VARIABLES": "AWS_SECRET_ACCESS_KEY,OTHER"}
+    assert without_secrets(kept)["AWS_SECRET_ACCESS_KEY"] == "s"
 
 
 def test_what_is_printed_inside_goes_to_standard_error():

@@ -1,7 +1,7 @@
 """Everything that decides a run, in one model."""
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -41,6 +41,12 @@ class RunConfig(Closed):
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()
     execution: Execution = Execution()
+    retention: Literal["all", "needed"] = Field(
+        "all",
+        exclude_if=lambda kept: kept == "all",
+        description="which snapshots stay. needed: what nothing needs any more is deleted before a training stage and "
+        "after the report, as `npo prune` does; all: everything",
+    )
     tracking: Tracking = Field(
         Tracking(),
         exclude_if=lambda tracking: tracking == Tracking(),

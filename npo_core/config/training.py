@@ -138,7 +138,9 @@ class Guidance(Closed):
     )
     stop_at_first_correct: bool = Field(True, description="stop sampling a prompt at its first correct answer")
     skip_passed: bool = Field(True, description="skip prompts whose pass rate in the scout segment reached tau_gate")
-    chunk_prompts: int = Field(512, ge=1, description="prompts a committed shard; a killed stage loses at most two")
+    chunk_prompts: int = Field(
+        512, ge=1, description="prompts a committed shard; a killed stage loses at most two of each process"
+    )
     accept_fallback: bool = Field(
         False,
         exclude_if=lambda on: not on,
@@ -204,6 +206,13 @@ class Execution(Closed):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     processes: int = Field(
         1, ge=1, description="processes of a training stage, which share each batch: one a GPU, or that many on the CPU"
+    )
+    generation_processes: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda number: number is None,
+        description="processes that guidance, probes and evaluation are dealt out among, one a GPU, or for each "
+        "engine.tensor_parallel of them; none: as many as there are GPUs, 1 without one",
     )
     sharding: Literal["none", "fsdp2"] = Field(
         "none",

@@ -59,14 +59,15 @@ class TransformersEngine:
         return None if image is None else [image]
 
     def generate(
-        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int, first: int = 0
     ) -> list[list[Generated]]:
-        """`samples` completions for each problem; see `Engine.generate`."""
+        """`samples` completions for each problem; see `Engine.generate`. `first`: the number of the first row."""
         sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
         rows = [problem for problem in problems for _ in range(samples)]
         starts = range(0, len(rows), self.batch)
         with ONE_AT_A_TIME:
-            flat = [item for at in starts for item in self._sample(rows[at : at + self.batch], sampling, at)]
+            parts = (self._sample(rows[at : at + self.batch], sampling, first + at) for at in starts)
+            flat = [item for part in parts for item in part]
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     @torch.inference_mode()

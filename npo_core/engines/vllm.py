@@ -7,11 +7,14 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from npo_core.allowed import require_interpreter
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Generated
 from npo_core.engines.check import k3, refuse_stale
-from npo_core.engines.transformers import TransformersEngine
+from npo_core.engines.transformers import ONE_AT_A_TIME, TransformersEngine
 from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
 from npo_core.errors import ConfigError, DataError, DeviceError, EngineError, OutOfMemoryError
 from npo_core.models.inputs import PromptInputs, read_prompts
@@ -29,6 +32,7 @@ from npo_core.problems import Problem
 from npo_core.problems.images import image_content
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
+AT_ONCE = 2  # parts that vLLM generates at once: while one ends, the other fills its batch
 CHECKED = 64  # completions of the first batch after a load that are scored by the trainer's model too
 # Whoever starts a run may set these otherwise; on a GPU the CPU's are not read.
 ENVIRONMENT = {
@@ -61,6 +65,9 @@ class VLLMWorker:
             self.process = start(self.python, theirs.fileno(), inherited=not settings.python)
         finally:
             theirs.close()
+        self.waiting: dict[int, Future[tuple[str, Any]]] = {}  # by number of a request
+        self.numbers, self.sending, self.loading = count(), Lock(), Lock()
+        Thread(target=listen, args=(self.connection, self.waiting, self.sending), daemon=True).start()
         self.close = weakref.finalize(self, end, self.process, self.connection)
 
     def load(self, folder: str, dtype: str) -> bool:
@@ -129,10 +136,17 @@ class VLLMWorker:
             )
 
     def ask(self, what: str, *request: Any) -> Any:
-        """One request's answer. Raises DeviceError where the process ended, and what its kind of failure means."""
+        """One request's answer; several threads may wait for one each.
+
+        Raises DeviceError where the process ended, and what its kind of failure means.
+        """
         try:
-            self.connection.send(request)
-            kind, value = self.connection.recv()
+            answer: Future[tuple[str, Any]] = Future()
+            with self.sending:
+                number = next(self.numbers)
+                self.waiting[number] = answer
+                self.connection.send((number, *request))
+            kind, value = answer.result()
         except (EOFError, OSError):
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
@@ -153,6 +167,17 @@ class VLLMWorker:
                 f"{self.settings.memory:g}), or split the model by engine.tensor_parallel."
             )
         raise DataError(f"vLLM cannot {what} ({value}): see the log, or take engine.kind = transformers.")
+
+
+def listen(connection: Any, waiting: dict[int, Future], sending: Lock) -> None:
+    """Give each answer to who waits for it, until the process ends; then whoever waits is told of that."""
+    with suppress(EOFError, OSError):
+        while True:
+            number, *answer = connection.recv()
+            waiting.pop(number).set_result(tuple(answer))
+    with sending:
+        while waiting:
+            waiting.popitem()[1].set_exception(EOFError())
 
 
 def start(python: str, connection: int, inherited: bool) -> subprocess.Popen:
@@ -240,15 +265,30 @@ class VLLMEngine:
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
-        """`samples` completions for each problem; see `Engine.generate`."""
-        if not problems:
-            return []
-        loaded = self.worker.load(self.folder, self.dtype)
-        read = read_prompts(self.own.processor, problems)
+        """`samples` completions for each problem; see `Engine.generate`.
+
+        Parts of `batch` completions, two at a time: vLLM fills its batch from both, and the images of no more are held.
+        """
+        size, how = max(self.own.batch // samples, 1), {"samples": samples, "max_tokens": max_tokens, "seed": seed}
+        parts = [problems[at : at + size] for at in range(0, len(problems), size)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return [row for part in pool.map(lambda part: self._part(part, **how), parts) for row in part]
+
+    def _part(self, problems: Sequence[Problem], **how: int) -> list[list[Generated]]:
+        with self.worker.loading:  # the first completions after a load are checked before there are others
+            if self.worker.load(self.folder, self.dtype):
+                return self._generate(problems, loaded=True, **how)
+        return self._generate(problems, loaded=False, **how)
+
+    def _generate(
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int, loaded: bool
+    ) -> list[list[Generated]]:
+        with ONE_AT_A_TIME:  # a tokenizer serves one thread
+            read, requests = read_prompts(self.own.processor, problems), self._requests(problems, seed)
         self.worker.refuse_longer(max(len(prompt.ids) for prompt in read) + max_tokens)
         eos_ids = self.own.eos_ids
         answers = self.worker.generate(
-            self._requests(problems, seed),
+            requests,
             samples=samples,
             max_tokens=max_tokens,
             eos_ids=eos_ids,

@@ -1,7 +1,8 @@
 """`python vllm_worker.py FD PARENT`: vLLM in an interpreter of its own, started by `npo_core.engines.vllm`.
 
 npo_core need not be installed beside vLLM: two files of it that stand alone are loaded by path. The process takes
-requests (name, arguments) from the connection FD and answers each with (kind, value). It ends when the other end
+requests (number, name, arguments) from the connection FD and answers each with (number, kind, value). What is to be
+generated joins what is under way, so that vLLM's batch is full as long as anything is asked. It ends when the other end
 closes, and on Linux as soon as PARENT is gone.
 """
 
@@ -32,10 +33,12 @@ def beside(file: str) -> ModuleType:
 
 
 class Server:
-    """Holds one model at a time."""
+    """Holds one model at a time, and what it was asked to generate and has not answered."""
 
     def __init__(self) -> None:
         self.llm: Any = None
+        self.asked: dict[int, list[str]] = {}  # number of a request -> vLLM's ids of its prompts
+        self.ended: dict[str, Any] = {}  # of these, what vLLM has finished
 
     def load(self, arguments: dict[str, Any]) -> int:
         """Load a model with LLM's arguments in place of the one there is; the tokens that a request may have."""
@@ -51,14 +54,15 @@ class Server:
 
     def generate(
         self,
+        number: int,
         prompts: list[tuple[list[int], list[bytes], int]],
         samples: int,
         max_tokens: int,
         eos_ids: list[int],
         never: list[int],
         logprobs: bool,
-    ) -> list[tuple[list[int], list[tuple[list[int], list[float] | None]]]]:
-        """For each (token ids, images, seed) the ids that the model read, and `samples` completions.
+    ) -> None:
+        """Ask for `samples` completions of each (token ids, images, seed); `step` gives the ids read, and these.
 
         The ids given have one placeholder for an image. Completions: token ids, without those that are `never` to be
         sampled, and, if asked for, their log-probabilities.
@@ -81,8 +85,19 @@ class Server:
             )
             for *_, seed in prompts
         ]
-        answers = self.llm.generate([prompt(ids, images) for ids, images, _ in prompts], settings, use_tqdm=False)
-        return [(list(a.prompt_token_ids), completions(a)) for a in answers]
+        texts = [prompt(ids, images) for ids, images, _ in prompts]
+        names = self.llm.enqueue(texts, settings, use_tqdm=False) if prompts else []
+        self.asked[number] = [name.partition("-")[0] for name in names]  # vLLM appends random characters
+
+    def step(self) -> list[tuple[int, list[tuple[list[int], list[tuple[list[int], list[float] | None]]]]]]:
+        """A token more of all that is under way; the requests that are answered by it."""
+        if any(self.asked.values()):
+            self.ended |= {o.request_id: o for o in self.llm.llm_engine.step() if o.finished}
+        found = []
+        for number in [n for n, names in self.asked.items() if all(name in self.ended for name in names)]:
+            answers = [self.ended.pop(name) for name in self.asked.pop(number)]
+            found.append((number, [(list(a.prompt_token_ids), completions(a)) for a in answers]))
+        return found
 
 
 def prompt(ids: list[int], images: list[bytes]) -> Any:
@@ -107,10 +122,10 @@ def of_tokens(completion: Any) -> list[float] | None:
     return [at[token].logprob for at, token in zip(completion.logprobs, completion.token_ids, strict=True)]
 
 
-def answer(server: Server, name: str, arguments: tuple) -> tuple[str, Any]:
-    """What a request comes to: its value, or a kind of failure with what the library said."""
+def answer(call: Any, *arguments: Any) -> tuple[str, Any]:
+    """What a call comes to: its value, or a kind of failure with what the library said."""
     try:
-        return DONE, getattr(server, name)(*arguments)
+        return DONE, call(*arguments)
     except Exception as error:
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
@@ -125,11 +140,22 @@ def main(connection: Connection, parent: int) -> None:
     beside("process.py").die_with_parent(parent)
     server = Server()
     while True:
-        try:
-            name, *arguments = connection.recv()
-        except EOFError:
-            return
-        connection.send(answer(server, name, tuple(arguments)))
+        while not server.asked or connection.poll():
+            try:
+                number, name, *arguments = connection.recv()
+            except EOFError:
+                return
+            if name == "generate":
+                kind, value = answer(server.generate, number, *arguments)
+            else:
+                kind, value = answer(getattr(server, name), *arguments)
+            if name != "generate" or kind != DONE:
+                connection.send((number, kind, value))
+        kind, value = answer(server.step)
+        for number, rows in value if kind == DONE else [(number, value) for number in server.asked]:
+            connection.send((number, kind, rows))
+        if kind != DONE:
+            server.asked.clear()
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
 With several guides (a ladder) each prompt takes the nearest later snapshot that solves it: guides are asked in rising
 order, each only about the prompts that it is later than and that no nearer guide has solved.
-Two chunks of prompts are under way: the answers of one are verified, and those kept are scored, while the other
-generates. Finished chunks are committed as shards, so that a killed stage goes on with what it had.
+Two chunks of prompts are under way in each process that generates: the answers of one are verified, and those kept are
+scored, while the other generates. Finished chunks are committed as shards, so that a killed stage goes on with what it
+had.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Event, Lock
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -77,6 +80,7 @@ def generate_guidance(
     seed_of: Callable[..., int],
     progress: Callable[[int, int], None] = lambda done, total: None,
     opinion: Judge | None = None,
+    lanes: int = 1,
 ) -> None:
     """Ask the guides and commit what they solve as shards; merged afterwards by `merge_shards`.
 
@@ -85,18 +89,23 @@ def generate_guidance(
         rollback: engine of the policy that will be trained, for keep = closest.
         seed_of: derives a seed from parts. progress: told (chunks done, chunks in all) after each chunk.
         opinion: a second judge, asked of what the problems' judge finds right; only what both do is kept.
+        lanes: how many generations the engines do at once. Which chunks there are, and what is in them, does not
+            depend on it.
     """
     solved: set[str] = set()
     committed = set(done_shards(shards))
     first = 0  # shard of a guide's first chunk
-    with ThreadPoolExecutor(1) as judge:
+    with ThreadPoolExecutor(lanes) as judge:
         for rung, guide in enumerate(guides):
             asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
             chunks = list(split(asked, sampling.chunk_prompts))
             left = [number for number in range(len(chunks)) if first + number not in committed]
             sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of, opinion)
+            if left:
+                sampler.load()
             works = (sampler.sample(number, chunks[number]) for number in left)
-            for done, (number, trajectories, costs) in enumerate(in_turn(works), len(chunks) - len(left) + 1):
+            finished = side_by_side(works, lanes) if lanes > 1 else in_turn(works)
+            for done, (number, trajectories, costs) in enumerate(finished, len(chunks) - len(left) + 1):
                 write_shard(shards, first + number, trajectories, costs)
                 progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
             for number in range(len(chunks)):
@@ -125,6 +134,44 @@ def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> It
             under_way.append(work)
         except StopIteration as end:
             yield end.value
+
+
+def side_by_side(works: Iterator[Generator[None, None, Result]], lanes: int) -> Iterator[Result]:
+    """What `in_turn` gives, from so many threads that share the works; what fails in one is raised once all ended."""
+    found: SimpleQueue[Any] = SimpleQueue()
+    lock, ended = Lock(), Event()
+
+    def dealt() -> Iterator[Generator[None, None, Result]]:
+        while not ended.is_set():
+            with lock:
+                work = next(works, None)
+            if work is None:
+                return
+            yield work
+
+    def lane() -> None:
+        try:
+            for result in in_turn(dealt()):
+                found.put(result)
+        except BaseException:
+            ended.set()
+            raise
+
+    with ThreadPoolExecutor(lanes) as pool:
+        futures = [pool.submit(lane) for _ in range(lanes)]
+        for future in futures:
+            future.add_done_callback(found.put)
+        left = lanes
+        try:
+            while left:
+                if isinstance(result := found.get(), Future):
+                    left -= 1
+                else:
+                    yield result
+        finally:
+            ended.set()
+    for future in futures:
+        future.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +209,13 @@ class GuideSampler:
     judge: Executor
     seed_of: Callable[..., int]
     opinion: Judge | None
+    judging: Any = field(default_factory=Lock)  # judges are asked by one lane at a time
+
+    def load(self) -> None:
+        """Load the models, in the thread that calls: never beside one that generates."""
+        self.engine()
+        if self.sampling.keep == "closest":
+            self.rollback()
 
     def sample(
         self, number: int, chunk: Sequence[Request]
@@ -174,8 +228,6 @@ class GuideSampler:
         ids = [r.problem.id for r in chunk]
         seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
         samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
-        if sampling.keep == "closest":
-            self.rollback()  # models are loaded by this thread, and never beside one that generates
         pending = [r.problem for r in chunk]
         kept: list[Trajectory] = []
         for start in range(0, sampling.samples, sampling.samples_per_round):
@@ -194,7 +246,8 @@ class GuideSampler:
         self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
     ) -> tuple[list[Problem], list[Trajectory]]:
         """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
-        right = self.correct(samples, pending, answers, start)
+        with self.judging:
+            right = self.correct(samples, pending, answers, start)
         for problem, completions, candidates in zip(pending, answers, right, strict=True):
             samples.drawn[problem.id] += len(completions)
             samples.tokens[problem.id] += sum(len(c.token_ids) for c in completions)

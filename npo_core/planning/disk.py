@@ -18,20 +18,49 @@ WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 
 def disk(setting: Setting, stages: Sequence[Work]) -> dict[str, float]:
     """Bytes by part; branches that were abandoned keep their snapshots."""
-    base, each = snapshot_bytes(setting)
+    base, _ = snapshot_bytes(setting)
     number = sum(stage.snapshots for stage in stages)
+    at_once = "" if setting.config.retention == "all" else ", some without AdamW's moments"
     asked = sum(stage.scored for stage in stages if stage.stage == "guide")
     return {
         "base model": base,
-        f"{number} snapshots": number * each,
+        f"{number} snapshots{at_once}": held(setting, stages),
         "guidance, at most": asked * setting.completion_tokens * GUIDANCE_TOKEN,
     }
 
 
 def least_disk(setting: Setting, stages: Sequence[Work]) -> float:
     """Bytes of the base model and of the snapshots that are made whatever the run decides."""
-    base, each = snapshot_bytes(setting)
-    return base + each * sum(stage.snapshots for stage in stages if stage.sure)
+    base, _ = snapshot_bytes(setting)
+    return base + held(setting, [stage for stage in stages if stage.sure])
+
+
+def held(setting: Setting, stages: Sequence[Work]) -> float:
+    """Bytes of all snapshots at the time when there are most.
+
+    Where the run keeps what is needed alone, snapshots that a branch left behind have lost their optimizer's state
+    before it is trained on.
+    """
+    _, each = snapshot_bytes(setting)
+    training = [stage for stage in stages if stage.stage == "train"]
+    if setting.config.retention == "all":
+        return each * sum(stage.snapshots for stage in training)
+    left = each - 2 * setting.size.trainable * setting.trained_bytes
+    most = 0.0
+    for number, now in enumerate(training):
+        begun = min(stage.start for stage in training if stage.branch == now.branch)
+        sizes = [
+            stage.snapshots * each if stage.branch == now.branch else split(stage, begun, each, left)
+            for stage in training[: number + 1]
+        ]
+        most = max(most, sum(sizes))
+    return most
+
+
+def split(stage: Work, begun: int, each: float, left: float) -> float:
+    """Bytes of a stage's snapshots when a branch that began at an update of its path goes on: those later were left."""
+    share = min(max((begun - stage.start) / max(stage.updates, 1), 0.0), 1.0)
+    return stage.snapshots * (share * each + (1 - share) * left)
 
 
 def snapshot_bytes(setting: Setting) -> tuple[float, float]:

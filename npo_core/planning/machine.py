@@ -64,18 +64,19 @@ def look(
     if gpu is not None and gpu.upper() not in GPUS:
         raise ConfigError(f"gpu = {gpu}: give one of {', '.join(GPUS)}, or gpu_memory in GiB.")
     named = gpu or gpu_memory
-    there = [] if named else gpus_here()[: config.execution.processes]
+    there = [] if named else gpus_here()
     device, disk = config.execution.device, free_disk(folder)
     if device == "cpu" or (device == "auto" and not (named or there)):
         speed = cpu_speed(*matmul_speeds(config.execution.threads)) if measure else None
         return Machine("cpu", 0, "CPU", free_memory(), None, disk, speed)
     name = gpu.upper() if gpu else there[0][0] if there else "GPU"
     known = GPUS.get(gpu_of(name) or "")
-    memory = min((free for _, free in there), default=None)
+    memory = min((free for _, free in there[: config.execution.processes]), default=None)
     if each := gpu_memory or (known.memory if gpu and known else None):
         memory = GIB * each
     host = free_memory() if there else None
-    return Machine("cuda", config.execution.processes, name, memory, host, disk, known.speed if known else None)
+    gpus = max(config.execution.processes, len(there))
+    return Machine("cuda", gpus, name, memory, host, disk, known.speed if known else None)
 
 
 def gpus_here() -> list[tuple[str, float]]:

@@ -55,7 +55,8 @@ def share(setting: Setting, stage: str) -> float:
     """The part of a device's memory that a stage's process may take: vLLM has its own, processes share a CPU's."""
     engine = setting.config.engine
     if setting.device == "cpu":
-        return 1 / setting.processes if stage == "train" else 1.0
+        one = {"train": setting.processes, "base": 1}
+        return 1 / one.get(stage, setting.generating)
     if stage == "train":
         return 1 - engine.rollout_memory if engine.rollouts else 1.0
     return 1 - engine.memory if engine.kind == "vllm" else 1.0

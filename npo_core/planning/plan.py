@@ -95,7 +95,7 @@ def make_plan(
     model = {"path": getattr(config.model, "path", "built-in")}
     if isinstance(size, str):
         return Plan(config.name, flow, model, about, [], [], [], [size])
-    setting = Setting(config, size, machine.device)
+    setting = Setting(config, size, machine.device, gpus=machine.gpus)
     length = min(completion_tokens or setting.completion_tokens, setting.completion_tokens)
     needs = find_needs(setting, machine, flow, folder)
     return Plan(
@@ -138,11 +138,15 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
             f"Time: {speed.share:.0%} of {peak:.3g} Tflop/s, {speed.bandwidth / 1e9:,.0f} GB/s of memory, and "
             f"{1000 * speed.layer:g} ms a block and generated token; verification is not counted."
         )
+        if setting.processes > 1 and speed.link < float("inf"):
+            said.append(
+                f"Weights and gradients go between GPUs at {speed.link / 1e9:,.0f} GB/s, beside what is computed."
+            )
     if setting.processes > 1:
         spread = "split among" if setting.sharded > 1 else "copied to each of"
-        said.append(
-            f"Weights, gradients and optimizer are {spread} {setting.processes} processes; other stages have one."
-        )
+        said.append(f"Weights, gradients and optimizer are {spread} {setting.processes} processes.")
+    if setting.generating > 1:
+        said.append(f"Guidance, probes and evaluation are dealt out among {setting.generating} processes.")
     if setting.images and setting.size.tower is not None:
         said.append("Prompts are counted as if they were all image.")
     said.append("Guidance is counted as if every prompt were asked as often as allowed.")

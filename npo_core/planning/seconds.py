@@ -13,18 +13,41 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     """Seconds of a stage whose completions have `length` tokens on average; None where something is not known."""
     if speed is None or stage.completions is None:
         return None
-    processes = setting.processes if stage.stage == "train" else 1  # the others run in one process
-    rows = max(min(stage.at_once, stage.completions) // processes, 1)
-    rows = min(rows, setting.rows) if stage.stage == "train" else rows
-    batches = ceil(stage.completions / processes / rows)
+    rows, batches = parts(stage, stage.completions, setting)
     flops = speed.flops(setting.product_bytes)
     passes = passed(setting, length) / flops
-    total = batches * generation(setting, speed, flops, rows, length) + stage.scored * passes
+    scored = stage.scored / (1 if stage.stage == "train" else setting.generating)
+    gathered = gathering(setting, speed) if stage.stage == "train" else 0.0
+    total = batches * generation(setting, speed, flops, rows, length, gathered) + scored * passes
     if stage.updates:
         # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
         times = (2 if setting.size.adapters else 3) + setting.config.training.gradient_checkpointing
-        total += times * passes * batches * rows  # however many updates a batch is split into
+        computing = times * passes * batches * rows  # however many updates a batch is split into
+        total += max(computing, exchanging(setting, speed, gathered, batches * rows, stage.updates))
     return total
+
+
+def gathering(setting: Setting, speed: Speed) -> float:
+    """Seconds of FSDP2 to bring all weights together once; 0 where each process has them."""
+    others = (setting.sharded - 1) / setting.sharded
+    return others * setting.size.parameters * setting.product_bytes / speed.link
+
+
+def exchanging(setting: Setting, speed: Speed, gathered: float, rows: int, updates: int) -> float:
+    """Seconds that a process's updates take for weights and gradients on their way, which computing hides in part."""
+    gradients = (setting.processes - 1) / setting.processes * setting.size.trainable * 4 / speed.link
+    if setting.sharded > 1:  # every micro batch gathers weights twice, and scatters the sums of gradients
+        return ceil(rows / setting.micro_batch) * (2 * gathered + gradients)
+    return 2 * gradients * updates
+
+
+def parts(stage: Work, completions: int, setting: Setting) -> tuple[int, int]:
+    """Completions that a process generates at once, and how often: training splits a batch, others deal them out."""
+    at_once = max(min(stage.at_once, completions), 1)
+    if stage.stage != "train":
+        return at_once, ceil(ceil(completions / at_once) / setting.generating)
+    rows = min(max(at_once // setting.processes, 1), setting.rows)
+    return rows, ceil(completions / setting.processes / rows)
 
 
 def passed(setting: Setting, length: float) -> float:
@@ -39,11 +62,14 @@ def language(size: ModelSize) -> int:
     return size.active - size.vision
 
 
-def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float) -> float:
-    """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended."""
+def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float, gathered: float = 0.0) -> float:
+    """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended.
+
+    `gathered`: seconds to bring split weights together, which is done for every token, beside what is computed.
+    """
     size, wide = setting.size, setting.weight_bytes
     prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
     cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
     computing = rows * 2 * language(size) / flops
     reading = ((size.parameters - size.vision) * wide + rows * cached) / speed.bandwidth
-    return prompts + setting.completion_tokens * (max(computing, reading) + size.layers * speed.layer)
+    return prompts + setting.completion_tokens * (max(computing, reading, gathered) + size.layers * speed.layer)

@@ -22,6 +22,7 @@ class Setting:
     size: ModelSize
     device: str  # cpu or cuda
     longest_prompts: bool = True  # false: prompts from data count as empty
+    gpus: int = 1  # of the machine, where there are any
 
     @property
     def weight_bytes(self) -> int:
@@ -52,6 +53,14 @@ class Setting:
     def processes(self) -> int:
         """Processes of a training stage, which share each batch."""
         return self.config.execution.processes
+
+    @property
+    def generating(self) -> int:
+        """Processes of a guide, probe or evaluation stage, each with a part of its own."""
+        execution, engine = self.config.execution, self.config.engine
+        each = engine.tensor_parallel if engine.kind == "vllm" else 1
+        found = max(self.gpus // each, 1) if self.device == "cuda" else 1
+        return execution.generation_processes or found
 
     @property
     def sharded(self) -> int:

@@ -58,7 +58,9 @@ def stages_table(plan: Mapping[str, Any]) -> Table:
     ]
     times = [stage["seconds"] for stage in plan["stages"]]
     known = sum(seconds for seconds in times if seconds is not None)
-    note = f"Together {duration(known)}" + (", where it is known." if None in times else ".") if known else ""
+    gpus = plan["machine"]["gpus"]
+    each = f" ({gpus * known / 3600:,.0f} GPU hours)" if gpus else ""
+    note = f"Together {duration(known)}{each}" + (", where it is known." if None in times else ".") if known else ""
     return Table("Stages, at most", ["stage", "updates", "completions", "generated tokens", "time"], rows, note)
 
 

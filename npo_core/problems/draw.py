@@ -16,7 +16,7 @@ from npo_core.config import Columns, ReasoningGymProblems, Source, VerifiersProb
 from npo_core.errors import ConfigError
 from npo_core.problems import gym, tasksets
 from npo_core.problems.sources import SourceRows
-from npo_core.process import PARENT, die_with_parent, own_stdout
+from npo_core.process import PARENT, die_with_parent, own_stdout, without_secrets
 
 DrawnProblems = ReasoningGymProblems | VerifiersProblems
 COLUMNS = Columns(messages="messages", difficulty="difficulty", others=("library", "task"))
@@ -44,7 +44,7 @@ def ask(settings: str, what: str) -> Any:
         input=settings,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | paths | fixed,
+        env=without_secrets(os.environ) | paths | fixed,
     )
     if done.returncode:
         raise ConfigError(f"problems: drawing them ended with code {done.returncode}: see above for what it said.")

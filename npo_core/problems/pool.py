@@ -21,6 +21,7 @@ from npo_core.errors import ConfigError, DataError, VerifierError
 from npo_core.problems.functions import FunctionSource
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
 from npo_core.problems.worker import FAULT, OUTAGE, READY, REFUSED, VERDICT
+from npo_core.process import without_secrets
 
 START_SECONDS = 120.0  # for a worker to import what it needs
 TRIES = 2
@@ -38,7 +39,7 @@ class Worker:
             [sys.executable, "-m", "npo_core.problems.worker", str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env={**there, "CUDA_VISIBLE_DEVICES": ""},
+            env=without_secrets(there) | {"CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,
         )
         theirs.close()

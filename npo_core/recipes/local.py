@@ -9,13 +9,14 @@ from npo_core.config import Plateau, RunConfig
 from npo_core.control.decision import Budget, Decision
 from npo_core.errors import NPOError
 from npo_core.recipes import follow, records
+from npo_core.recipes.prune import prune_own
 from npo_core.recipes.run import Run, open_run
 from npo_core.recipes.steps import Guidance, Probed, Report
 from npo_core.recipes.workspace_steps import WorkspaceSteps
 from npo_core.reporting.report import write_report
 from npo_core.stages.forked import fork_server, forks
 from npo_core.stages.launch import StageResult, Watcher, run_stage
-from npo_core.stages.specs import Spec
+from npo_core.stages.specs import Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import SnapshotRef
 
@@ -41,7 +42,18 @@ class LocalSteps(WorkspaceSteps):
         self.baseline, self.shown = baseline, shown
 
     def stage(self, spec: Spec, label: str) -> StageResult:
+        if isinstance(spec, TrainSpec):
+            self.retain()
+        return self.start(spec, label)
+
+    def start(self, spec: Spec, label: str) -> StageResult:
+        """A stage's result, with the configured retries."""
         return self.perform(self._once, spec, label)
+
+    def retain(self) -> None:
+        """Delete the snapshots that nothing needs any more, where the configuration says so."""
+        if self.config.retention == "needed":
+            self.perform(prune_own, self.run.workspace)
 
     def _once(self, spec: Spec, label: str) -> StageResult:
         with self.shown(label) as watch:
@@ -78,6 +90,12 @@ class LocalSteps(WorkspaceSteps):
         self.perform(records.record_outcome, self.run, decision, replay)
 
     def report(self) -> Report:
+        found = self.write()
+        self.retain()
+        return found
+
+    def write(self) -> Report:
+        """The report of the run as it is."""
         baseline = Workspace(self.baseline) if self.baseline else None
         return self.perform(write_report, self.run.workspace, baseline)
 

@@ -138,8 +138,13 @@ def prune(workspace: Workspace) -> list[Kept]:
         WorkspaceBusyError: a run works on it.
     """
     with workspace_lock(workspace.store, "npo prune"):
-        found = plan(workspace)
-        for one in found:
-            if one.files or workspace.timeline.snapshots.pruned(one.snapshot):  # which may have been broken off
-                workspace.timeline.snapshots.prune(one.snapshot, one.files)
+        return prune_own(workspace)
+
+
+def prune_own(workspace: Workspace) -> list[Kept]:
+    """As `prune`, for whoever holds the workspace's lock."""
+    found = plan(workspace)
+    for one in found:
+        if one.files or workspace.timeline.snapshots.pruned(one.snapshot):  # which may have been broken off
+            workspace.timeline.snapshots.prune(one.snapshot, one.files)
     return found

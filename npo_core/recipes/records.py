@@ -17,10 +17,11 @@ from npo_core.timeline import Branch, SnapshotRef
 
 
 def open_branch(run: Run, name: str, at: SnapshotRef, reason: str, guidance: Guidance | None) -> Branch:
-    """A new branch at a snapshot, whose files are checked."""
+    """A branch at a snapshot; the files of this are checked where the branch is new."""
     timeline = run.workspace.timeline
     snapshot = timeline.snapshots.get(at.snapshot)
-    run.workspace.snapshot_folder(at.snapshot, whole=True)
+    if all(branch.name != name for branch in timeline.branches()):
+        run.workspace.snapshot_folder(at.snapshot, whole=True)
     guides, cache = (guidance.guides, guidance.cache) if guidance else ([], None)
     branch = Branch(name=name, parent=at.snapshot, parent_step=snapshot.step, reason=reason, guide=guides, cache=cache)
     return timeline.add_branch(branch)

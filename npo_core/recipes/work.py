@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from npo_core.config import DataProblems, DynamicSampling, ExtraSamples, Mix, Problems, RunConfig, Source
 from npo_core.errors import DataError
@@ -24,20 +25,23 @@ class Work:
     scored: int = 0
     snapshots: int = 0
     sure: bool = True  # it is done whatever the run decides
+    branch: str = ""  # that is trained on
+    start: int = 0  # update at which the stage begins
 
     def tokens(self, length: float) -> int | None:
         """Generated tokens where a completion has `length`."""
         return None if self.completions is None else round(self.completions * length)
 
 
-def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int) -> dict[str, int | None]:
+def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int) -> dict[str, Any]:
     """The figures of `Work` that follow from a specification.
 
     Args:
         steps: snapshot -> its step. until: where a training stage ends.
     """
     if isinstance(spec, TrainSpec):
-        return train(spec, config, until - steps[spec.start])
+        place = {"branch": spec.branch, "start": steps[spec.start]}
+        return train(spec, config, until - steps[spec.start]) | place
     if isinstance(spec, GuideSpec):
         return guide(spec, config, steps)
     if isinstance(spec, ProbeSpec):

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--serve"]:
+    if sys.argv[1:2] == ["--serve"]:
         from npo_core.stages.forkserver import serve
 
-        serve()
+        serve(int(sys.argv[2]))
     elif len(sys.argv) == 3:
         from npo_core.stages.execute import main
 

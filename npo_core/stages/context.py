@@ -4,11 +4,14 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npo_core.names import EVENTS_FILE
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from npo_core.engines.dealt import Hosts
 
 EVENT_INTERVAL = 0.2  # seconds; more often nobody looks
 
@@ -26,6 +29,7 @@ class StageContext:
     scratch: Path
     device: str
     rank: int = 0  # which process of the stage this is
+    hosts: "Hosts | None" = None  # processes that generate, once they are started
     _last: float = field(default=0.0, repr=False)
 
     @property

@@ -1,8 +1,18 @@
-"""The engine of a snapshot, for the stages that generate."""
+"""The engine of a snapshot, for the stages that generate: in this process, or in one for each GPU."""
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npo_core.config import EngineSettings, Execution
 from npo_core.engines import Engine
 from npo_core.stages.context import StageContext
+from npo_core.stages.forked import forks
+from npo_core.stages.processes import generation_processes, gpus_each
 from npo_core.stages.specs import Spec
+
+if TYPE_CHECKING:
+    from npo_core.engines.dealt import Hosts
 
 
 def snapshot_engine(spec: Spec, context: StageContext, snapshot: str, *, batch: int, bf16: bool) -> Engine:
@@ -11,8 +21,57 @@ def snapshot_engine(spec: Spec, context: StageContext, snapshot: str, *, batch: 
     Raises:
         What `Workspace.snapshot_folder` does where the snapshot is damaged, and what the engine does.
     """
+    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
+    folder = context.workspace.snapshot_folder(snapshot)
+    return folder_engine(spec, context, folder, attention=attention, batch=batch, bf16=bf16)
+
+
+def folder_engine(
+    spec: Spec, context: StageContext, folder: Path, *, batch: int, bf16: bool, attention: str = "auto"
+) -> Engine:
+    """The engine that a stage is configured with, on a model folder; in as many processes as the stage generates in."""
+    from npo_core.engines.dealt import DealtEngine
     from npo_core.engines.open import open_engine
 
-    attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
     how = {"device": context.device, "batch": batch, "attention": attention, "bf16": bf16}
-    return open_engine(context.workspace.snapshot_folder(snapshot), spec.engine, **how)
+    if hosts := generating(spec, context):
+        return DealtEngine(hosts, folder, spec.engine, **how)
+    return open_engine(folder, spec.engine, **how)
+
+
+def generating(spec: Spec, context: StageContext) -> "Hosts | None":
+    """The processes that a stage generates in, started when first asked for; None: this one alone."""
+    number = generation_processes(spec.execution, spec.engine, context.device)
+    if number > 1 and context.hosts is None:
+        context.hosts = start_hosts(spec, context, number)
+    return context.hosts
+
+
+def start_hosts(spec: Spec, context: StageContext, number: int) -> "Hosts":
+    """Processes that generate, which end with this one; on GPUs new interpreters, as an accelerator does not fork."""
+    from npo_core.engines.dealt import VISIBLE, Hosts
+
+    devices: list[str | None] = [None] * number
+    if context.device != "cpu":
+        each, named = gpus_each(spec.engine), os.environ.get(VISIBLE, "")
+        there = [name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(number * each)]
+        devices = [",".join(there[at : at + each]) for at in range(0, number * each, each)]
+    start = "fork" if context.device == "cpu" and forks(spec.execution) else "spawn"
+    arguments = (spec.execution, spec.workspace, os.getpid())
+    return Hosts(devices, start=start, begin=begin, arguments=arguments, at_once=at_once(spec.engine))
+
+
+def at_once(engine: EngineSettings) -> int:
+    """Parts that a process generates at a time: vLLM fills the places of rows that have ended from the next."""
+    from npo_core.engines.vllm import AT_ONCE
+
+    return AT_ONCE if engine.kind == "vllm" else 1
+
+
+def begin(execution: Execution, workspace: str, parent: int) -> None:
+    """What a process that generates does first."""
+    from npo_core.stages.execute import prepare_device, watch_for_end
+    from npo_core.stages.workspace import Workspace
+
+    watch_for_end(Workspace(workspace), parent)
+    prepare_device(execution)

@@ -58,9 +58,14 @@ def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) ->
 
 def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
     """Run the stage's function and commit what it returns."""
-    started = time.time()
-    context = StageContext(workspace, scratch, prepare_device(spec.execution), processes.rank())
-    result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    started, device = time.time(), prepare_device(spec.execution)
+    processes.generation_processes(spec.execution, spec.engine, device)  # refuses too many before anything is trained
+    context = StageContext(workspace, scratch, device, processes.rank())
+    try:
+        result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
+    finally:
+        if context.hosts is not None:
+            context.hosts.close()
     if not context.first:
         return
     record = {

@@ -50,24 +50,35 @@ class ForkServer:
     """A preloaded parent process; see `npo_core.stages.forkserver`."""
 
     def __init__(self, execution: Execution):
+        answers, theirs = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "npo_core.stages", "--serve"],
+            [sys.executable, "-m", "npo_core.stages", "--serve", str(theirs)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=2,  # what libraries print
+            pass_fds=[theirs],
             env={**environment(execution), PARENT: str(os.getpid())},
             start_new_session=True,
         )
+        os.close(theirs)
         self.answers: dict[int, dict[str, int]] = {}
         self.news = threading.Condition()
         self.lock = threading.Lock()
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._listen, args=[answers], daemon=True).start()
 
-    def _listen(self) -> None:
-        for line in self.process.stdout:
-            fields = json.loads(line)
-            with self.news:
-                self.answers.setdefault(fields.pop("id"), {}).update(fields)
-                self.news.notify_all()
+    def _listen(self, answers: int) -> None:
+        """Take answers until there are no more; after one that is none, nothing else can be believed."""
+        with open(answers, "rb") as lines:
+            for line in lines:
+                try:
+                    fields = json.loads(line)
+                    with self.news:
+                        self.answers.setdefault(fields.pop("id"), {}).update(fields)
+                        self.news.notify_all()
+                except (ValueError, KeyError, AttributeError):
+                    told = f"The process that forks stages wrote {line[:200]!r}, which is no answer: it is ended."
+                    print(told, file=sys.stderr, flush=True)
+                    self.process.kill()
+                    return
 
     def start(self, spec: Spec, scratch: Path) -> "Forked":
         """Fork a stage."""

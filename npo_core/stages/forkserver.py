@@ -1,9 +1,9 @@
 """A parent that has imported torch, transformers and trl once and forks stages, so that a stage starts at once.
 
-One JSON object a line: requests on standard input `{"id", "stage", "spec", "log"}`, answers on standard output
-`{"id", "pid"}` and later `{"id", "exit"}` (negative: the signal that killed it); what libraries print there goes to
-standard error. The end of standard input, which the
-death of whoever asked brings about, ends all stages. Nothing here may touch an accelerator: its state does not fork.
+One JSON object a line: requests on standard input `{"id", "stage", "spec", "log"}`, answers to a descriptor of
+their own `{"id", "pid"}` and later `{"id", "exit"}` (negative: the signal that killed it), so that nothing a library
+prints is among them. The end of standard input, which the death of whoever asked brings about, ends all stages. Nothing
+here may touch an accelerator: its state does not fork.
 """
 
 import gc
@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from npo_core.errors import NPOError
-from npo_core.process import PARENT, end_if_orphaned, own_stdout
+from npo_core.process import PARENT, end_if_orphaned
 
 PRELOADED = (
     "npo_core.stages.train",
@@ -39,9 +39,14 @@ GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 LOOK = 0.5  # seconds between looks at the parent while libraries are imported
 
 
-def serve() -> None:
-    """Preload, then fork a stage for every request until standard input ends, or the parent does."""
-    parent, answers = int(os.environ.get(PARENT, os.getppid())), own_stdout()
+def serve(answers: int) -> None:
+    """Preload, then fork a stage for every request until standard input ends, or the parent does.
+
+    Args:
+        answers: the descriptor that answers are written to.
+    """
+    parent = int(os.environ.get(PARENT, os.getppid()))
+    os.set_inheritable(answers, False)  # to what a library starts while it is imported
     preload(parent)
     gc.freeze()  # collections in a stage would visit, and so copy, all that was imported here
     wakeup, notify = os.pipe()

@@ -11,8 +11,10 @@ from npo_core.problems import Judge, ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
+from npo_core.stages.engine import at_once
 from npo_core.stages.guides import guide_sources, load_engine
 from npo_core.stages.problems import run_problems
+from npo_core.stages.processes import generation_processes
 from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec
 from npo_core.stages.traces import write_traces
@@ -72,6 +74,7 @@ def sample_guides(
         seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
         opinion=second_opinion(spec, problems),
+        lanes=generation_processes(spec.execution, spec.engine, context.device) * at_once(spec.engine),
     )
 
 
@@ -112,7 +115,7 @@ def coming_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet
 def failed_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
     """The mistake pool of the snapshot that training goes on from, oldest failure first."""
     by_id = {problem.id: problem for problem in problems.train}
-    pool = read_pool(context.workspace.snapshot_folder(spec.rollback))
+    pool = read_pool(context.workspace.snapshot_folder(spec.rollback, weights=False))
     return [Request(by_id[id_], 0) for id_ in pool.mistakes], 0
 
 
@@ -133,7 +136,9 @@ def met_prompts(spec: GuideSpec, context: StageContext) -> tuple[dict[str, int],
 def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
     """The failures since the rollback that the last guide's mistake pool holds."""
     since = context.workspace.timeline.snapshots.get(spec.rollback).step
-    return {m.prompt_id for m in read_pool(context.workspace.snapshot_folder(spec.guides[-1])).since(since)}
+    return {
+        m.prompt_id for m in read_pool(context.workspace.snapshot_folder(spec.guides[-1], weights=False)).since(since)
+    }
 
 
 def sampling(spec: GuideSpec) -> Sampling:

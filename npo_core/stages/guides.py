@@ -12,7 +12,7 @@ from npo_core.errors import ConfigError
 from npo_core.guidance.generate import GuideSource, Request
 from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
-from npo_core.stages.engine import snapshot_engine
+from npo_core.stages.engine import folder_engine, snapshot_engine
 from npo_core.stages.specs import GuideSpec
 from npo_core.timeline import Snapshot
 
@@ -38,7 +38,6 @@ def guide_sources(
 
 def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> GuideSource:
     """A model outside the run, as a guide of step 0."""
-    from npo_core.engines.open import open_engine
     from npo_core.models import identity
     from npo_core.stages.base import pretrained
 
@@ -50,8 +49,8 @@ def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> Guide
             "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
         )
     digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
-    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
-    return GuideSource(f"model-{digest}", 0, lambda: open_engine(folder, spec.engine, attention="auto", **how))
+    how = {"batch": generation_rows(spec), "bf16": spec.training.bf16}
+    return GuideSource(f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, **how))
 
 
 def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> GuideSource:
@@ -63,14 +62,12 @@ def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapsh
 
 def open_beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> Engine:
     """The engine of extrapolated weights, which are in the stage's scratch."""
-    from npo_core.engines.open import open_engine
-
     before, after = (context.workspace.snapshot_folder(snapshot.id) for snapshot in (early, late))
     folder = context.scratch / f"beyond-{horizon:g}"
     shutil.rmtree(folder, ignore_errors=True)
     write_beyond(before, after, horizon, folder)
-    how = {"device": context.device, "batch": generation_rows(spec), "bf16": spec.training.bf16}
-    return open_engine(folder, spec.engine, attention=late.info.get("attention", "auto"), **how)
+    how = {"batch": generation_rows(spec), "bf16": spec.training.bf16}
+    return folder_engine(spec, context, folder, attention=late.info.get("attention", "auto"), **how)
 
 
 def write_beyond(before: Path, after: Path, horizon: float, folder: Path) -> None:

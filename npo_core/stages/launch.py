@@ -196,7 +196,7 @@ def keep_records(workspace: Workspace, spec: Spec, scratch: Path) -> None:
     """Copy log and events beside the specification, where others can read them."""
     for name in (LOG_FILE, EVENTS_FILE):
         if (scratch / name).exists():
-            workspace.store.write_bytes(f"{spec.folder}/{name}", (scratch / name).read_bytes())
+            workspace.store.write_file(f"{spec.folder}/{name}", scratch / name)
 
 
 def stopped(workspace: Workspace) -> StageError:

@@ -37,7 +37,7 @@ def run(spec: ProbeSpec, context: StageContext) -> ProbeStageResult:
     problems = run_problems(spec, context, current)
     steps = {snapshots.get(id_).step: id_ for id_ in spec.candidates}
     reach = min(steps, default=0 if spec.now else current.step)
-    pool = read_pool(context.workspace.snapshot_folder(spec.snapshot)).since(reach)
+    pool = read_pool(context.workspace.snapshot_folder(spec.snapshot, weights=False)).since(reach)
     ask = partial(
         roll_out,
         problems={problem.id: problem for problem in problems.train},

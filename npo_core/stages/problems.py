@@ -34,7 +34,7 @@ def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> Probl
     if record is None:
         from npo_core.models.load import load_processor
 
-        folder = context.workspace.snapshot_folder(snapshot.id)
+        folder = context.workspace.snapshot_folder(snapshot.id, weights=False)
         problems = load_problems(settings, spec.execution, load_processor(folder))
         keep(problems, store)
         return problems

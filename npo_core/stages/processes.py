@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from npo_core.config import EngineSettings, Execution
 from npo_core.errors import ConfigError, DeviceError
 from npo_core.names import ERROR_FILE
 from npo_core.process import PARENT
@@ -193,3 +194,28 @@ def check_devices(processes: int, device: str) -> None:
             f"execution.processes = {processes}, but this machine has {torch.cuda.device_count()} GPUs: "
             "each process needs one, lower execution.processes."
         )
+
+
+def generation_processes(execution: Execution, engine: EngineSettings, device: str) -> int:
+    """How many processes generate: as configured, else one for each GPU, or for each group that vLLM splits over.
+
+    Raises:
+        ConfigError: there are fewer GPUs than they need.
+    """
+    if device == "cpu":
+        return execution.generation_processes or 1
+    import torch
+
+    there, each = torch.cuda.device_count(), gpus_each(engine)
+    number = execution.generation_processes or max(there // each, 1)
+    if number > 1 and number * each > there:
+        raise ConfigError(
+            f"execution.generation_processes = {number} need {number * each} GPUs, and this machine has {there}: set "
+            f"at most {max(there // each, 1)}, or leave it out."
+        )
+    return number
+
+
+def gpus_each(engine: EngineSettings) -> int:
+    """GPUs of a process that generates."""
+    return engine.tensor_parallel if engine.kind == "vllm" else 1

@@ -32,7 +32,7 @@ def write_traces(
     """
     from npo_core.models.load import load_processor
 
-    processor = load_processor(context.workspace.snapshot_folder(rollback.id))
+    processor = load_processor(context.workspace.snapshot_folder(rollback.id, weights=False))
     tokenizer = getattr(processor, "tokenizer", processor)
     rows, wanted = read_traces(spec.outside), {request.problem.id for request in requests}
     known = {key: problem for problem in problems.train if problem.id in wanted for key in (problem.id, problem.prompt)}

@@ -10,7 +10,13 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.names import CONFIG_FILE, RESULT_FILE
 from npo_core.timeline import Store, Timeline
 
-NOT_DECISIVE = {"execution", "name", "method", "tracking"}  # fields that may differ between starts of the same run
+NOT_DECISIVE = {
+    "execution",
+    "name",
+    "method",
+    "retention",
+    "tracking",
+}  # fields that may differ between starts of the same run
 
 
 def home() -> Path:
@@ -19,8 +25,8 @@ def home() -> Path:
 
 
 def absolute(uri: str) -> str:
-    """A URI that means the same from any folder."""
-    return uri if "://" in uri else str(Path(uri).absolute())
+    """A URI that means the same from any folder; `~` is the home of whoever runs this."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def writable(folder: Path) -> bool:
@@ -124,19 +130,20 @@ class Workspace:
             return True
         return bool(self.store.list("segments")) or any(not name.startswith("base-") for name in finished)
 
-    def snapshot_folder(self, id_: str, whole: bool = False) -> Path:
+    def snapshot_folder(self, id_: str, whole: bool = False, weights: bool = True) -> Path:
         """A local folder with a snapshot's files, checked; the base of an adapter lies beside it, checked as well.
 
-        `whole`: to train on it, with the optimizer's state.
+        `whole`: to train on it, with the optimizer's state. `weights`: false where tokenizer or pool are enough.
 
         Raises:
             DamagedError: the snapshot, or its base, is unknown or a file of it differs.
             DataError: what is needed of it was pruned.
         """
         snapshots, scratch = self.timeline.snapshots, self.scratch / "snapshots"
-        if base := snapshots.get(id_).info.get("base"):
+        base = snapshots.get(id_).info.get("base")
+        if base and weights:
             snapshots.folder(base, scratch, whole=False)
-        return snapshots.folder(id_, scratch, whole=whole)
+        return snapshots.folder(id_, scratch, whole=whole, weights=weights)
 
     def guidance(self, cache: str) -> Store:
         """The folder of a guidance cache."""

@@ -11,7 +11,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 TEMP_PREFIX = ".tmp-"
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # of exFAT, or of FUSE
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
@@ -24,6 +27,19 @@ def temp_beside(path: Path) -> Path:
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes `data` to `path`: readers see the old content or all of the new. Raises OSError."""
     _through_temp(path, data, os.replace)
+
+
+def copy_atomic(file: Path, path: Path) -> None:
+    """Writes a file's content to `path` piece by piece, as `write_atomic` does. Raises OSError."""
+    make_folder(path.parent)
+    temp = temp_beside(path)
+    try:
+        shutil.copyfile(file, temp)
+        _sync(temp, os.O_RDONLY)
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def create_atomic(path: Path, data: bytes) -> bool:
@@ -101,7 +117,17 @@ def _through_temp(path: Path, data: bytes, into_place: Callable[[Path, Path], No
 
 def _link(temp: Path, path: Path) -> None:
     # A hard link appears with its full content and, unlike a rename, never replaces what is there.
-    os.link(temp, path)
+    try:
+        os.link(temp, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with FileLock(path.with_name(".create.lock")):  # of all who create something here
+            if path.exists():
+                raise FileExistsError(path) from None
+            os.replace(temp, path)
 
 
 def _rename_folder(src: Path, target: Path, last: str) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 from npo_core.errors import DamagedError, DataError
+from npo_core.timeline.disk import write_atomic
 from npo_core.timeline.failures import as_storage_errors
-from npo_core.timeline.store import Store, json_bytes
+from npo_core.timeline.store import AT_ONCE, Store, json_bytes
 
 MANIFEST = "manifest.json"
 PRUNED = "pruned.json"  # beside the manifest: files that were deleted on purpose
@@ -117,27 +120,30 @@ class Snapshots:
         """The files of a snapshot that were deleted on purpose; empty: it is whole."""
         return set(self.store.read_json(f"{id_}/{PRUNED}", default={"files": []})["files"])
 
-    def folder(self, id_: str, scratch: Path, verify: bool = True, whole: bool = True) -> Path:
-        """A local folder with the files of a snapshot, downloaded to `scratch` if need be.
+    def folder(self, id_: str, scratch: Path, verify: bool = True, whole: bool = True, weights: bool = True) -> Path:
+        """A local folder with the files of a snapshot that a reader needs, downloaded to `scratch` if need be.
 
-        With `verify`, the size and the sha256 of every file are checked. `whole`: the reader trains on it and needs
-        the optimizer's state as well. Raises DamagedError naming the first file that differs, DataError where
-        `npo prune` deleted a file that is needed.
+        With `verify`, the size of each is checked, and the sha256 once on this machine. `whole`: the reader trains on
+        it and needs the optimizer's state as well. `weights`: it needs these; without, tokenizer and pool alone.
+        Raises DamagedError naming the first file that differs, DataError where `npo prune` deleted a file that is
+        needed.
         """
         snapshot, pruned = self.get(id_), self.pruned(id_)
-        if lacking := sorted(pruned if whole else filterfalse(of_optimizer, pruned)):
+        unread = {name for name in snapshot.files if not needed(name, whole, weights)}
+        if lacking := sorted(pruned - unread):
             raise DataError(
                 f"{self.store.uri}/{id_} (step {snapshot.step}) was pruned, {_few(lacking, 2)} of it is gone: choose a "
                 "step that `npo prune WORKSPACE` shows as whole, or start the run again in another workspace."
             )
-        snapshot = without(snapshot, pruned)
-        folder = self.store.fetch(id_, scratch)
-        damage = _first_damage(folder, snapshot) if verify else None
+        snapshot = without(snapshot, pruned | unread)
+        names, marker = [*snapshot.files, MANIFEST], scratch / f"{id_}.verified.json"
+        folder = self.store.fetch(id_, scratch, names)
+        damage = _first_damage(folder, snapshot, marker) if verify else None
         if damage and not self.store.is_local:
             # The download may be older than a repair in S3, so it is the copy that is doubted first.
             shutil.rmtree(folder)
-            folder = self.store.fetch(id_, scratch)
-            damage = _first_damage(folder, snapshot)
+            folder = self.store.fetch(id_, scratch, names)
+            damage = _first_damage(folder, snapshot, marker)
             if damage:
                 shutil.rmtree(folder)
         if damage:
@@ -194,6 +200,16 @@ def of_optimizer(name: str) -> bool:
     return name.split("/")[0].startswith("optimizer")
 
 
+def of_weights(name: str) -> bool:
+    """Whether a file of a snapshot holds weights, of a model or of adapters, whole or in parts."""
+    return name.endswith(".safetensors")
+
+
+def needed(name: str, whole: bool, weights: bool) -> bool:
+    """Whether a reader of a snapshot needs a file."""
+    return (whole or not of_optimizer(name)) and (weights or not of_weights(name))
+
+
 def without(snapshot: Snapshot, files: set[str]) -> Snapshot:
     """A snapshot as if it had never had some files."""
     return replace(snapshot, files={name: entry for name, entry in snapshot.files.items() if name not in files})
@@ -223,10 +239,44 @@ def file_entry(path: Path) -> FileEntry:
         return FileEntry(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _first_damage(folder: Path, snapshot: Snapshot) -> str | None:
-    """A sentence on the first file that is not as its manifest says, sizes before digests. Raises StorageError."""
+def _first_damage(folder: Path, snapshot: Snapshot, marker: Path) -> str | None:
+    """A sentence on the first file that is not as its manifest says, sizes before digests. Raises StorageError.
+
+    `marker` holds what files looked like when their digests were right: what still looks so is not read again.
+    """
     with as_storage_errors(str(folder), "", local=True):
-        return _first_size(folder, snapshot) or _first_digest(folder, snapshot)
+        if damage := _first_size(folder, snapshot):
+            return damage
+        now = {name: _look(folder / name) for name in snapshot.files}
+        before = _read_marker(marker)
+        new = {name: entry for name, entry in snapshot.files.items() if before.get(name) != now[name]}
+        if damage := _first_digest(folder, replace(snapshot, files=new)):
+            return damage
+        if new:
+            _write_marker(marker, before | {name: now[name] for name in new})
+    return None
+
+
+def _look(path: Path) -> list[int]:
+    """What changes with a file: its inode, its size in bytes, and nanoseconds of its last writing and change."""
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _read_marker(marker: Path) -> dict[str, list[int]]:
+    """Of the files that this machine verified, what they looked like; another machine's view is none."""
+    try:
+        held = json.loads(marker.read_bytes())
+        return held["files"] if held["machine"] == platform.node() else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_marker(marker: Path, files: dict[str, list[int]]) -> None:
+    """Best effort: without it files are only read once more."""
+    with suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(marker, json_bytes({"machine": platform.node(), "files": files}))
 
 
 def _first_size(folder: Path, snapshot: Snapshot) -> str | None:
@@ -240,9 +290,11 @@ def _first_size(folder: Path, snapshot: Snapshot) -> str | None:
 
 
 def _first_digest(folder: Path, snapshot: Snapshot) -> str | None:
-    for name, expected in snapshot.files.items():
-        if (found := file_entry(folder / name).sha256) != expected.sha256:
-            return f"{folder / name} is damaged: expected sha256 {expected.sha256}, found {found}."
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        digests = pool.map(lambda name: file_entry(folder / name).sha256, snapshot.files)
+        for (name, expected), found in zip(snapshot.files.items(), digests, strict=True):
+            if found != expected.sha256:
+                return f"{folder / name} is damaged: expected sha256 {expected.sha256}, found {found}."
     return None
 
 

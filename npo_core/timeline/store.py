@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,7 @@ from npo_core.timeline.failures import as_storage_errors, s3_code
 
 _REQUIRED: Any = object()
 PATTERNS = ("*", "?", "[", "]")  # what s3fs takes for a pattern, or for the mark of a version
+AT_ONCE = 8  # files that are downloaded, or checked, at a time
 DELETED_AT_ONCE = 1000  # keys; S3 takes no more in a request
 FILES, PARTS, PART_BYTES = 2, 4, 32 * 2**20  # uploaded at once: files, parts of each; all of these are in memory
 Names = list[str]  # inside the class `list` is a method
@@ -99,6 +101,14 @@ class Store:
             else:
                 self.fs.pipe_file(self.path(rel), data)
 
+    def write_file(self, rel: str, file: Path) -> None:
+        """Writes a local file's content, however large; a reader sees the old content or all of the new."""
+        with self.failures(rel):
+            if self.is_local:
+                disk.copy_atomic(file, self.local(rel))
+            else:
+                self.fs.put_file(str(file), self.path(rel))
+
     def create_bytes(self, rel: str, data: bytes) -> bool:
         """Writes a file unless it exists; whether it did. Of several writers at once exactly one is told True."""
         if not self.is_local:
@@ -155,15 +165,18 @@ class Store:
             else:
                 self._upload(src, rel, last)
 
-    def fetch(self, rel: str, scratch: Path) -> Path:
+    def fetch(self, rel: str, scratch: Path, names: Iterable[str] | None = None) -> Path:
         """A local folder with the content of the folder `rel`: itself, or a download in `scratch`.
 
-        A download that is there already is used as it is, for what is content-addressed never changes.
-        Raises DamagedError if there is no folder `rel`.
+        `names`: files of it that are wanted, whatever else is there; None: all. What was downloaded before is used as
+        it is, for what is content-addressed never changes. Raises DamagedError if there is no folder `rel`.
         """
         target = self.local(rel) if self.is_local else Path(scratch).absolute() / rel
-        if not target.is_dir() and not self.is_local:
-            self._download(rel, target)
+        if not self.is_local:
+            if names is None:
+                names = [] if target.is_dir() else self._below(rel)
+            if wanted := [name for name in names if not (target / name).is_file()]:
+                self._download(rel, wanted, target)
         if not target.is_dir():
             raise DamagedError(_absent(self.uri, rel))
         return target
@@ -244,18 +257,29 @@ class Store:
                 self.fs.put(here, there, batch_size=FILES, max_concurrency=PARTS, chunksize=PART_BYTES)
         shutil.rmtree(src)
 
-    def _download(self, rel: str, target: Path) -> None:
-        full, temp = self.path(rel), disk.temp_beside(target)
+    def _below(self, rel: str) -> Names:
+        """The names of all files in a folder and its folders."""
+        with self.failures(rel):
+            return [file.removeprefix(self.path(rel)).lstrip("/") for file in self.fs.find(self.path(rel))]
+
+    def _download(self, rel: str, names: Names, target: Path) -> None:
+        """Several files at a time, of those that are there; they appear in `target` once all of them have come."""
+        temp = disk.temp_beside(target)
         disk.make_folder(target.parent)
         disk.remove_dead_temps(target.parent)
+
+        def get(name: str) -> None:
+            (temp / name).parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                self.fs.get_file(self.path(f"{rel}/{name}"), str(temp / name))
+
         try:
             with as_storage_errors(self.uri, rel, local=False, disk=str(target.parent)):
-                for file in self.fs.find(full):
-                    local = temp / file.removeprefix(full).lstrip("/")
-                    local.parent.mkdir(parents=True, exist_ok=True)
-                    self.fs.get_file(file, str(local))
-                if temp.is_dir() and not target.is_dir():
-                    os.rename(temp, target)
+                with ThreadPoolExecutor(AT_ONCE) as pool:
+                    list(pool.map(get, names))
+                for name in filter(lambda name: (temp / name).is_file(), names):
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(temp / name, target / name)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
 

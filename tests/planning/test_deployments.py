@@ -1,5 +1,7 @@
 """Every shipped deployment fits the GPUs that its description names, with all of its stages."""
 
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 import yaml
 
 from npo_core.config import load_config
+from npo_core.names import RECIPE_NAMES
 from npo_core.planning import look, make_plan, model_size
 from npo_core.shipped import presets, shipped
 
+JOB = json.loads((shipped() / "deployments/kubernetes/work-pool.json").read_text())["variables"]["properties"]
 NEEDS = re.compile(r"Needs (one|\d+) (\w+)[ .,]")
 
 
@@ -22,6 +26,23 @@ def deployments() -> dict[str, tuple[str, str, int, str]]:
             flow, preset = re.search(r"preset\.([\w-]+)\.([\w-]+)", str(made["parameters"])).groups()
             found[made["name"]] = (flow, preset, 1 if number == "one" else int(number), kind)
     return found
+
+
+@pytest.mark.parametrize("preset", [name for name in presets() if "8b" in name])
+def test_8b_fits_on_eight_and_sixteen_gpus_with_every_flow_and_guidance_takes_hours(preset):
+    """And a probe, the scout and its replay; what plateau-breakthrough asks of guidance at most takes days."""
+    size = model_size(load_config(presets()[preset]))
+    cases = [*itertools.product((8, 16), ["H100"], RECIPE_NAMES), *((n, "H200", "auto-npo") for n in (8, 16))]
+    for gpus, kind, flow in cases:  # an H200 has more memory, and the same formulas
+        config = load_config(presets()[preset], {"execution.processes": gpus})
+        made = make_plan(config, size, look(config, gpu=kind), flow)
+        assert {need.verdict for need in made.needs} <= {"fits", "unknown"}, (gpus, kind, flow)
+        hours = {stage.label: stage.seconds / 3600 for stage in made.stages if stage.seconds is not None}
+        assert hours and all(stage.seconds is not None for stage in made.stages if stage.stage != "evaluate")
+        if flow == "early-bootstrap":
+            first = [hours[label] for label in hours if label.startswith(("guide", "train scout")) or "guided" in label]
+            assert len(first) == 3 and max(first) < 16
+        assert max([hours[label] for label in hours if label.startswith("probe")], default=0) < 1
 
 
 def preset_file(name: str) -> Path:
@@ -43,4 +64,7 @@ def test_a_deployment_fits_the_gpus_it_names(name):
     made = make_plan(config, model_size(config), look(config, gpu=kind), flow)
     verdicts = {need.what: need.verdict for need in made.needs}
     assert not made.refused and set(verdicts.values()) <= {"fits", "unknown"}, verdicts
+    if number == 1:  # jobs of more ask for more, as docs/deployment.md says
+        [host] = [need.total for need in made.needs if need.what == "host"]
+        assert host < 2**30 * int(JOB["memory_limit"]["default"].removesuffix("Gi"))
     assert {"train", "evaluate"} < set(verdicts) and ("probe" in verdicts) is (flow == "auto-npo")

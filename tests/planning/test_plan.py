@@ -1,6 +1,7 @@
 """What fits is quiet; what does not names the field, its value and one that fits; what is unknown refuses nothing."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
 from npo_core.planning.needs import find_needs
 from npo_core.planning.setting import Setting
+from npo_core.planning.speed import GPUS
 from npo_core.recipes import RECIPES
 from npo_core.shipped import presets
 
@@ -103,6 +105,45 @@ def test_a_disk_that_is_too_small_asks_for_fewer_snapshots():
     made = plan(pretrained(), gpu(1000, disk=0.6 * needed))
     assert need(made, "disk").verdict == "too much" and made.refused
     assert "training.snapshot_every = 12 (now 4)" in "".join(made.changes)
+
+
+def test_moments_of_what_was_left_behind_are_not_counted_where_the_run_drops_them():
+    """The scout's snapshots keep their weights; those of the path, and of a run without rollbacks, stay whole."""
+    kept = {
+        (flow, what): need(plan(pretrained(retention=what), gpu(1000), flow), "disk").total
+        for flow in ("grpo", "early-bootstrap")
+        for what in ("all", "needed")
+    }
+    assert kept["grpo", "all"] == kept["grpo", "needed"]
+    config, setting = pretrained(), Setting(pretrained(), LARGE, "cuda")
+    scouted = config.bootstrap.scout_steps // config.training.snapshot_every
+    saved = kept["early-bootstrap", "all"] - kept["early-bootstrap", "needed"]
+    assert saved == pytest.approx(scouted * 2 * LARGE.trainable * setting.trained_bytes)
+
+
+def test_several_gpus_share_guidance_and_each_holds_a_model():
+    config, one_gpu = pretrained(guidance__chunk_prompts=1), replace(gpu(80), speed=GPUS["H100"].speed)
+    plans = [plan(config, replace(one_gpu, gpus=number)) for number in (1, 8)]
+    one, eight = ({stage.label: stage.seconds for stage in made.stages} for made in plans)
+    [guide] = [label for label in one if label.startswith("guide")]
+    assert 7 < one[guide] / eight[guide] <= 8
+    assert need(plans[1], "host").total > need(plans[0], "host").total
+    assert any("dealt out among 8 processes" in said for said in plans[1].assumptions)
+
+
+def test_weights_and_gradients_on_their_way_take_time():
+    """FSDP2 gathers weights for every token of a rollout; between slow links that is what takes the time."""
+    fast, slow = GPUS["H100"].speed, replace(GPUS["H100"].speed, link=1e9)
+    alone = replace(fast, link=math.inf)
+    for sharding in ("fsdp2", "none"):
+        config = pretrained(execution__processes=4, execution__sharding=sharding, training__micro_batch=8)
+        made = [plan(config, replace(gpu(80), gpus=4, speed=speed), "grpo") for speed in (alone, fast, slow)]
+        free, near, far = (stages.stages[0].seconds for stages in made)
+        assert free <= near < far
+        tokens = config.training.max_completion_tokens * config.training.steps
+        gathered = 0.75 * LARGE.parameters * 2 / 1e9 * tokens if sharding == "fsdp2" else 0.0
+        assert far > gathered and (far - free > gathered / 2)
+        assert any("go between GPUs at 1 GB/s" in said for said in made[2].assumptions)
 
 
 def test_what_a_workspace_holds_is_not_needed_again(tmp_path):

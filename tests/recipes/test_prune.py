@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from npo_core.cli.app import app
 from npo_core.config import Plateau
 from npo_core.errors import DataError, WorkspaceBusyError
+from npo_core.recipes import local
 from npo_core.recipes import prune as pruning
 from npo_core.recipes.forking import Request, fork_run
 from npo_core.recipes.local import run_local
@@ -125,6 +126,22 @@ def test_a_snapshot_that_is_made_anew_is_whole_again(runs, tmp_path):
     pruning.prune(workspace)
     workspace.timeline.snapshots.add(copy, content=snapshot.content, step=snapshot.step, info=snapshot.info)
     assert workspace.snapshot_folder(gone.snapshot, whole=True).is_dir()
+
+
+def test_a_run_that_keeps_what_is_needed_prunes_itself_and_is_the_same_run(runs, tmp_path, monkeypatch):
+    """The abandoned scout loses its optimizer's state before the replay goes on; after the report the rest goes."""
+    freed, prune = [], local.prune_own
+    monkeypatch.setattr(local, "prune_own", lambda workspace: freed.append(prune(workspace)) or freed[-1])
+    config = tiny(retention="needed")
+    run_local("early-bootstrap", config, str(tmp_path / "run"))
+    workspace, whole = Workspace(tmp_path / "run"), runs["early-bootstrap"]
+    for branch in whole.timeline.branches():
+        assert workspace.timeline.states(branch.name) == whole.timeline.states(branch.name)
+    gone = [{name for one in found for name in one.files} for found in freed]
+    assert {"optimizer.pt"} in gone[:-1], gone  # while the run went on
+    assert "model.safetensors" in gone[-1]
+    assert sum(one.bytes for one in pruning.plan(workspace)) == 0
+    assert workspace.require_same(tiny()) is None, "retention decides nothing that is learned"
 
 
 # Any tree of branches, made up: files of a few bytes, one segment a branch with a snapshot every 10 steps.

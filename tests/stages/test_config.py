@@ -14,7 +14,7 @@ from npo_core.errors import ConfigError, DamagedError, DataError, WorkspaceBusyE
 from npo_core.recipes.run import look_first
 from npo_core.stages.execute import prepare_device
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, TrainSpec
-from npo_core.stages.workspace import Workspace
+from npo_core.stages.workspace import Workspace, absolute
 from npo_core.timeline import workspace_lock
 
 CHAIN = {"kind": "chain"}
@@ -489,8 +489,15 @@ def test_every_field_decides_unless_it_says_only_where_and_how(tmp_path):
         "evaluation",
         "engine",
         "execution",
+        "retention",
         "tracking",
     }
+
+
+def test_a_workspace_in_the_home_folder_is_the_same_from_forms_and_shells(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/runs/one") == Workspace("~/runs/one").uri == str(tmp_path / "runs/one")
+    assert absolute("s3://bucket/~one") == "s3://bucket/~one"
 
 
 def test_a_folder_without_a_run(tmp_path):

@@ -123,6 +123,16 @@ def test_a_probe_made_again_is_the_same(run):
     assert run_stage(spec).result.probe == first
 
 
+def test_a_probe_dealt_out_among_processes_is_the_same(run):
+    found = []
+    for number in (1, 3):
+        spec = probe_spec(run, prompts=5, batch=4, behind=1)
+        spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"generation_processes": number})})
+        found.append(run_stage(spec).result.probe)
+        shutil.rmtree(run.workspace.store.local(spec.folder))
+    assert found[0] == found[1] and found[0].behind and found[0].candidates[0].kl
+
+
 def test_without_candidates_or_failures_nothing_is_generated(run):
     found = run_stage(probe_spec(run, candidates=[])).result.probe
     assert (found.pool, found.prompts, found.q, found.tokens, found.candidates) == (0, 0, None, 0, [])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import npo_core.timeline.snapshots
 from npo_core.errors import DamagedError, DataError, StorageError
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import MANIFEST, Snapshot, Snapshots, Store, snapshot_id
@@ -157,6 +158,33 @@ def test_a_damaged_download_is_fetched_again(s3_store: Store, tmp_path: Path) ->
     weights.write_bytes(b"cut")
     assert snapshots.folder(added.id, tmp_path / "scratch") == weights.parent
     assert weights.read_bytes() == b"w" * 5000
+
+
+def test_readers_get_what_they_read_and_files_are_checked_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, scratch, read = Snapshots(store.child("snapshots")), tmp_path / "scratch", []
+    folder = checkpoint(tmp_path / "src")
+    (folder / "optimizer.pt").write_bytes(b"o" * 9000)
+    added = snapshots.add(folder, content={"weights": "aa"}, step=60, info={})
+    check = npo_core.timeline.snapshots._entry
+    monkeypatch.setattr(npo_core.timeline.snapshots, "_entry", lambda path: read.append(path.name) or check(path))
+    seen = []
+    for how in ({"whole": False, "weights": False}, {"whole": False}, {"whole": True}, {"whole": True}):
+        read.clear()
+        there = snapshots.folder(added.id, scratch, **how)
+        downloaded = {path.name for path in there.rglob("*") if path.is_file()} - {MANIFEST}
+        seen.append((set(read), downloaded if not store.is_local else set(read)))
+    weights, state = "model.safetensors", "optimizer.pt"
+    assert [new for new, _ in seen] == [{"rng.json"}, {weights}, {state}, set()]
+    if not store.is_local:
+        everything = {"rng.json", weights, state}
+        assert [there for _, there in seen] == [{"rng.json"}, {"rng.json", weights}, everything, everything]
+    (there / weights).write_bytes(b"x" * 5000)  # as large, and not what was verified
+    if store.is_local:
+        with pytest.raises(DamagedError, match=f"{weights} is damaged: expected sha256"):
+            snapshots.folder(added.id, scratch, whole=False)
+    assert snapshots.folder(added.id, scratch, whole=False, weights=False).is_dir()
 
 
 def test_finding_by_prefix(snapshots: Snapshots, tmp_path: Path) -> None:

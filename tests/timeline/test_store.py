@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -375,6 +376,23 @@ def test_several_files_and_parts_are_uploaded_at_once(s3_store: Store, tmp_path:
     src = make_folder(tmp_path / "src", {"a": bytes(11 * 2**20), "b": bytes(11 * 2**20), "last": b"l"})
     s3_store.put_folder(src, "f", "last")
     assert max(most) > 3 and s3_store.list("f") == ["a", "b", "last"]
+
+
+def test_without_hard_links_exactly_one_creates(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda number: local_store.create_bytes("a/once", str(number).encode() * 1000), range(8)))
+    assert sum(made) == 1 and local_store.read_bytes("a/once") == str(made.index(True)).encode() * 1000
+
+
+def test_a_file_is_written_as_it_is(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(b"line\n" * 1000)
+    for _ in range(2):
+        store.write_file("stages/log.txt", tmp_path / "log.txt")
+    assert store.read_bytes("stages/log.txt") == b"line\n" * 1000 and store.list("stages") == ["log.txt"]
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(local_store: Store) -> None:

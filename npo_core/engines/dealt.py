@@ -1,0 +1,176 @@
+"""Generation in several processes: parts are dealt out, and what comes back does not tell which process made it.
+
+Each process holds engines on a device of its own. A part is what one process would have computed at once, with the
+same random numbers, so the number of processes changes no bit. Whoever deals verifies and writes; these only compute.
+"""
+
+import os
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from npo_core.config import EngineSettings
+from npo_core.engines.base import Engine, Generated
+from npo_core.engines.open import open_engine
+from npo_core.errors import DeviceError
+from npo_core.problems import Problem
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+Part = tuple[str, tuple[Sequence, ...], dict[str, int]]  # a method of an engine and its arguments
+
+
+class Host:
+    """The engines of one process, by keys; each is opened when it is first asked."""
+
+    def __init__(self) -> None:
+        self.engines: dict[int, Engine] = {}
+        self.opening = Lock()
+
+    def ask(self, key: int, opening: dict[str, Any], part: Part) -> list:
+        """What an engine gives for a part."""
+        name, rows, how = part
+        try:
+            with self.opening:
+                if key not in self.engines:
+                    self.engines[key] = open_engine(**opening)
+            return getattr(self.engines[key], name)(*rows, **how)
+        except Exception:
+            traceback.print_exc()  # into the log; whoever asked gets the error without its place
+            raise
+
+    def close(self, key: int) -> None:
+        """Free the memory of an engine."""
+        self.engines.pop(key, None)
+
+
+class Manager(BaseManager):
+    """Starts a process with a host, and calls it."""
+
+
+Manager.register("Host", Host)
+
+
+class Hosts:
+    """Processes that generate.
+
+    Args:
+        devices: what each may see, as CUDA_VISIBLE_DEVICES has it; None: no accelerator is asked for.
+        start: `fork`, or `spawn` for a new interpreter. begin: called first in each process, with `arguments`.
+        at_once: parts that each does at a time.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str | None],
+        *,
+        start: str,
+        begin: Callable[..., object],
+        arguments: tuple = (),
+        at_once: int = 1,
+    ):
+        self.managers = [Manager(ctx=get_context(start)) for _ in devices]
+        for manager, device in zip(self.managers, devices, strict=True):
+            with visible(device):
+                manager.start(begin, arguments)
+        self.hosts = [manager.Host() for manager in self.managers]  # type: ignore[attr-defined]
+        self.threads = ThreadPoolExecutor(len(devices) * at_once)
+        self.free: SimpleQueue[int] = SimpleQueue()
+        self.keys = count()
+        for number in [*range(len(devices))] * at_once:
+            self.free.put(number)
+
+    def __len__(self) -> int:
+        return len(self.hosts)
+
+    def ask(self, key: int, opening: dict[str, Any], part: Part) -> list:
+        """Have the next host that is free do a part. Raises DeviceError: its process ended; what the engine does."""
+        number = self.free.get()
+        try:
+            return self.hosts[number].ask(key, opening, part)
+        except (EOFError, ConnectionError):
+            raise DeviceError(
+                f"Process {number} of the {len(self)} that generate ended: a machine short of memory kills without a "
+                "word. Starting the stage again goes on from what it committed."
+            ) from None
+        finally:
+            self.free.put(number)
+
+    def all(self, key: int, opening: dict[str, Any], parts: Sequence[Part]) -> list:
+        """What the engine gives for all parts, one after the other; as many are at work as there are processes."""
+        if len(parts) == 1:
+            return self.ask(key, opening, parts[0])
+        done = self.threads.map(lambda part: self.ask(key, opening, part), parts)
+        return [row for part in done for row in part]
+
+    def forget(self, key: int) -> None:
+        """Free what an engine holds, in every process."""
+        for host in self.hosts:
+            with suppress(EOFError, OSError):  # its process is gone, and what it held
+                host.close(key)
+
+    def close(self) -> None:
+        """End the processes."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for manager in self.managers:
+            manager.shutdown()
+
+
+@contextmanager
+def visible(device: str | None) -> Iterator[None]:
+    """Inside it, a process that is started sees this device."""
+    before = os.environ.get(VISIBLE)
+    if device is not None:
+        os.environ[VISIBLE] = device
+    try:
+        yield
+    finally:
+        if device is not None:
+            os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
+
+
+class DealtEngine:
+    """An engine whose work is dealt out among hosts; `opening` are the words of `open_engine`."""
+
+    def __init__(self, hosts: Hosts, folder: Path | str, settings: EngineSettings, **opening: Any):
+        self.hosts, self.key, self.batch = hosts, next(hosts.keys), opening["batch"]
+        self.whole = settings.kind == "vllm"  # a request is a prompt with all its samples
+        self.opening = {"folder": folder, "settings": settings, **opening}
+        weakref.finalize(self, hosts.forget, self.key).atexit = False
+
+    def generate(
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
+    ) -> list[list[Generated]]:
+        """`samples` completions for each problem; see `Engine.generate`."""
+        how = {"max_tokens": max_tokens, "seed": seed}
+        if self.whole:
+            size, rows, each = max(self.batch // samples, 1), list(problems), samples
+        else:
+            size, rows, each = self.batch, [problem for problem in problems for _ in range(samples)], 1
+        parts: list[Part] = [
+            ("generate", (rows[at : at + size],), {**how, "samples": each, **({} if self.whole else {"first": at})})
+            for at in range(0, len(rows), size)
+        ]
+        found = self.hosts.all(self.key, self.opening, parts)
+        if self.whole:
+            return found
+        return [[row for [row] in found[i : i + samples]] for i in range(0, len(found), samples)]
+
+    def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Log-probabilities of completions; see `Engine.score`."""
+        size = self.batch
+        parts: list[Part] = [
+            ("score", (problems[at : at + size], completions[at : at + size]), {})
+            for at in range(0, len(problems), size)
+        ]
+        return self.hosts.all(self.key, self.opening, parts)

@@ -1,0 +1,112 @@
+"""Guide, probe and evaluate stages in several processes: the same bits whatever their number, and after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import numpy as np
+import psutil
+import pytest
+
+from npo_core.engines.dealt import DealtEngine, Host, Hosts
+from npo_core.engines.transformers import TransformersEngine
+from npo_core.errors import ConfigError, StageError
+from npo_core.problems.load import load_problems
+from npo_core.stages.launch import run_stage
+from npo_core.stages.processes import generation_processes
+
+
+def in_processes(spec, number: int):
+    """The same stage in so many processes; it is the same work, so it has the same fingerprint."""
+    changed = spec.model_copy(update={"execution": spec.execution.model_copy(update={"generation_processes": number})})
+    assert changed.fingerprint == spec.fingerprint
+    return changed
+
+
+def asked_of_hosts(run, spec) -> set[int]:
+    """The processes that said in the stage's log that they were asked."""
+    log = run.workspace.store.read_bytes(f"{spec.folder}/log.txt").decode()
+    return {int(line.split()[1]) for line in log.splitlines() if line.startswith("asked ")}
+
+
+@pytest.fixture
+def telling(own_forks, monkeypatch):
+    """Hosts say in the log who was asked."""
+    ask = Host.ask
+
+    def told(self, *request):
+        print("asked", os.getpid(), flush=True)
+        return ask(self, *request)
+
+    own_forks(lambda: monkeypatch.setattr(Host, "ask", told))
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("stage", ["guide", "evaluate"])
+def test_the_number_of_processes_changes_no_bit(fresh, reference, telling, stage, number):
+    run = fresh(stage)
+    spec = in_processes(run.spec(stage), number)
+    result = run_stage(spec).result
+    assert run.outcome(spec, result) == reference.left[stage]
+    assert len(asked_of_hosts(run, spec)) == number
+
+
+def test_a_process_that_is_killed_fails_the_stage_and_it_goes_on(fresh, reference, own_forks, monkeypatch):
+    run = fresh("guide")
+    spec, ask = in_processes(run.guide(), 2), Host.ask
+
+    def dies(self, key, opening, part):
+        print("asked", os.getpid(), flush=True)
+        if part[0] == "generate" and len(list(run.folder.glob("stages/guide-*/shards/*.parquet"))) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ask(self, key, opening, part)
+
+    own_forks(lambda: monkeypatch.setattr(Host, "ask", dies))
+    with pytest.raises(StageError, match=r"Process \d of the 2 that generate ended") as failed:
+        run_stage(spec)
+    assert failed.value.retryable
+    committed = {file.name: file.stat().st_mtime_ns for file in run.folder.glob("stages/guide-*/shards/*.parquet")}
+    assert len(committed) >= 2
+    for pid in asked_of_hosts(run, spec):
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).wait(20)  # it ends with the stage
+    own_forks()
+    assert run.outcome(spec, run_stage(spec).result) == reference.left["guide"]
+
+
+def test_parts_of_two_processes_are_those_of_one(reference, config):
+    """Batches that are no multiple of a prompt's samples, and a failure inside a process that is told as it is."""
+    folder = reference.run.workspace.snapshot_folder(reference.found["base"])
+    problems = load_problems(config.problems).train[:7]
+    one, asked = TransformersEngine(folder, batch=4), {"samples": 3, "max_tokens": 3, "seed": 5}
+    hosts = Hosts([None, None], start="fork", begin=os.getpid)
+    try:
+        two = DealtEngine(hosts, folder, config.engine, device="cpu", batch=4)
+        drawn = one.generate(problems, **asked)
+        assert two.generate(problems, **asked) == drawn
+        rows = [(problem, c.token_ids) for problem, given in zip(problems, drawn, strict=True) for c in given]
+        scores = [engine.score(*zip(*rows, strict=True)) for engine in (one, two)]
+        assert all(np.array_equal(*pair) for pair in zip(*scores, strict=True))
+        assert two.generate([], **asked) == [] and two.score([], []) == []
+        with pytest.raises(OSError, match="nowhere"):
+            DealtEngine(hosts, "/nowhere", config.engine, device="cpu", batch=4).generate(problems, **asked)
+    finally:
+        hosts.close()
+
+
+def test_more_processes_than_gpus_are_refused(config, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    vllm = config.engine.model_copy(update={"kind": "vllm", "tensor_parallel": 2})
+
+    def chosen(number, settings=config.engine, device="cuda"):
+        execution = config.execution.model_copy(update={"generation_processes": number})
+        return generation_processes(execution, settings, device)
+
+    assert [chosen(None), chosen(None, vllm), chosen(None, device="cpu"), chosen(3, device="cpu")] == [4, 2, 1, 3]
+    with pytest.raises(
+        ConfigError, match="generation_processes = 3 need 6 GPUs, and this machine has 4: set at most 2"
+    ):
+        chosen(3, vllm)
+    assert chosen(2, vllm) == 2
