@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -41,10 +41,14 @@ DEFAULTS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
     # A run that was cancelled while the worker took it has a place in the work pool until then; it would be 300.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
+    # By then `tell_late` has marked it, with a message. It would be 15, and what is late is not marked again.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "60",
 }
 GRACE = 20.0  # seconds that runs have to say that they end
 ACTIVE = ["PENDING", "RUNNING", "CANCELLING"]  # types of states with a place in the work pool
 TELL_LATE = 5.0  # seconds between looks for runs that wait
+LATE = timedelta(seconds=10)  # behind its time a run is late
+AFTERWARDS = "Where another run takes the place first, Logs says so."
 STEADY = 10.0  # seconds; a process that lived shorter ended early
 MOST = 3  # early ends in a row, after which it is not started again
 
@@ -158,26 +162,46 @@ def close_dead_runs() -> None:
 
 
 def tell_late(most: int, told: set[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
-    """Say in the log of each late run what it waits for, once: the runs that have the places in the work pool."""
+    """Say of each run that waits for a place in the work pool which runs have the places.
+
+    It becomes Late with that message, which the server takes only where it is still scheduled; its log says it, too,
+    and again where others take the places.
+
+    Args:
+        most: runs at once. told: who was told what before.
+    Returns: who was told what now.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
     from prefect.client.schemas.actions import LogCreate
+    from prefect.states import Late
 
     pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
+    wanted = in_states(type=["SCHEDULED"])
+    wanted.next_scheduled_start_time = filters.FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC) - LATE)
     with get_client(sync_client=True) as client:
-        late = client.read_flow_runs(flow_run_filter=in_states(name=["Late"]), work_pool_filter=pool)
-        if not late:
+        waiting = client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool)
+        if not waiting:
             return set()
         busy = client.read_flow_runs(flow_run_filter=in_states(type=ACTIVE), work_pool_filter=pool)
-        names = " and ".join(sorted(f"'{run.name}'" for run in busy)) or "a free worker"
-        places = f"{most} run{'s' * (most > 1)} at a time (make serve RUNS={most + 1} allows more)"
-        message = f"Late: it waits for {names}. There {'are' if most > 1 else 'is'} {places}."
-        new = {(run.id, message) for run in late} - told
+        message = what_it_waits_for([run.name for run in busy], most)
+        for run in waiting:
+            if run.state_name == "Scheduled":
+                late = Late(scheduled_time=run.next_scheduled_start_time, message=f"{message} {AFTERWARDS}")
+                client.set_flow_run_state(run.id, late)
+        new = {(run.id, message) for run in waiting} - told
         now, level = datetime.now(UTC), logging.INFO
         logs = [LogCreate(name=POOL, level=level, message=m, timestamp=now, flow_run_id=id_) for id_, m in new]
         if logs:
             client.create_logs(logs)
     return new
+
+
+def what_it_waits_for(busy: Sequence[str], most: int) -> str:
+    """The sentence about runs that wait: who has the places, and how many there are."""
+    names = " and ".join(sorted(f"'{name}'" for name in busy)) or "a free worker"
+    places = f"{most} run{'s' * (most > 1)} at a time (make serve RUNS={most + 1} allows more)"
+    return f"It waits for {names}. There {'are' if most > 1 else 'is'} {places}."
 
 
 def make_automations() -> None:
