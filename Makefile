@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 PORT ?= 4200
 RUNS ?= 1
 
-.PHONY: setup setup-vllm setup-inspect demo check test docs audit bench study results serve gpu-check clean-demo
+.PHONY: setup setup-vllm setup-inspect demo check test docs pictures audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -51,6 +51,10 @@ test: check  ## everything CI runs; three processes on two cores, as tests of se
 docs: setup  ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet
 
+pictures: setup  ## the pictures of pages in docs/pictures, made anew: chromium, trackio, ten minutes on two cores
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt trackio
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.browser.pictures
+
 audit: setup  ## known vulnerabilities of what is installed; asks PyPI's advisory service, and fails where that knows nothing
 	mkdir -p build
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > build/audit.txt
@@ -66,7 +70,7 @@ results: setup  ## the runs behind docs/results-published.md (about an hour on t
 	$(BIN)/python -m studies.results
 
 serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks
-	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS)
+	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS) $(if $(TRACKIO),--trackio $(TRACKIO))
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check
