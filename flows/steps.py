@@ -113,7 +113,10 @@ def take_steps(
     try:
         with own_gpus(config), open_run(config, place, recipe, plateau, about) as run:
             publish_trackers(run)
-            return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))
+            try:
+                return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))
+            finally:
+                wait_until_published()
     finally:
         publish_runs()  # once the workspace is free: a run that has it counts as running
         wait_until_published()
