@@ -9,7 +9,7 @@ RUNS ?= 1
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 NEWEST = trl transformers accelerate peft datasets
 
-.PHONY: setup setup-vllm setup-inspect demo check test test-newest-trl docs audit bench study results serve gpu-check clean-demo
+.PHONY: setup setup-vllm setup-inspect demo check test test-newest-trl docs pictures audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -61,6 +61,10 @@ test: check  ## everything CI runs; three processes on two cores, as tests of se
 docs: setup  ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet
 
+pictures: setup  ## the pictures of pages in docs/pictures, made anew: chromium, trackio, ten minutes on two cores
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt trackio
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.browser.pictures
+
 audit: setup  ## known vulnerabilities of what is installed; asks PyPI's advisory service, and fails where that knows nothing
 	mkdir -p build
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > build/audit.txt
@@ -76,7 +80,7 @@ results: setup  ## the runs behind docs/results-published.md (about an hour on t
 	$(BIN)/python -m studies.results
 
 serve: setup  ## Prefect server, worker and deployments on this machine: runs started, watched and retried with clicks
-	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS)
+	@$(BIN)/npo serve --port $(PORT) --runs $(RUNS) $(if $(TRACKIO),--trackio $(TRACKIO))
 
 gpu-check: setup  ## training on the GPU at hand, see docs/gpu.md
 	$(BIN)/python -m benchmarks.gpu_check

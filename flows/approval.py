@@ -50,7 +50,7 @@ def describe(decision: Decision) -> str:
     """The form's text: reason, candidates, cost."""
     able = [c for c in decision.candidates if c.excluded is None]
     rows = [
-        f"| {c.delta} | {c.step} | {c.q:.3f} | {c.kl:.4f} | {c.v:.3f} | {c.s:.4f} | {' | '.join(priced(c)[:2])} |"
+        f"| {c.delta} | {c.q:.3f} | {c.kl:.4f} | {c.v:.3f} | {c.s:.4f} | {' | '.join(priced(c)[1:3] or '--')} |"
         for c in able
     ]
     return "\n".join(
@@ -58,8 +58,8 @@ def describe(decision: Decision) -> str:
             f"**Step {decision.step}: {verdict(decision)}?** {decision.reason}",
             f"Expected cost: {decision.expected['updates']:.0f} updates, {decision.expected['tokens']:,.0f} tokens.",
             "",
-            "| Delta | snapshot | Q | KL | V | S | updates | tokens |",
-            "|---|---|---|---|---|---|---|---|",
+            "| Delta | Q | KL | V | S | updates | tokens |",
+            "|---|---|---|---|---|---|---|",
             *rows,
         ]
     )

@@ -1,6 +1,6 @@
 """`make serve`: Prefect server, worker, automations and the deployments of prefect.yaml on one machine.
 
-    npo serve [--port 4200] [--runs 1]
+    npo serve [--port 4200] [--runs 1] [--trackio 7860]
 
 Everything ends with this process. Started again over the same database, it finds what is there.
 """
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -41,19 +42,24 @@ DEFAULTS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a click is followed at once; the server is on this machine
     # A run that was cancelled while the worker took it has a place in the work pool until then; it would be 300.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
+    # By then `tell_late` has marked it, with a message. It would be 15, and what is late is not marked again.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "60",
 }
 GRACE = 20.0  # seconds that runs have to say that they end
 ACTIVE = ["PENDING", "RUNNING", "CANCELLING"]  # types of states with a place in the work pool
 TELL_LATE = 5.0  # seconds between looks for runs that wait
+LATE = timedelta(seconds=10)  # behind its time a run is late
+AFTERWARDS = "Where another run takes the place first, Logs says so."
 STEADY = 10.0  # seconds; a process that lived shorter ended early
+TITLES = {"server": "The Prefect server", "worker": "The Prefect worker", "trackio": "Trackio's dashboard"}
 MOST = 3  # early ends in a row, after which it is not started again
 
 
 class Machine:
-    """The server and the worker of this machine, kept alive until told to end."""
+    """The server and the worker of this machine, and Trackio's dashboard, kept alive until told to end."""
 
-    def __init__(self, port: int, runs: int):
-        self.port, self.runs = port, runs
+    def __init__(self, port: int, runs: int, trackio: int | None = None):
+        self.port, self.runs, self.trackio = port, runs, trackio
         self.mark = os.environ[MARK] = uuid4().hex
         self.processes: dict[str, subprocess.Popen] = {}
         self.started: dict[str, float] = {}
@@ -61,9 +67,11 @@ class Machine:
         self.told_late: set[tuple[UUID, str]] = set()
 
     def start(self, name: str) -> None:
-        """Start the server or the worker."""
+        """Start the server, the worker or the dashboard."""
         if name == "server":
             self.processes[name], os.environ["PREFECT_API_URL"] = start_server(self.port)
+        elif name == "trackio":
+            self.processes[name] = start_process("flows.dashboard", [str(self.trackio)], "trackio.log")
         else:
             # No --limit: the pool has one, and with a limit of its own a worker dies of a Retry pressed too soon.
             arguments = ["start", "--pool", POOL, "--name", socket.gethostname()]
@@ -79,6 +87,8 @@ class Machine:
         make_pool(self.runs)
         close_dead_runs()
         self.start("worker")
+        if self.trackio:
+            self.start("trackio")
         deploy()
         make_automations()
 
@@ -100,8 +110,8 @@ class Machine:
                 ended_early = time.monotonic() - self.started[name] < STEADY
                 self.early[name] = self.early[name] + 1 if ended_early else 0
                 if self.early[name] == MOST:
-                    raise NPOError(f"The Prefect {name} ends again and again: see {prefect_home() / name}.log.")
-                print(f"The Prefect {name} was killed and is started again.", flush=True)
+                    raise NPOError(f"{TITLES[name]} ends again and again: see {prefect_home() / name}.log.")
+                print(f"{TITLES[name]} was killed and is started again.", flush=True)
                 if name == "worker":
                     self.end_runs()
                 self.start(name)
@@ -158,26 +168,46 @@ def close_dead_runs() -> None:
 
 
 def tell_late(most: int, told: set[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
-    """Say in the log of each late run what it waits for, once: the runs that have the places in the work pool."""
+    """Say of each run that waits for a place in the work pool which runs have the places.
+
+    It becomes Late with that message, which the server takes only where it is still scheduled; its log says it, too,
+    and again where others take the places.
+
+    Args:
+        most: runs at once. told: who was told what before.
+    Returns: who was told what now.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
     from prefect.client.schemas.actions import LogCreate
+    from prefect.states import Late
 
     pool = filters.WorkPoolFilter(name=filters.WorkPoolFilterName(any_=[POOL]))
+    wanted = in_states(type=["SCHEDULED"])
+    wanted.next_scheduled_start_time = filters.FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC) - LATE)
     with get_client(sync_client=True) as client:
-        late = client.read_flow_runs(flow_run_filter=in_states(name=["Late"]), work_pool_filter=pool)
-        if not late:
+        waiting = client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool)
+        if not waiting:
             return set()
         busy = client.read_flow_runs(flow_run_filter=in_states(type=ACTIVE), work_pool_filter=pool)
-        names = " and ".join(sorted(f"'{run.name}'" for run in busy)) or "a free worker"
-        places = f"{most} run{'s' * (most > 1)} at a time (make serve RUNS={most + 1} allows more)"
-        message = f"Late: it waits for {names}. There {'are' if most > 1 else 'is'} {places}."
-        new = {(run.id, message) for run in late} - told
+        message = what_it_waits_for([run.name for run in busy], most)
+        for run in waiting:
+            if run.state_name == "Scheduled":
+                late = Late(scheduled_time=run.next_scheduled_start_time, message=f"{message} {AFTERWARDS}")
+                client.set_flow_run_state(run.id, late)
+        new = {(run.id, message) for run in waiting} - told
         now, level = datetime.now(UTC), logging.INFO
         logs = [LogCreate(name=POOL, level=level, message=m, timestamp=now, flow_run_id=id_) for id_, m in new]
         if logs:
             client.create_logs(logs)
     return new
+
+
+def what_it_waits_for(busy: Sequence[str], most: int) -> str:
+    """The sentence about runs that wait: who has the places, and how many there are."""
+    names = " and ".join(sorted(f"'{name}'" for name in busy)) or "a free worker"
+    places = f"{most} run{'s' * (most > 1)} at a time (make serve RUNS={most + 1} allows more)"
+    return f"It waits for {names}. There {'are' if most > 1 else 'is'} {places}."
 
 
 def make_automations() -> None:
@@ -220,8 +250,17 @@ def only_one() -> Iterator[None]:
         yield
 
 
-def check_port(port: int) -> None:
-    """Raises ConfigError where something else listens."""
+def check_dashboard(port: int) -> None:
+    """Raises ConfigError where Trackio is not installed, or something else listens."""
+    if find_spec("trackio") is None:
+        raise ConfigError(
+            "--trackio is given, and Trackio is not installed here: run `pip install trackio`, or serve without it."
+        )
+    check_port(port, "TRACKIO=7861")
+
+
+def check_port(port: int, other: str = "PORT=4300") -> None:
+    """Raises ConfigError where something else listens; `other` is a way to choose another."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -229,7 +268,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise ConfigError(
                 f"Port {port} cannot be used ({error.strerror}): end the other program, perhaps another "
-                "`make serve`, or choose a port, for example `make serve PORT=4300`."
+                f"`make serve`, or choose a port, for example `make serve {other}`."
             ) from None
 
 
@@ -242,16 +281,19 @@ Go on       Retry on the run's page: finished stages are not run again
 At once     {runs} of these runs; the others wait (make serve RUNS=2 allows more)
 Terminal    PREFECT_API_URL=http://127.0.0.1:{port}/api npo run ... is shown here too
 Workspaces  {workspaces}
+Trackio     {trackio}
 Logs        {logs}
 Ready after {seconds:.0f} s. Ctrl-C ends server, worker and runs.
 """
 
 
-def serve(port: int, runs: int) -> None:
+def serve(port: int, runs: int, trackio: int | None) -> None:
     """Set up and serve until SIGINT or SIGTERM."""
     started = time.monotonic()
     check_port(port)
-    machine = Machine(port, runs)
+    if trackio:
+        check_dashboard(trackio)
+    machine = Machine(port, runs, trackio)
     try:
         machine.set_up()
         print(
@@ -259,6 +301,7 @@ def serve(port: int, runs: int) -> None:
                 port=port,
                 runs=runs,
                 workspaces=os.environ.get("NPO_RUNS") or home() / "runs",
+                trackio=f"http://127.0.0.1:{trackio}" if trackio else "not started (make serve TRACKIO=7860)",
                 logs=f"{prefect_home()}/server.log, worker.log",
                 seconds=time.monotonic() - started,
             ),
@@ -271,18 +314,19 @@ def serve(port: int, runs: int) -> None:
         machine.end()
 
 
-def main(port: int, runs: int) -> None:
+def main(port: int, runs: int, trackio: int | None = None) -> None:
     """Serve until told to end, and exit.
 
     Args:
         port: of the address in the browser. runs: flow runs at once, one for each GPU.
+        trackio: port of Trackio's dashboard; None: it is not started.
     """
     for sign in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background command ignore Ctrl-C
         signal.signal(sign, signal.default_int_handler)
     os.environ |= {"NPO_HOME": str(home().absolute())} | {k: os.environ.get(k, v) for k, v in DEFAULTS.items()}
     try:
         with only_one():
-            serve(port, runs)
+            serve(port, runs, trackio)
     except KeyboardInterrupt:
         print("Ended: server, worker and runs.", flush=True)
     except NPOError as error:

@@ -109,6 +109,7 @@ def start_server(port: int = 0) -> tuple[subprocess.Popen, str]:
     os.environ |= {
         "PREFECT_HOME": str(prefect_home()),
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_UI_URL": f"http://127.0.0.1:{port}",  # what messages link to
         # Pages of other sites in the same browser could start programs here: this server asks for no password.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect_home() / "ui"),

@@ -110,13 +110,16 @@ def take_steps(
     check_plan(config, place, recipe)
     publish_runs()
     about = {"flow_run_id": str(flow_run.id), "flow_run_url": str(flow_run.ui_url)}
-    with own_gpus(config), open_run(config, place, recipe, plateau, about) as run:
-        publish_trackers(run)
-        try:
-            return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))
-        finally:
-            publish_runs()
-            wait_until_published()
+    try:
+        with own_gpus(config), open_run(config, place, recipe, plateau, about) as run:
+            publish_trackers(run)
+            try:
+                return dict(recipes.follow(recipe, PrefectSteps(run, baseline), plateau))
+            finally:
+                wait_until_published()
+    finally:
+        publish_runs()  # once the workspace is free: a run that has it counts as running
+        wait_until_published()
 
 
 def call(task: Task, execution: Execution, *args: Any) -> Any:

@@ -16,6 +16,7 @@ from npo_core.reporting.decisions import (
     decision_png,
     outcome_png,
     outcome_table,
+    prices_table,
     thresholds_table,
     verdict,
 )
@@ -51,7 +52,8 @@ def publish_decision(run: Run, decision: Decision) -> None:
     emit_event(DECIDED, resource=resource, payload=told)
     timeline = run.workspace.timeline
     rows = path_rows(timeline, decision.branch, decision.step)
-    candidates = ["### Candidates", markdown(candidates_table(decision))] if decision.candidates else []
+    tables = {"### Candidates": candidates_table(decision), "### Prices": prices_table(decision)}
+    candidates = [text for head, found in tables.items() if found.rows for text in (head, markdown(found))]
     expected = {"optimizer updates": decision.expected["updates"], "generated tokens": decision.expected["tokens"]}
     left = {f"{name} left before": value for name, value in decision.left.model_dump().items() if value is not None}
     publish(

@@ -89,6 +89,6 @@ class Live:
             return
         self.drawn, events = time.monotonic(), list(self.curves.events)
         newest = events[-1]
-        told = [f"{newest['done']} of {newest['total']} updates", self.left, describe(dict(newest))]
+        told = [f"{newest['done']} of {newest['total']} updates", self.left, describe(dict(newest)).replace("  ", ", ")]
         text = f"## {self.label}, so far\n\n{', '.join(filter(None, told))}."
         self.kept.renew(text, lambda: picture(live_png(events), self.label))

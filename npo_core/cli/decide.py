@@ -65,13 +65,14 @@ def show(data: Data, console: Console) -> None:
 
 def show_decision(head: str, decision: Any, console: Console) -> None:
     """Verdict, reason, candidates."""
-    from npo_core.reporting.decisions import candidates_table, thresholds_table, verdict
+    from npo_core.reporting.decisions import candidates_table, prices_table, thresholds_table, verdict
 
     console.print(Text(f"{head}: {verdict(decision)}", "cyan"))
     console.print(Text(decision.reason), soft_wrap=True)
     render(thresholds_table(decision), console)
-    if decision.candidates:
-        render(candidates_table(decision), console)
+    for table in (candidates_table(decision), prices_table(decision)):
+        if table.rows:
+            render(table, console)
 
 
 def show_differences(found: list[Data], console: Console) -> None:

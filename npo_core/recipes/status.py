@@ -22,6 +22,7 @@ from npo_core.reporting.records import Stage, is_watched, read_decisions, read_s
 from npo_core.reporting.roles import kind_of
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import origin, read_fork
+from npo_core.timeline.lock import held_here
 from npo_core.timeline.segments import read_marks
 
 DONE, RUNNING, FAILED, INTERRUPTED, LEFT = "done", "running", "failed", "interrupted", "left"
@@ -180,6 +181,8 @@ def owner_alive(workspace: Workspace) -> bool | None:
     owner = workspace.store.read_json(".lock.json", default={})
     if owner.get("host") != socket.gethostname():
         return None
+    if owner["pid"] == os.getpid():  # its name stays after the lock
+        return held_here(workspace.store)
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:

@@ -26,11 +26,13 @@ PROBE_NOTE = (
     "Q: pass rate of the guide on the probed failures in reach. KL(guide || guided) in nats a token, on the same "
     "completions."
 )
+FATE = "chosen, or why excluded"
 PRICES = ["solved", "updates", "tokens", "seconds", "per price"]
 CHOICE_NOTE = (
     "V grows with the KL; of those not excluded the rule chooses: signal the largest S = Q / V, signal_per_price the "
-    "largest solved / V / tokens. Expected: failures solved, updates replayed, tokens generated."
+    "largest solved / V / tokens."
 )
+PRICE_NOTE = "Expected: failures solved, updates replayed, tokens generated. Per price: solved / V / tokens."
 TITLES = {
     "q": "Q: share of past failures solved",
     "kl": "KL(guide || guided), nats a token",
@@ -58,13 +60,21 @@ def probe_table(probe: ProbeResult) -> Table:
 
 def candidates_table(decision: Decision) -> Table:
     """The snapshots that a decision considered, nearest first."""
-    rows = [
-        [*probed(c), number(c.v, 3), number(c.s, 4), *priced(c), fate(decision, c)]
-        for c in sorted(decision.candidates, key=lambda c: c.delta)
-    ]
-    prices = PRICES if any(c.price for c in decision.candidates) else []  # a decision of before 0.3 has none
-    header = ["Delta", *PROBED[1:], "V", "S", *prices, "chosen, or why excluded"]
-    return Table("Candidates", header, rows, f"{PROBE_NOTE} {CHOICE_NOTE} {other_rule(decision)}".rstrip())
+    rows = [[*probed(c), number(c.v, 3), number(c.s, 4), fate(decision, c)] for c in nearest_first(decision)]
+    header = ["Delta", *PROBED[1:], "V", "S", FATE]
+    note = f"{PROBE_NOTE} {CHOICE_NOTE} {other_rule(decision)}".rstrip()
+    return Table("Candidates", header, rows, note, words=(FATE,))
+
+
+def prices_table(decision: Decision) -> Table:
+    """What each candidate is expected to bring and to cost, nearest first; no rows in a decision of before 0.3."""
+    rows = [[number(c.delta), *priced(c)] for c in nearest_first(decision) if c.price is not None]
+    return Table("Prices", ["Delta", *PRICES], rows, PRICE_NOTE)
+
+
+def nearest_first(decision: Decision) -> list[Scored]:
+    """The candidates by Delta."""
+    return sorted(decision.candidates, key=lambda c: c.delta)
 
 
 def fate(decision: Decision, candidate: Scored) -> str:

@@ -24,6 +24,7 @@ from npo_core.timeline.store import Store, json_bytes
 
 LOCAL_LOCK, LOCAL_OWNER, S3_LOCK = ".lock", ".lock.json", "lock.json"
 LEASE_S, RENEW_S = 90.0, 20.0
+HELD: set[str] = set()  # URIs of the workspaces that this process holds
 log = logging.getLogger(__name__)
 
 
@@ -45,11 +46,18 @@ def workspace_lock(store: Store, owner: str, *, lease_s: float = LEASE_S, renew_
     """
     lease = LocalLease(store, owner) if store.is_local else S3Lease(store, owner, lease_s, renew_s)
     lease.acquire()
+    HELD.add(store.uri)
     try:
         yield lease
     finally:
         lease.release()
+        HELD.discard(store.uri)
     lease.check()
+
+
+def held_here(store: Store) -> bool:
+    """Whether this process holds the workspace."""
+    return store.uri in HELD
 
 
 def require_free(store: Store) -> None:

@@ -3,10 +3,14 @@
 import json
 import re
 import time
+import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.ui import UI, SecondUI
 from tests.product.conftest import Served
@@ -39,7 +43,7 @@ def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, q
     assert all(f"`{workspace}`" in artifacts[key] for key in ("smoke-plan", "smoke-report"))
     second.open_artifact("runs")
     second.see("held-out pass rate")
-    second.see(workspace.name)
+    expect(second.page.get_by_role("row").filter(has_text=workspace.name)).to_contain_text("finished")
 
 
 def trains(served: Served, run: str, workspace: Path, more_than: int) -> None:
@@ -75,7 +79,9 @@ def test_paused_from_outside_and_resumed(second: SecondUI, ui: UI, served: Serve
     assert served.wait(first, {"PAUSED"})["state"]["name"] == "Suspended"
     second.leave()
     assert_gone(served, first)
-    assert "data:image/png" in served.artifacts(first)["demo-live-train-main-to-20000"]
+    second.open_artifact("demo-live-train-main-to-20000")
+    assert second.width("train main to 20000") > 300
+    second.leave()
     trains(served, other, folders[1], more_than=1)
     assert not served.of_runs(first)
 
@@ -122,9 +128,7 @@ def test_contradictions_are_named_at_once(second: SecondUI, served: Served):
     second.open_form("early-bootstrap/smoke")
     second.type("training.steps", 26)
     second.type("bootstrap.scout_steps", 13)
-    with second.page.expect_response("**/create_flow_run") as answer:
-        second.click("Submit")
-    run = answer.value.json()["id"]
+    run = second.start()
     message = served.wait(run, {"FAILED"}, seconds=600)["state"]["message"]
     for named in ("training.steps = 26 is no multiple", "bootstrap.scout_steps = 13 is no multiple"):
         assert named in message
@@ -133,10 +137,18 @@ def test_contradictions_are_named_at_once(second: SecondUI, served: Served):
     second.see("training.steps = 26 is no multiple")
 
 
-def test_no_plateau_is_said(second: SecondUI, served: Served, quick: str):
-    """A run on another's workspace has its tag, and says why it changed nothing."""
+def test_an_announced_plateau_starts_a_run_that_says_why_it_changes_nothing(
+    second: SecondUI, served: Served, quick: str
+):
+    """Its automation is on the list; the run has the tag of the workspace it works on."""
     workspace = str(served.home / "runs" / f"smoke-{quick[-8:]}")
-    run = served.run("plateau-breakthrough/plateau-breakthrough", workspace=workspace)
+    event = {"event": "npo.plateau.detected", "payload": {"workspace": workspace, "began": 12}}
+    event |= {"resource": {"prefect.resource.id": f"npo.workspace.{workspace}"}, "id": str(uuid4())}
+    served.ask("events", [event | {"occurred": datetime.now(UTC).isoformat()}])
+    run = started(served, "plateau-breakthrough")
+    second.open("automations")
+    second.see("Plateau detected")
+    second.leave()
     done = served.wait(run, {"COMPLETED"}, seconds=600)
     assert f"workspace:{workspace}" in done["tags"]
     second.open_run(run)
@@ -144,15 +156,54 @@ def test_no_plateau_is_said(second: SecondUI, served: Served, quick: str):
     second.see("No plateau, so nothing is rolled back: a warm-up (trigger.warm_up) of 60 updates is longer than the")
 
 
-def test_runs_side_by_side(second: SecondUI, served: Served, quick: str):
-    workspace = str(served.home / "runs" / f"smoke-{quick[-8:]}")
-    run = served.run("compare/compare", workspaces=[workspace, workspace])
+def started(served: Served, flow: str) -> str:
+    """The first run of a flow that begins without a click."""
+    deadline = time.monotonic() + 120
+    while not (found := served.ask("flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})):
+        assert time.monotonic() < deadline, f"nothing started {flow}"
+        time.sleep(0.5)
+    return min(found, key=lambda run: run["expected_start_time"])["id"]
+
+
+def test_a_schedule_that_was_made_by_clicks_fires(second: SecondUI, served: Served, quick: str):
+    name = "breakthrough-sweep"
+    deployment = served.ask(f"deployments/name/{name}/{name}")["id"]
+    second.open_deployment(f"{name}/{name}")
+    second.add_schedule(every=15, unit="Seconds")
+    try:
+        run = started(served, name)
+        message = served.wait(run, {"COMPLETED"}, seconds=600)["state"]["message"]
+    finally:
+        second.leave()
+        for schedule in served.ask(f"deployments/{deployment}/schedules"):
+            if schedule["active"]:
+                url = f"{served.url}/api/deployments/{deployment}/schedules/{schedule['id']}"
+                urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=60).close()
+    assert "0 stand still and were not treated" in message
+    second.open_run(run)
+    second.tab("Details")
+    second.see("0 stand still and were not treated")
+
+
+def test_a_fork_from_the_form_beside_the_run_before(second: SecondUI, served: Served, quick: str):
+    origin = str(served.home / "runs" / f"smoke-{quick[-8:]}")
+    second.open_form("fork/fork")
+    second.type("origin", origin)
+    second.type("at", 20)
+    second.type("changes", '{"training.learning_rate": 0.0001}')
+    forked = second.start()
+    done = served.wait(forked, {"COMPLETED"}, seconds=600)
+    second.open_run(forked)
+    second.see(re.compile(r"fork of smoke-\w+ at step 20, "))
+    [place] = [tag.removeprefix("workspace:") for tag in done["tags"] if tag.startswith("workspace:")]
+
+    run = served.run("compare/compare", workspaces=[origin, place])
     done = served.wait(run, {"COMPLETED"}, seconds=600)
     assert done["state"]["message"].startswith("Held-out: ")
     second.open_artifact("compare")
     second.see("2 runs side by side")
-    picture = second.page.locator("img[alt='held-out curves']").first
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+    second.see("training.learning_rate")
+    assert second.width("held-out curves") > 300
 
 
 def test_pages_ask_no_other_host(second: SecondUI, served: Served, quick: str):

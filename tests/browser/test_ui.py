@@ -7,9 +7,10 @@ from pathlib import Path
 import psutil
 
 from flows.form import plain
+from flows.serve import AFTERWARDS
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
-from tests.browser.ui import UI
+from tests.browser.ui import UI, SecondUI
 from tests.product.conftest import Served
 
 
@@ -57,8 +58,8 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     assert served.ask(f"flow_runs/{run}")["run_count"] == 2
 
 
-def test_cancel(ui: UI, served: Served, tmp_path: Path):
-    """In the middle of training, and a run that waits for it, which says so."""
+def test_cancel(ui: UI, second: SecondUI, served: Served, tmp_path: Path):
+    """In the middle of training, and a run that waits for it, which says so where one looks at it, in either UI."""
     training = {"steps": 20_000, "snapshot_every": 20}
     groups = {"training": training, "bootstrap": {"scout_steps": 20}, "evaluation": {"every": 20}}
     workspace = tmp_path / "run"
@@ -67,8 +68,15 @@ def test_cancel(ui: UI, served: Served, tmp_path: Path):
     flow = served.of_runs()
     assert len(flow) >= 3  # the flow, what forks stages, the stage
     waits = ui.quick_run("early-bootstrap/smoke")
+    waits_for = re.compile(r"It waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2")
     ui.open_run(waits)
-    ui.see(re.compile(r"Late: it waits for 'grpo demo seed 0, .*'\. There is 1 run at a time \(make serve RUNS=2"), 120)
+    ui.see(waits_for, 120)
+    state = served.wait(waits, {"SCHEDULED"})["state"]
+    assert state["name"] == "Late" and waits_for.match(state["message"])
+    second.open_run(waits)
+    second.see(waits_for)
+    second.tab("Details")
+    second.see(AFTERWARDS)
     served.ask(f"flow_runs/{waits}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     ui.open_run(run)
     ui.confirmed("Cancel", "Confirm")

@@ -1,5 +1,6 @@
 """What a person does on the pages of the Prefect UI: type, click, look."""
 
+import re
 from dataclasses import dataclass
 from re import Pattern
 
@@ -145,11 +146,28 @@ class SecondUI:
 
     def type(self, title: str, value: object) -> None:
         """Type into a field of a form by its title; one that may stay empty asks for its type first."""
-        caption = self.page.locator("label").get_by_text(f"{title} (Optional)", exact=True)
+        caption = self.page.locator("label").get_by_text(re.compile(rf"^{re.escape(title)}( \(Optional\))?$"))
         field = self.page.locator("div.group").filter(has=caption).last
         if (tab := field.get_by_role("tab", name="str", exact=True)).count():
             tab.click()
-        field.locator("input, textarea").first.fill(str(value))
+        field.locator("input, textarea, .cm-content").first.press("ControlOrMeta+a")  # `fill` leaves an editor's text
+        self.page.keyboard.insert_text(str(value))
+
+    def start(self) -> str:
+        """Submit the form of a deployment; the id of the flow run."""
+        with self.page.expect_response("**/create_flow_run") as answer:
+            self.click("Submit")
+        return answer.value.json()["id"]
+
+    def add_schedule(self, every: int, unit: str) -> None:
+        """On a deployment's page: Schedule, an interval, Save."""
+        self.click("Schedule")
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_label("Value").fill(str(every))
+        dialog.get_by_role("combobox", name="Interval").click()
+        self.page.get_by_role("option", name=unit, exact=True).click()
+        with self.page.expect_response("**/schedules"):
+            dialog.get_by_role("button", name="Save", exact=True).click()
 
     def open_run(self, run: str) -> None:
         self.open(f"runs/flow-run/{run}")
@@ -158,6 +176,11 @@ class SecondUI:
         """The newest of a key."""
         wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
         self.open(f"artifacts/artifact/{self.served.ask('artifacts/filter', wanted)[0]['id']}")
+
+    def width(self, picture: str) -> int:
+        """Pixels of a picture of an artifact, once it is decoded."""
+        found = self.page.get_by_alt_text(picture, exact=True).first
+        return found.evaluate("image => image.decode().then(() => image.naturalWidth)")
 
     def click(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()

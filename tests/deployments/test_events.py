@@ -138,7 +138,7 @@ def receiver() -> Iterator[tuple[str, list[dict]]]:
         serving.shutdown()
 
 
-def test_people_are_told_of_failures_and_decisions_and_the_address_stays_secret(server, receiver, tmp_path):
+def test_people_are_told_of_failures_decisions_and_questions_and_the_address_stays_secret(server, receiver, tmp_path):
     url, got = receiver
     command = [sys.executable, "deployments/notify.py"]
     assert "NPO_NOTIFY_URL must be set" in finish(command, server).stderr
@@ -163,6 +163,21 @@ def test_people_are_told_of_failures_and_decisions_and_the_address_stays_secret(
     assert finish([*again, str(tmp_path / "bad"), "--set", "execution.retries=0"], server).returncode != 0
     wait_for("nobody was told of a failure", lambda: [m for m in got if m["text"].startswith("NPO: a run Failed")])
     assert any("guidance" in m["text"] for m in got if m["text"].startswith("NPO: a run Failed"))
+
+    asking = post(server, "flow_runs/filter", {"flows": {"name": {"any_": ["auto-npo"]}}, "limit": 1})[0]
+    code = f"from uuid import UUID; from tasks.outside import tell_that_it_waits as t; t(UUID({asking['id']!r}))"
+    assert finish([sys.executable, "-c", code], server).returncode == 0
+    waits = "NPO: a run waits for an answer"
+    wait_for("nobody was told of a question", lambda: [m for m in got if m["text"].startswith(waits)])
+    [text] = [m["text"] for m in got if m["text"].startswith(waits)]
+    assert f"{asking['name']} (http" in text and text.endswith(": press Resume to see the question")
+
+    [cache, *_] = made(server, tmp_path / "run", "cache")
+    folder = Path(cache["resource"]["prefect.resource.id"].removeprefix("file://"))
+    assert folder == tmp_path / "run/guidance" / cache["payload"]["cache"] and cache["payload"]["rows"] >= 0
+    assert json.loads((folder / "cache.json").read_text())["rows"] == cache["payload"]["rows"]
+    [guide] = [one["prefect.resource.id"] for one in cache["related"] if one["prefect.resource.role"] == "asset"]
+    assert Path(guide.removeprefix("file://"), "manifest.json").exists()
 
 
 HOLD = """

@@ -7,14 +7,17 @@ import pytest
 from prefect.utilities.names import generate_slug
 from pydantic import TypeAdapter
 
+from flows.approval import describe
 from flows.auto_npo import auto_npo
 from flows.conclusion import Sentences
 from flows.form import FORMS, plain
 from flows.naming import generated
 from npo_core.config import RunConfig, load_config, parse_config
+from npo_core.control.decision import Price, Scored
 from npo_core.errors import ConfigError, StageError
 from npo_core.reporting.live import MOST, LiveCurves, live_png
 from npo_core.shipped import presets
+from tests.control.test_decision_records import decision
 
 
 @pytest.mark.parametrize("flow", FORMS)
@@ -86,3 +89,19 @@ def test_a_method_in_a_form_is_followed():
     found = TypeAdapter(Annotated[RunConfig, FORMS["grpo"]]).validate_python(form)
     assert found == load_config(presets()["smoke"], {"method": "pool-rescue-replay-8"})
     assert found.mix.replay is not None and found.injection.gate == "dead"
+
+
+def test_the_form_of_an_approval_shows_what_each_candidate_costs():
+    price = Price(updates=40, tokens=12_345, seconds=9)
+    figures = {"step": 60, "snapshot": "s60", "prompts": 9, "q": 0.5, "kl": 0.1, "kl_k3": 0.1, "length": 3.0}
+    figures |= {"v": 1.25, "s": 0.4, "rescued": 7.0, "excluded": None}
+    rows = [Scored(delta=40, price=price, **figures), Scored(delta=20, price=None, **figures)]
+    out = Scored(delta=80, price=price, **figures | {"excluded": "too far"})
+    text = describe(decision(candidates=[*rows, out]))
+    assert text.splitlines()[-4:] == [
+        "| Delta | Q | KL | V | S | updates | tokens |",
+        "|---|---|---|---|---|---|---|",
+        "| 40 | 0.500 | 0.1000 | 1.250 | 0.4000 | 40 | 12,345 |",
+        "| 20 | 0.500 | 0.1000 | 1.250 | 0.4000 | - | - |",
+    ]
+    assert "roll back by Delta = 40" in text and "Because." in text

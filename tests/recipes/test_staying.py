@@ -12,7 +12,14 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.recipes.counting import count
 from npo_core.recipes.local import run_local
 from npo_core.recipes.status import status
-from npo_core.reporting.decisions import candidates_table, decision_png, outcome_png, outcome_table, verdict
+from npo_core.reporting.decisions import (
+    candidates_table,
+    decision_png,
+    outcome_png,
+    outcome_table,
+    prices_table,
+    verdict,
+)
 from npo_core.reporting.run_data import load
 from npo_core.reporting.signals import read_signals, signals_png
 from npo_core.stages.prove import prove_replay
@@ -84,7 +91,8 @@ def test_it_is_told_proven_and_decided_once_more(kind, request):
     if made.delta == 0:
         assert verdict(made) == "stay at step 4 and draw extra samples (Delta = 0)"
     result = Decisions(workspace.store).result(1)
-    assert outcome_table(result).rows and candidates_table(made).rows
+    assert outcome_table(result).rows
+    assert len(candidates_table(made).rows) == len(prices_table(made).rows) == len(made.candidates) > 0
     rows = replayed_rows(workspace.timeline, made.answered("decline", None), "main")
     seen = read_signals(workspace, workspace.config().auto.control.trigger)
     for picture in (decision_png(made, []), outcome_png(result, *rows), signals_png(seen)):

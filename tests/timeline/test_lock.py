@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from npo_core.errors import DamagedError, StorageError, WorkspaceBusyError
+from npo_core.recipes.status import owner_alive
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Store, workspace_lock
 from npo_core.timeline.lock import LEASE_S, LOCAL_OWNER, S3_LOCK
 
@@ -54,6 +56,13 @@ def test_one_at_a_time(store: Store) -> None:
                 pass
     with workspace_lock(store, "third") as lease:
         lease.check()
+
+
+def test_who_held_it_before_is_alive_and_holds_it_no_more(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with workspace_lock(workspace.store, "first"):
+        assert owner_alive(Workspace(str(tmp_path))) is True
+    assert owner_alive(workspace) is False and workspace.store.read_json(LOCAL_OWNER)["pid"] == os.getpid()
 
 
 def test_it_is_freed_by_an_error_which_stays_the_error(store: Store) -> None:

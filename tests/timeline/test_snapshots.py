@@ -167,8 +167,8 @@ def test_readers_get_what_they_read_and_files_are_checked_once(
     folder = checkpoint(tmp_path / "src")
     (folder / "optimizer.pt").write_bytes(b"o" * 9000)
     added = snapshots.add(folder, content={"weights": "aa"}, step=60, info={})
-    check = npo_core.timeline.snapshots._entry
-    monkeypatch.setattr(npo_core.timeline.snapshots, "_entry", lambda path: read.append(path.name) or check(path))
+    check = npo_core.timeline.snapshots.file_entry
+    monkeypatch.setattr(npo_core.timeline.snapshots, "file_entry", lambda path: read.append(path.name) or check(path))
     seen = []
     for how in ({"whole": False, "weights": False}, {"whole": False}, {"whole": True}, {"whole": True}):
         read.clear()
