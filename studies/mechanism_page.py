@@ -31,6 +31,8 @@ def names(items: Sequence[Any], key: Callable[[Any], Any]) -> list[Any]:
 
 def cell(values: Sequence[float], digits: int = 2) -> str:
     """A mean with its 95 % interval over seeds."""
+    if np.isinf(values).any():
+        return "nothing rescued"
     mean, low, high = interval(values)
     text = f"{mean:.{digits}f}"
     return text if np.isnan(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
@@ -38,13 +40,13 @@ def cell(values: Sequence[float], digits: int = 2) -> str:
 
 def sources_table(found: Sequence["Source"]) -> str:
     """A line a place and source."""
-    lines = ["| update | source | Q, 8 samples | Q, 32 samples | KL, nats a token | tokens a rescued prompt |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines = ["| update | source | Q, 8 samples | Q, 32 samples | KL, nats a token | tokens a rescue | with the scout |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for place, name in names(sorted(found, key=lambda s: s.place), lambda s: (s.place, s.name)):
         of = [s for s in found if (s.place, s.name) == (place, name)]
-        tokens = "nothing rescued" if np.isinf([s.tokens for s in of]).any() else cell([s.tokens for s in of], 0)
         cells = [cell([s.q8 for s in of]), cell([s.q32 for s in of]), cell([s.kl for s in of])]
-        lines.append(f"| {place} | {name} | {' | '.join(cells)} | {tokens} |")
+        cells += [cell([s.tokens for s in of], 0), cell([s.tokens + s.scout for s in of], 0)]
+        lines.append(f"| {place} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -59,11 +61,12 @@ def spending_table(courses: Sequence["Course"]) -> str:
 
 
 def lost_table(courses: Sequence["Course"]) -> str:
-    """A line an arm: shares of the held-out problems at its end."""
-    lines = ["| arm | lost at the end | lost once and solved at the end |", "|---|---|---|"]
+    """A line an arm: shares of the held-out problems at the last update that all arms have."""
+    step = min(c.steps[-1] for c in courses)
+    lines = [f"| arm | lost at update {step} | lost before and solved at {step} |", "|---|---|---|"]
     for arm in names(courses, lambda c: c.arm):
-        of = [c for c in courses if c.arm == arm]
-        lines.append(f"| `{arm}` | {cell([c.lost[-1] for c in of], 3)} | {cell([c.regained[-1] for c in of], 3)} |")
+        of = [(c, c.steps.index(step)) for c in courses if c.arm == arm]
+        lines.append(f"| `{arm}` | {cell([c.lost[i] for c, i in of], 3)} | {cell([c.regained[i] for c, i in of], 3)} |")
     return "\n".join(lines)
 
 
@@ -104,7 +107,7 @@ def draw(courses: Sequence["Course"], path: Path) -> None:
 
 
 def draw_sources(found: Sequence["Source"], path: Path) -> None:
-    """Q by 32 samples against the tokens of a rescue, a panel a place; the area is the distance in KL."""
+    """Q by 32 samples against the tokens of a rescue, its scout's too, a panel a place; the area grows with KL."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -118,9 +121,11 @@ def draw_sources(found: Sequence["Source"], path: Path) -> None:
         for name in kinds:
             of = [s for s in found if (s.place, s.name) == (place, name) and np.isfinite(s.tokens)]
             if of:
-                x, y, kl = (np.mean([getattr(s, what) for s in of]) for what in ("tokens", "q32", "kl"))
+                x, y, kl = (
+                    np.mean(of_it) for of_it in zip(*((s.tokens + s.scout, s.q32, s.kl) for s in of), strict=True)
+                )
                 panel.scatter(x, y, s=60 + 300 * max(kl, 0), color=colours[name], alpha=0.75, label=name)
-        panel.set(title=f"update {place}", xlabel="tokens a rescued prompt", xscale="log", ylim=(0, 1))
+        panel.set(title=f"update {place}", xlabel="tokens a rescue, with the scout", xscale="log", ylim=(0, 1))
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8, markerscale=0.6)

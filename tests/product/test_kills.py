@@ -80,7 +80,7 @@ MOMENTS = (
     (flow, "branches/replay.json", 1),  # between two stages
     (fork_server, "segments/*/mark-000008.json", 2),  # within the guided replay
     (server, "segments/*/mark-000064.json", 1),  # within the last segment
-    (machine, "segments/*/mark-000076.json", 1),  # all of it, a little later
+    (machine, "segments/*/mark-000108.json", 1),  # all of it, a little later
 )
 
 
