@@ -32,6 +32,7 @@ def quick(browser, served: Served) -> str:
 def test_a_quick_run_and_where_its_result_is(second: SecondUI, served: Served, quick: str):
     """One click; then name, state, log, artifacts and tag say what and where it is."""
     workspace = served.home / "runs" / f"smoke-{quick[-8:]}"
+    served.wait_for_log(quick, f"Workspace: {workspace}")
     second.open_run(quick)
     second.see(NAME)
     second.see(f"Workspace: {workspace}")
@@ -132,6 +133,7 @@ def test_contradictions_are_named_at_once(second: SecondUI, served: Served):
     message = served.wait(run, {"FAILED"}, seconds=600)["state"]["message"]
     for named in ("training.steps = 26 is no multiple", "bootstrap.scout_steps = 13 is no multiple"):
         assert named in message
+        served.wait_for_log(run, named)  # it arrives behind the state, and the page asks once
     assert not any("Traceback" in line for line in served.logs(run))
     second.open_run(run)
     second.see("training.steps = 26 is no multiple")

@@ -52,7 +52,7 @@ def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path:
     source.write_text(source.read_text() + "\n# edited between failure and retry\n")
     ui.confirmed("Retry", "Retry")
     ui.see_state(run, "Completed")
-    assert any("train scout to 12 was done already" in line for line in served.logs(run))
+    served.wait_for_log(run, "train scout to 12 was done already")
     after = finished_stages(workspace)
     assert len(after) > len(before) and before.items() <= after.items()
     assert served.ask(f"flow_runs/{run}")["run_count"] == 2

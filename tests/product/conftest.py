@@ -93,6 +93,13 @@ class Served:
         wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
         return [line["message"] for line in self.ask("logs/filter", wanted)]
 
+    def wait_for_log(self, run: str, text: str, seconds: float = 60) -> None:
+        """Until a line of a run's log has the text."""
+        deadline = time.monotonic() + seconds
+        while not any(text in line for line in self.logs(run)):
+            assert time.monotonic() < deadline, (text, self.logs(run))
+            time.sleep(0.5)
+
     def artifacts(self, run: str) -> dict[str, str]:
         found = self.ask("artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})
         return {artifact["key"]: artifact["data"] for artifact in found if artifact["key"]}

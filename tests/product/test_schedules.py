@@ -100,7 +100,7 @@ def test_a_sweep_treats_finished_runs_one_by_one(served: Served, runs: Path):
     assert (
         "started: run '" in artifact and "left for the next time" in artifact and "Its state: not running." in artifact
     )
-    assert messages[0] in served.logs(sweeps[0]["id"])
+    served.wait_for_log(sweeps[0]["id"], messages[0])
 
 
 def test_a_scheduled_run_has_a_fresh_seed_each_time_and_retry_keeps_it(served: Served, runs: Path):
@@ -124,7 +124,7 @@ def test_a_scheduled_run_has_a_fresh_seed_each_time_and_retry_keeps_it(served: S
     )
     again = served.wait(done[0]["id"], {"COMPLETED"})
     assert again["state"]["message"] == done[0]["state"]["message"] and seed_of(places[0]) == seeds[0]
-    assert any("train main to 12 was done already" in line for line in served.logs(done[0]["id"]))
+    served.wait_for_log(done[0]["id"], "train main to 12 was done already")
 
 
 def seed_of(workspace: Path) -> int:
