@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ def cell(one: Comparison | None) -> str:
     if one is None:
         return "beyond the run"
     estimate, low, high = one.difference
+    if isnan(low):  # of fewer than three seeds
+        return f"{estimate:+.3f}"
     text = f"{estimate:+.3f} ({low:+.3f} to {high:+.3f})"
     return f"**{text}**" if low > 0 or high < 0 else text
 
