@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from npo_core.config import BuiltInModel, ChainProblems, Execution, Injection, Training
+from npo_core.problems import ProblemSet
 from npo_core.problems.load import load_problems
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import execute
@@ -20,6 +22,8 @@ from npo_core.stages.specs import BaseSpec, GuideSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.trainer import NPOTrainer
 from tests.training.ranks import in_processes
 
 OPERANDS = 3  # two running results and the end-of-sequence token: three tokens
@@ -140,6 +144,22 @@ def bench(home: Path, tmp_path: Path):
 def train_settings():
     """The tiny `Training`, with changes."""
     return training
+
+
+def judged(folder: Path, problems: ProblemSet, rewards: Rewards, settings: Training, output: Path, **changes):
+    """A trainer of the base model with a judge's rewards, which saves and prints nothing."""
+    args = grpo_config(settings, seed=0, output=output, device="cpu", reward_weights=rewards.weights)
+    args.save_strategy = "no"
+    trainer = NPOTrainer(
+        AutoModelForCausalLM.from_pretrained(folder),
+        reward_funcs=rewards.functions,
+        train_dataset=training_data(problems),
+        args=args,
+        processing_class=AutoTokenizer.from_pretrained(folder, padding_side="left"),
+        **changes,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 @pytest.fixture(scope="session")

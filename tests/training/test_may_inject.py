@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer
 
 from npo_core.config import Mix
 from npo_core.mix import Mixer
 from npo_core.problems import Outcome, ProblemSet, Verdict
-from npo_core.training.build import Rewards, grpo_config, training_data
-from npo_core.training.trainer import InjectionSettings, NPOTrainer
+from npo_core.training.build import Rewards
+from npo_core.training.trainer import InjectionSettings
+from tests.training.conftest import judged
 
 EVEN = set("02468")
 STORE = {"max_pass_rate": 1, "drop_above": 1}
@@ -32,21 +33,10 @@ def run(base_folder, problem_set, train_settings, tmp_path):
         problems = ProblemSet(problem_set.train[:16], problem_set.held_out, judge)
         rewards = Rewards(problems, {tokenizer.eos_token_id}, accept_fallback=accept, opinion=opinion)
         settings = train_settings(steps=2, max_completion_tokens=3, snapshot_every=1000)
-        args = grpo_config(settings, seed=0, output=tmp_path / "out", device="cpu")
-        args.save_strategy = "no"
         ids = [problem.id for problem in problems.train]
         mixer = Mixer(Mix(store=STORE, **parts), prompt_ids=ids, group_size=4)
-        trainer = NPOTrainer(
-            AutoModelForCausalLM.from_pretrained(base_folder),
-            reward_funcs=rewards.functions,
-            args=args,
-            train_dataset=training_data(problems),
-            processing_class=tokenizer,
-            mixer=mixer,
-            may_inject=rewards.may_inject,
-            injection_settings=InjectionSettings(gate="every"),
-        )
-        trainer.remove_callback(PrinterCallback)
+        injection = {"may_inject": rewards.may_inject, "injection_settings": InjectionSettings(gate="every")}
+        trainer = judged(base_folder, problems, rewards, settings, tmp_path / "out", mixer=mixer, **injection)
         trainer.train()
         return mixer
 

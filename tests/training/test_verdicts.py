@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer
 
 from npo_core.config import Execution
 from npo_core.config.verifier import ExactVerifier, FormatVerifier, LengthVerifier, Part, WeightedVerifier
@@ -16,9 +16,10 @@ from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import Outcome, ProblemSet, Verdict
 from npo_core.problems.chain import solve
 from npo_core.problems.judge import make_judge
-from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.build import Rewards
 from npo_core.training.recorder import step_row
-from npo_core.training.trainer import InjectionSettings, NPOTrainer
+from npo_core.training.trainer import InjectionSettings
+from tests.training.conftest import judged
 
 STD_SLACK = 1e-4  # TRL adds it to the standard deviation
 GUIDE = (1.0, 0.75)  # accuracy and reward of every trajectory here
@@ -50,24 +51,15 @@ def play(base_folder, problem_set, train_settings, tmp_path):
         ids = [[*tokenizer(written(problem.prompt, kind))["input_ids"], tokenizer.eos_token_id] for kind in kinds]
         rewards = Rewards(problems, {tokenizer.eos_token_id})
         sizes = {"steps": 1, "prompts_per_step": 1, "group_size": len(kinds), "max_completion_tokens": 4}
-        args = grpo_config(
+        trainer = judged(
+            base_folder,
+            problems,
+            rewards,
             train_settings(**sizes, snapshot_every=1000, **changes),
-            seed=0,
-            output=tmp_path / "out",
-            device="cpu",
-            reward_weights=rewards.weights,
-        )
-        args.save_strategy = "no"
-        trainer = NPOTrainer(
-            AutoModelForCausalLM.from_pretrained(base_folder),
-            reward_funcs=rewards.functions,
-            train_dataset=training_data(problems),
-            args=args,
-            processing_class=tokenizer,
+            tmp_path / "out",
             guidance={problem.id: trajectory(problem, ids[0], GUIDE[: len(names)])} if guided else None,
             injection_settings=InjectionSettings(**(settings or {})),
         )
-        trainer.remove_callback(PrinterCallback)
         trainer._generate_single_turn = lambda *_: (ids, None)
         batches, score = [], trainer._generate_and_score_completions
         trainer._generate_and_score_completions = lambda inputs: batches.append(score(inputs)) or batches[-1]

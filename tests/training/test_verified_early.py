@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoTokenizer
 
 from npo_core.config import Execution
 from npo_core.config.verifier import ExactVerifier, FunctionVerifier
 from npo_core.engines.sampling import sample
 from npo_core.problems import ProblemSet
 from npo_core.problems.judge import make_judge
-from npo_core.training.build import Rewards, grpo_config, training_data
-from npo_core.training.trainer import NPOTrainer
+from npo_core.training.build import Rewards
+from tests.training.conftest import judged
 
 
 def test_answers_are_verified_while_others_are_sampled(base_folder, problem_set, train_settings, tmp_path, monkeypatch):
@@ -26,18 +26,8 @@ def test_answers_are_verified_while_others_are_sampled(base_folder, problem_set,
         verifier = FunctionVerifier(path="tests.problems.own:marked")
         problems = ProblemSet(problem_set.train, problem_set.held_out, make_judge(verifier, "", Execution()))
         rewards = Rewards(problems, {tokenizer.eos_token_id})
-        args = grpo_config(train_settings(steps=2), seed=0, output=tmp_path / "out", device="cpu")
-        args.save_strategy = "no"
-        trainer = NPOTrainer(
-            AutoModelForCausalLM.from_pretrained(base_folder),
-            reward_funcs=rewards.functions,
-            train_dataset=training_data(problems),
-            args=args,
-            processing_class=tokenizer,
-            generation_batch=8,
-            begin_verifying=rewards.begin if early else None,
-        )
-        trainer.remove_callback(PrinterCallback)
+        changes = {"generation_batch": 8, "begin_verifying": rewards.begin if early else None}
+        trainer = judged(base_folder, problems, rewards, train_settings(steps=2), tmp_path / "out", **changes)
         trainer.train()
         spent = ("seconds/", "step_time")
         logs = [{k: v for k, v in row.items() if not k.startswith(spent)} for row in trainer.state.log_history[:2]]
