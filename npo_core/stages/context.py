@@ -29,7 +29,7 @@ class StageContext:
     scratch: Path
     device: str
     rank: int = 0  # which process of the stage this is
-    hosts: "Hosts | None" = None  # processes that generate, once they are started
+    hosts: "Hosts | None" = None  # processes that generate; None: this one
     _last: float = field(default=0.0, repr=False)
 
     @property

@@ -34,21 +34,23 @@ def folder_engine(
     from npo_core.engines.open import open_engine
 
     how = {"device": context.device, "batch": batch, "attention": attention, "bf16": bf16}
-    if hosts := generating(spec, context):
-        return DealtEngine(hosts, folder, spec.engine, **how)
+    if context.hosts is not None:
+        return DealtEngine(context.hosts, folder, spec.engine, **how)
     return open_engine(folder, spec.engine, **how)
 
 
-def generating(spec: Spec, context: StageContext) -> "Hosts | None":
-    """The processes that a stage generates in, started when first asked for; None: this one alone."""
+def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":
+    """The processes that a stage generates in, which end with this one; None: this one alone.
+
+    Where stages fork they are forks of this process, which may have no other thread then: a lock that one holds at a
+    fork is never released in the new process. On GPUs they are new interpreters, as an accelerator does not fork.
+
+    Raises:
+        ConfigError: there are fewer GPUs than they need, which is said before anything is trained.
+    """
     number = generation_processes(spec.execution, spec.engine, context.device)
-    if number > 1 and context.hosts is None:
-        context.hosts = start_hosts(spec, context, number)
-    return context.hosts
-
-
-def start_hosts(spec: Spec, context: StageContext, number: int) -> "Hosts":
-    """Processes that generate, which end with this one; on GPUs new interpreters, as an accelerator does not fork."""
+    if number == 1 or not spec.generates:
+        return None
     from npo_core.engines.dealt import VISIBLE, Hosts
 
     devices: list[str | None] = [None] * number

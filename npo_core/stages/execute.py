@@ -8,7 +8,9 @@ import platform
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages import processes
 from npo_core.stages.context import StageContext, scratch_folder
+from npo_core.stages.engine import start_hosts
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
 
@@ -33,8 +36,8 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
     spec = SPECS[name].model_validate_json(spec_file.read_text())
     workspace = Workspace(spec.workspace)
     scratch = scratch_folder(workspace, spec)
-    watch_for_end(workspace, parent or int(os.environ.get(PARENT, os.getppid())))
-    failure = attempt(spec, spec_file, workspace, scratch)
+    watch = partial(watch_for_end, workspace, parent or int(os.environ.get(PARENT, os.getppid())))
+    failure = attempt(spec, spec_file, workspace, scratch, watch)
     if failure is None:
         return 0
     with suppress(OSError):  # a full disk has no room for it; the exit code still tells
@@ -43,12 +46,14 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
     return failure["exit_code"]
 
 
-def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) -> dict[str, Any] | None:
+def attempt(
+    spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path, watch: Callable[[], None]
+) -> dict[str, Any] | None:
     """Run the stage in this process, or in those that it starts; what went wrong, by `processes.described`."""
     try:
         if processes.starts_others(spec):
-            return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution))
-        execute(spec, workspace, scratch)
+            return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution), watch)
+        execute(spec, workspace, scratch, watch)
     except BaseException as error:
         with suppress(OSError):
             traceback.print_exc()
@@ -56,12 +61,13 @@ def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) ->
     return None
 
 
-def execute(spec: Spec, workspace: Workspace, scratch: Path) -> None:
+def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None]) -> None:
     """Run the stage's function and commit what it returns."""
     started, device = time.time(), prepare_device(spec.execution)
-    processes.generation_processes(spec.execution, spec.engine, device)  # refuses too many before anything is trained
     context = StageContext(workspace, scratch, device, processes.rank())
     try:
+        context.hosts = start_hosts(spec, context)  # these may be forks, so that no thread is there yet
+        watch()
         result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
     finally:
         if context.hosts is not None:

@@ -10,7 +10,9 @@ its own error file. They end with the process that started them, and with any of
 import json
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from npo_core.stages.specs import Spec
 
 LAUNCHED = "NPO_LAUNCHED"  # variable that is set in the processes of a stage
 LAUNCH_FILE = "accelerate.json"
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL for the rest of a stage, once one of its processes has failed
 PATIENCE = timedelta(hours=2)  # that processes wait for one that downloads, renders problems or stores a snapshot
 
 
@@ -53,8 +56,14 @@ def in_turn(context: StageContext) -> AbstractContextManager[None]:
     return PartialState(cpu=context.device == "cpu", timeout=PATIENCE).main_process_first()
 
 
-def start_processes(spec: Spec, spec_file: Path, scratch: Path, device: str) -> dict[str, Any] | None:
+def start_processes(
+    spec: Spec, spec_file: Path, scratch: Path, device: str, watch: Callable[[], None]
+) -> dict[str, Any] | None:
     """Run a stage in its processes until all have ended.
+
+    Args:
+        watch: starts the thread that ends this process with its parent. Where stages fork it comes after the forks: a
+            lock that a thread holds at a fork is never released in the new process.
 
     Returns:
         None, or what the process that failed by itself said: kind, message, retryable, exit_code.
@@ -75,7 +84,11 @@ def start_processes(spec: Spec, spec_file: Path, scratch: Path, device: str) -> 
     if device == "cpu":  # also where there is a GPU
         variables["CUDA_VISIBLE_DEVICES"] = ""
     with patch_environment(**variables):
-        codes = fork_launch(spec, spec_file) if forks(spec.execution) else accelerate_launch(spec, spec_file, scratch)
+        if forks(spec.execution):
+            codes = fork_launch(spec, spec_file, watch)
+        else:
+            watch()
+            codes = accelerate_launch(spec, spec_file, scratch)
     return first_failure(scratch, spec.processes, codes) if codes else None
 
 
@@ -111,30 +124,39 @@ def accelerate_launch(spec: Spec, spec_file: Path, scratch: Path) -> dict[int, i
     return {}
 
 
-def fork_launch(spec: Spec, spec_file: Path) -> dict[int, int]:
-    """Processes that are forked from this one, which holds the store where they meet; those that failed, as above."""
+def fork_launch(spec: Spec, spec_file: Path, watch: Callable[[], None]) -> dict[int, int]:
+    """Processes that are forked from this one, which holds the store where they meet; those that failed, as above.
+
+    The store has threads, so that it is made after the forks, of a port that listens before.
+    """
     from accelerate.utils import patch_environment
     from torch import multiprocessing
     from torch.distributed import TCPStore
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a free port
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    meeting = socket.create_server(("127.0.0.1", 0), backlog=spec.processes)  # at a free port
+    port = meeting.getsockname()[1]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     variables |= {"WORLD_SIZE": str(spec.processes), "LOCAL_WORLD_SIZE": str(spec.processes)}
     with patch_environment(**variables):
         started = multiprocessing.start_processes(
-            forked, (spec.stage, spec_file), spec.processes, join=False, start_method="fork"
+            forked, (spec.stage, spec_file, meeting), spec.processes, join=False, start_method="fork"
         )
+    watch()
+    fd = meeting.detach()  # the store closes it
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=fd)
     with suppress(multiprocessing.ProcessExitedException):  # it has ended the rest by then
-        while not started.join():
+        while not started.join(grace_period=GRACE):
             pass
+    del store
     codes = {rank: process.exitcode for rank, process in enumerate(started.processes)}
     return {rank: code for rank, code in codes.items() if code}
 
 
-def forked(rank: int, stage: str, spec_file: Path) -> None:
+def forked(rank: int, stage: str, spec_file: Path, meeting: socket.socket) -> None:
     """In a forked process: the stage, as the rank that it is. Never returns."""
     from npo_core.stages.execute import main
 
+    meeting.close()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     code = main(stage, spec_file)
     sys.stdout.flush()

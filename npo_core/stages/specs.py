@@ -20,6 +20,7 @@ class Spec(Closed):
     stage: ClassVar[str]
     place: ClassVar[set[str]] = {"workspace", "execution"}  # where and how, not what
     looks: ClassVar[dict[str, set[str]]] = {"training": {"log_completions"}}  # fields of groups that only keep a record
+    generates: ClassVar[bool] = False  # with engines that may be in processes of their own
     of_engine: ClassVar[str | None] = "kind"  # which of the engine's settings decides the outcome
 
     workspace: str
@@ -97,6 +98,7 @@ class GuideSpec(Spec):
     """Generate the guidance for a segment from later snapshots."""
 
     stage: ClassVar[str] = "guide"
+    generates: ClassVar[bool] = True
 
     problems: config.Problems
     training: config.Training
@@ -139,6 +141,7 @@ class ProbeSpec(Spec):
     """One rollout of a watched snapshot on its mistake pool, scored by the snapshots it might be rolled back to."""
 
     stage: ClassVar[str] = "probe"
+    generates: ClassVar[bool] = True
 
     problems: config.Problems
     control: config.Control
@@ -157,6 +160,7 @@ class EvaluateSpec(Spec):
     """Pass rate of snapshots on the held-out problems."""
 
     stage: ClassVar[str] = "evaluate"
+    generates: ClassVar[bool] = True
 
     problems: config.Problems
     evaluation: config.Evaluation

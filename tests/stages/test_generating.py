@@ -81,7 +81,7 @@ def test_parts_of_two_processes_are_those_of_one(reference, config):
     folder = reference.run.workspace.snapshot_folder(reference.found["base"])
     problems = load_problems(config.problems).train[:7]
     one, asked = TransformersEngine(folder, batch=4), {"samples": 3, "max_tokens": 3, "seed": 5}
-    hosts = Hosts([None, None], start="fork", begin=os.getpid)
+    hosts = Hosts([None, None], start="spawn", begin=os.getpid)
     try:
         two = DealtEngine(hosts, folder, config.engine, device="cpu", batch=4)
         drawn = one.generate(problems, **asked)
