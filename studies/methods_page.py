@@ -1,5 +1,6 @@
 """Writes what `studies.methods` found: the tables of docs/results.md, docs/results.json and a picture a task."""
 
+import csv
 import json
 from collections.abc import Iterator
 from math import isnan
@@ -16,6 +17,7 @@ Arms = dict[str, dict[int, list["Point"]]]
 STEPS = (120, 180, 300)  # evaluated updates of an arm's final branch
 HEADLINE_STEP = 180  # where GRPO climbs steepest
 THRESHOLDS = (0.5, 0.8)
+HEADER = ("task", "arm", "seed", "step", "pass_rate", "updates", "flops", "tokens", "seconds")  # of results-points.csv
 BEGIN, END = "<!-- begin of what python -m studies.methods generated -->", "<!-- end -->"
 
 
@@ -113,25 +115,30 @@ def median(values: list[float | None]) -> str:
     return f"{text} ({never} of {len(values)} never)" if never else text
 
 
-def text(results: dict[str, Arms]) -> str:
-    """All tables in Markdown."""
-    parts = []
-    for task, arms in results.items():
-        if BASELINE not in arms:
-            continue
-        parts.append(f"### Task {task}")
-        parts.append(f"![pass rate by updates, FLOPs and tokens](pictures/study-{task.lower()}.png)")
-        parts.append(f"After {HEADLINE_STEP} updates, minus the strongest of GRPO's group sizes at each kind of cost:")
-        parts.append(answer(arms))
-        for step in STEPS:
-            parts.append(f"After {step} updates of the final branch, minus `{BASELINE}` (groups of 8):")
-            parts.append(table(arms, BASELINE, step))
-        if "grpo-4" in arms:
-            parts.append(f"After {HEADLINE_STEP} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
-            parts.append(table(arms, "grpo-4", HEADLINE_STEP))
-        parts.append("All updates until a pass rate is reached, median over seeds:")
-        parts.append(times(arms))
+def section(arms: Arms, task: str) -> str:
+    """The tables of a task in Markdown."""
+    parts = [
+        f"### Task {task}",
+        f"![pass rate by updates, FLOPs and tokens](pictures/study-{task.lower()}.png)",
+        f"After {HEADLINE_STEP} updates, minus the strongest of GRPO's group sizes at each kind of cost:",
+        answer(arms),
+    ]
+    for step in STEPS:
+        parts.append(f"After {step} updates of the final branch, minus `{BASELINE}` (groups of 8):")
+        parts.append(table(arms, BASELINE, step))
+    if "grpo-4" in arms:
+        parts.append(f"After {HEADLINE_STEP} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
+        parts.append(table(arms, "grpo-4", HEADLINE_STEP))
+    parts.append("All updates until a pass rate is reached, median over seeds:")
+    parts.append(times(arms))
     return "\n\n".join(parts)
+
+
+def text(results: dict[str, Arms], before: str = "") -> str:
+    """All tables in Markdown; those of `before` stay where a task has no runs here."""
+    kept = {part[:1]: part.strip() for part in before.split("### Task ")[1:]}
+    new = {task: section(arms, task).removeprefix("### Task ") for task, arms in results.items() if BASELINE in arms}
+    return "\n\n".join(f"### Task {part}" for _, part in sorted((kept | new).items()))
 
 
 def draw(task: str, arms: Arms, path: Path) -> None:
@@ -170,13 +177,34 @@ def draw(task: str, arms: Arms, path: Path) -> None:
     plt.close(figure)
 
 
-def write(results: dict[str, Arms], docs: Path) -> None:
-    """Tables into docs/results.md between its marks, records into docs/results.json, pictures beside."""
-    records = [record for task, arms in results.items() if BASELINE in arms for record in as_json(task, arms)]
-    (docs / "results.json").write_text(json.dumps({"comparisons": records}, indent=1) + "\n")
+def keep_points(results: dict[str, Arms], file: Path) -> None:
+    """Every evaluated point of these tasks' runs, a line each; those of other tasks stay in the file."""
+    old = list(csv.reader(file.read_text().splitlines()))[1:] if file.exists() else []
+    rows = [row for row in old if row[0] not in results]
     for task, arms in results.items():
-        if BASELINE in arms:
-            draw(task, arms, docs / f"pictures/study-{task.lower()}.png")
-    page = docs / "results.md"
+        for name, found in arms.items():
+            rows += [
+                [task, name, seed, *(f"{value:g}" for value in point)]
+                for seed, points in sorted(found.items())
+                for point in points
+            ]
+    with file.open("w", newline="") as lines:
+        csv.writer(lines, lineterminator="\n").writerows([HEADER, *rows])
+
+
+def write(results: dict[str, Arms], docs: Path) -> None:
+    """Tables into docs/results.md between its marks, records into docs/results.json, points and pictures beside.
+
+    What is there of a task without runs here, which another machine may have, stays.
+    """
+    ran = {task: arms for task, arms in results.items() if BASELINE in arms}
+    file, page = docs / "results.json", docs / "results.md"
+    kept = [record for record in json.loads(file.read_text())["comparisons"] if record["task"] not in ran]
+    records = kept + [record for task, arms in ran.items() for record in as_json(task, arms)]
+    file.write_text(json.dumps({"comparisons": records}, indent=1) + "\n")
+    keep_points(ran, docs / "results-points.csv")
+    for task, arms in ran.items():
+        draw(task, arms, docs / f"pictures/study-{task.lower()}.png")
     before, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{text(results)}\n\n{END}{rest.split(END)[1]}")
+    old, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text(ran, old)}\n\n{END}{after}")

@@ -123,10 +123,25 @@ def test_the_study_is_written_between_its_marks(docs):
     part = after.split(methods_page.BEGIN)[1].split(methods_page.END)[0]
     assert "| `pool-rescue` | 3 | 0.396 |" in part and "nan" not in part
     assert after.replace(part, before.split(methods_page.BEGIN)[1].split(methods_page.END)[0]) == before
-    records = json.loads((docs / "results.json").read_text())["comparisons"]
+    assert after.count("### Task") == before.count("### Task")  # other tasks ran elsewhere: their tables stay
+    records = [r for r in json.loads((docs / "results.json").read_text())["comparisons"] if r["task"] == "E"]
     assert {r["at"] for r in records} == {"equal updates", "equal FLOPs", "equal tokens"}
-    assert all(r["task"] == "E" and r["arm"] == "pool-rescue" and r["seeds"] == 3 for r in records)
+    assert all(r["arm"] == "pool-rescue" and r["seeds"] == 3 for r in records)
     assert (docs / "pictures/study-e.png").stat().st_size > 10_000
+
+
+def test_records_and_points_of_other_tasks_stay(docs):
+    arms = {name: {seed: straight(0.001 * seed, 540) for seed in (1, 2)} for name in ("grpo", "grpo-4")}
+    others = [r for r in json.loads((docs / "results.json").read_text())["comparisons"] if r["task"] != "E"]
+    methods_page.write({"E": arms}, docs)
+    methods_page.write({"B": arms}, docs)
+    left = json.loads((docs / "results.json").read_text())["comparisons"]
+    assert [r for r in left if r["task"] == "G"] == [r for r in others if r["task"] == "G"] != []
+    assert {r["arm"] for r in left if r["task"] in "EB"} == {"grpo-4"}
+    header, *rows = (docs / "results-points.csv").read_text().splitlines()
+    assert tuple(header.split(",")) == methods_page.HEADER
+    assert sum(row.startswith("E,grpo-4,2,") for row in rows) == len(arms["grpo"][1])
+    assert {row[0] for row in rows} >= {"B", "E"}
 
 
 def test_seconds_are_compared_where_every_run_recorded_them():

@@ -66,7 +66,8 @@ class Hosts:
 
     Args:
         devices: what each may see, as CUDA_VISIBLE_DEVICES has it; None: no accelerator is asked for.
-        start: `fork`, from a process without other threads, or `spawn` for a new interpreter. begin: called first in each process, with `arguments`.
+        start: `fork`, from a process without other threads, or `spawn` for a new interpreter.
+        begin: called first in each process, with `arguments`.
         at_once: parts that each does at a time.
     """
 
