@@ -61,8 +61,8 @@ def attempt(
     return None
 
 
-def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None]) -> None:
-    """Run the stage's function and commit what it returns."""
+def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None] = lambda: None) -> None:
+    """Run the stage's function and commit what it returns; `watch` is called once this process forks no more."""
     started, device = time.time(), prepare_device(spec.execution)
     context = StageContext(workspace, scratch, device, processes.rank())
     try:
