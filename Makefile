@@ -9,7 +9,7 @@ RUNS ?= 1
 TORCH = $(shell sed -n 's/^torch==//p' constraints.txt)
 NEWEST = trl transformers accelerate peft datasets
 
-.PHONY: setup setup-vllm setup-inspect demo check test test-newest-trl docs pictures audit bench study results serve gpu-check clean-demo
+.PHONY: setup setup-vllm setup-inspect demo check test test-all test-newest-trl docs pictures audit bench study results serve gpu-check clean-demo
 
 setup: $(VENV)/.ready
 
@@ -55,8 +55,13 @@ check: setup  ## what needs no test to be seen: lint, format, layers, types, doc
 	$(BIN)/mypy
 	$(BIN)/interrogate npo_core flows tasks
 
-test: check  ## everything CI runs; three processes on two cores, as tests of servers and browsers wait for a third of their time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test: check  ## everything CI runs: all tests but the few that are marked thorough
+	$(TESTS) -m "not thorough"
+
+test-all: check  ## thorough tests too: a longer way to what a shorter one in CI shows
+	$(TESTS)
 
 docs: setup  ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet

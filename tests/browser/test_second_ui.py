@@ -167,6 +167,7 @@ def started(served: Served, flow: str) -> str:
     return min(found, key=lambda run: run["expected_start_time"])["id"]
 
 
+@pytest.mark.thorough
 def test_a_schedule_that_was_made_by_clicks_fires(second: SecondUI, served: Served, quick: str):
     name = "breakthrough-sweep"
     deployment = served.ask(f"deployments/name/{name}/{name}")["id"]
@@ -187,6 +188,7 @@ def test_a_schedule_that_was_made_by_clicks_fires(second: SecondUI, served: Serv
     second.see("0 stand still and were not treated")
 
 
+@pytest.mark.thorough
 def test_a_fork_from_the_form_beside_the_run_before(second: SecondUI, served: Served, quick: str):
     origin = str(served.home / "runs" / f"smoke-{quick[-8:]}")
     second.open_form("fork/fork")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows.form import plain
 from flows.serve import AFTERWARDS
@@ -27,6 +28,7 @@ def assert_machine_is_free(served: Served, workspace: Path, flow: list[psutil.Pr
         pass
 
 
+@pytest.mark.thorough
 def test_retry_after_a_failure(ui: UI, served: Served, checkout: Path, tmp_path: Path):
     """Guidance cannot be written; it is repaired, the source is edited meanwhile, and Retry runs only what is left."""
     workspace = tmp_path / "run"

@@ -107,6 +107,7 @@ def test_what_a_run_made_is_told_once_with_what_it_was_made_from(server, spot):
     base = snapshots[0]["resource"]["prefect.resource.id"]
     roles = {one["prefect.resource.role"]: one["prefect.resource.id"] for one in snapshots[1]["related"]}
     assert roles["asset"] == base and roles["asset-materialized-by"] == "npo"
+    wait_for("no report", lambda: made(server, place, "report"))
     [report] = made(server, place, "report")
     assert report["payload"]["step"] == 24 and 0 <= report["payload"]["pass_rate"] <= 1
 

@@ -1,9 +1,12 @@
 """The server on PostgreSQL, as deployments/compose.yaml configures it: a run to its end, and its artifacts."""
 
+import pytest
+
 from tests.deployments.conftest import prefect_server
 from tests.flows.conftest import finish, npo
 
 
+@pytest.mark.thorough
 def test_a_run_on_a_server_with_postgresql(postgres, tiny, tmp_path):
     variables = {
         "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",

@@ -42,6 +42,7 @@ def s3() -> Iterator[dict[str, str]]:
     mock.stop()
 
 
+@pytest.mark.thorough
 def test_a_run_on_s3_with_credentials_from_the_block(server, s3):
     plain = {name: value for name, value in server.items() if not name.startswith("AWS_")}
     blocks = [sys.executable, "deployments/blocks.py"]

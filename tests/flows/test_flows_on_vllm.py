@@ -1,5 +1,7 @@
 """AutoNPO from its start to its report where guidance, probe and evaluations come from vLLM."""
 
+import pytest
+
 from npo_core.control.records import Decisions
 from npo_core.stages.prove import prove_replay
 from npo_core.timeline.segments import read_outcomes
@@ -11,6 +13,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.thorough
 def test_the_whole_flow(local, vllm_python, tmp_path):
     run = local("auto-npo", tmp_path / "run", CHANGES | {"engine.python": vllm_python})
     made = [decision for decision in Decisions(run.store).all() if decision.intervene]

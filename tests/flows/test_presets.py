@@ -23,7 +23,17 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("path", [path for path in PRESETS if path.stem != "smoke"], ids=lambda path: path.stem)
+THOROUGH = ("qwen3-vl-8b-lora-1gpu",)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.thorough] if path.stem in THOROUGH else [])
+        for path in PRESETS
+        if path.stem != "smoke"
+    ],
+)
 def test_a_preset_runs_from_start_to_report(path, start, local, tmp_path):
     """The one of several processes and pictures with Prefect; forms of the others are followed in tests/browser."""
     full = load_config(path)

@@ -16,10 +16,10 @@ from tests.product.conftest import Served, start, stop
 DEPLOYMENT = "early-bootstrap/smoke"
 # Long enough that a slow machine, too, finds what to kill before the moment has passed.
 LONGER = {
-    "training": {"steps": 120},
+    "training": {"steps": 240},
     "bootstrap": {"scout_steps": 60},
     "guidance": {"chunk_prompts": 4},
-    "evaluation": {"every": 60},
+    "evaluation": {"every": 120},
     "execution": {"retry_delay": 0.1},
 }
 
@@ -80,7 +80,7 @@ MOMENTS = (
     (flow, "branches/replay.json", 1),  # between two stages
     (fork_server, "segments/*/mark-000008.json", 2),  # within the guided replay
     (server, "segments/*/mark-000064.json", 1),  # within the last segment
-    (machine, "segments/*/mark-000108.json", 1),  # all of it, a little later
+    (machine, "segments/*/mark-000200.json", 1),  # all of it, a little later
 )
 
 
@@ -142,18 +142,22 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive, [process.cmdline() for process in alive]
 
 
-def test_killed_at_six_moments(own, config, uninterrupted, tmp_path):
+@pytest.mark.parametrize(
+    "moments",
+    [pytest.param(MOMENTS, marks=pytest.mark.thorough, id="all six"), pytest.param(MOMENTS[2::3], id="flow, machine")],
+)
+def test_killed_at_several_moments(own, config, uninterrupted, tmp_path, moments):
     workspace = tmp_path / "run"
     run = own.run(DEPLOYMENT, config=config, workspace=str(workspace))
     finished: dict[str, dict[str, Any]] = {}
-    for victim, pattern, number in MOMENTS:
+    for victim, pattern, number in moments:
         there = len(list(workspace.glob(pattern)))
         assert there < number, f"{pattern} was there before the run that is to make it"
         wait_for(workspace, pattern, number)
         finished |= results(workspace)
         kill(own, run, victim)
     done = wait(own, run, "COMPLETED")
-    assert done["run_count"] == 1 + len([flow, worker, machine])
+    assert done["run_count"] == 1 + sum(victim in (flow, worker, machine) for victim, *_ in moments)
     assert outcome(workspace) == outcome(uninterrupted[1])
     assert finished.items() <= results(workspace).items(), "a stage that had its result ran again"
     assert set(own.artifacts(run)) >= {key for key in own.artifacts(uninterrupted[0]) if "progress" not in key}

@@ -69,6 +69,7 @@ def wait_for(seconds: float, what: str, look: Any) -> Any:
     return found
 
 
+@pytest.mark.thorough
 def test_a_sweep_treats_finished_runs_one_by_one(served: Served, runs: Path):
     """The first by a schedule, which is then taken away; the next two by Run, one after the other."""
     wanted = {"flows": {"name": {"any_": ["plateau-breakthrough"]}}}

@@ -252,6 +252,7 @@ def test_a_run_that_waits_for_approval_is_not_taken_for_dead(served):
     served.set_state(runs["told"], "COMPLETED", "Completed")
 
 
+@pytest.mark.thorough
 def test_a_run_cancelled_while_the_worker_takes_it_frees_its_place_within_minutes(served):
     """Nobody has it then: it stays in Cancelling until the server looks after it."""
     found, pending = deployments(served)["smoke"]["id"], {"state": {"type": "PENDING", "name": "Pending"}}
