@@ -24,7 +24,7 @@ from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.product.conftest import ROOT, Served
 
-PRESET = {"grpo": "demo", "early-bootstrap": "demo", "auto-npo": "demo", "smoke": "smoke"} | {
+PRESET = {"grpo": "demo", "pool-rescue": "pool-rescue", "early-bootstrap": "demo", "auto-npo": "demo", "smoke": "smoke"} | {
     f"{flow}-qwen3-vl-8b": "qwen3-vl-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")
 }
 PRESET |= {
