@@ -13,7 +13,7 @@ from npo_core.models.load import load_model
 from npo_core.problems.problem import ImageRef
 from npo_core.stages.prove import prove_replay
 from npo_core.stages.shrink import shrink
-from npo_core.timeline.segments import read_outcomes
+from npo_core.timeline.segments import read_outcomes, read_steps
 
 PRESETS = sorted((Path(__file__).parents[2] / "deployments/configs").glob("*.yaml"))
 CLASSES = {
@@ -31,7 +31,7 @@ THOROUGH = ("qwen3-vl-8b-lora-1gpu",)
     [
         pytest.param(path, id=path.stem, marks=[pytest.mark.thorough] if path.stem in THOROUGH else [])
         for path in PRESETS
-        if path.stem != "smoke"
+        if path.stem not in ("smoke", "pool-rescue")
     ],
 )
 def test_a_preset_runs_from_start_to_report(path, start, local, tmp_path):
@@ -51,6 +51,12 @@ def test_a_preset_runs_from_start_to_report(path, start, local, tmp_path):
         assert type(load_model(run.snapshot_folder(guided.end))).__name__ == CLASSES[path.stem]
         proof = prove_replay(run.uri)
         assert proof["equal"] and proof["steps"] == 4, proof["compared"]
+
+
+def test_the_variant_that_pays_asks_again_and_replays(local, tmp_path):
+    run = local("grpo", tmp_path / "run", shrink(load_config(PRESETS[0].with_name("pool-rescue.yaml"))))
+    steps = read_steps(run.store, run.timeline.segments()[0])
+    assert steps["tokens_extra"].to_numpy().sum() > 0 and steps["rows_replayed"].to_numpy().sum() > 0
 
 
 def test_pictures_are_seen(environment):
