@@ -20,8 +20,10 @@ REFUSED = 64  # as a run's exit code would be
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `npo config` explains every field.")]
 Flow = Annotated[
-    str,
-    typer.Option(help="grpo, early-bootstrap, plateau-breakthrough, auto-npo, or fork."),
+    str | None,
+    typer.Option(
+        help="grpo, early-bootstrap, plateau-breakthrough, auto-npo, fork; default: the method's, or early-bootstrap."
+    ),
 ]
 Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs that train; sets execution.processes.")]
 Gpu = Annotated[str | None, typer.Option(help="H200, H100, A100 or L4: its memory and speed.")]
@@ -38,7 +40,7 @@ Length = Annotated[
 
 def plan(
     config: Config,
-    flow: Flow = "early-bootstrap",
+    flow: Flow = None,
     gpus: Gpus = None,
     gpu: Gpu = None,
     gpu_memory: GpuMemory = None,
@@ -61,7 +63,7 @@ def plan(
     chosen = load(config, fields)
     found = plan_data(
         chosen,
-        flow,
+        flow or chosen.recipe or "early-bootstrap",
         workspace,
         machine={"gpu": gpu, "gpu_memory": gpu_memory},
         tokens_per_second=tokens_per_second,

@@ -24,9 +24,13 @@ from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.product.conftest import ROOT, Served
 
-PRESET = {"grpo": "demo", "pool-rescue": "pool-rescue", "early-bootstrap": "demo", "auto-npo": "demo", "smoke": "smoke"} | {
-    f"{flow}-qwen3-vl-8b": "qwen3-vl-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")
-}
+PRESET = {
+    "grpo": "demo",
+    "pool-rescue": "pool-rescue",
+    "early-bootstrap": "demo",
+    "auto-npo": "demo",
+    "smoke": "smoke",
+} | {f"{flow}-qwen3-vl-8b": "qwen3-vl-8b-paper" for flow in ("grpo", "early-bootstrap", "auto-npo")}
 PRESET |= {
     "early-bootstrap-gsm8k": "qwen3-0.6b-gsm8k-1gpu",
     "early-bootstrap-qwen3-vl-8b-lora": "qwen3-vl-8b-lora-1gpu",
