@@ -33,10 +33,10 @@ def folder_engine(
     from npo_core.engines.dealt import DealtEngine
     from npo_core.engines.open import open_engine
 
-    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": bf16}
+    device = context.device
     if hosts := generating(spec, context):
-        return DealtEngine(hosts, folder, spec.engine, **how)
-    return open_engine(folder, spec.engine, **how)
+        return DealtEngine(hosts, folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
+    return open_engine(folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
 
 
 def generating(spec: Spec, context: StageContext) -> "Hosts | None":
