@@ -48,12 +48,13 @@ test-newest-trl: setup  ## the trainer's tests with the newest TRL and its compa
 demo: setup  ## baseline and early bootstrap on the built-in task, then a comparison
 	$(BIN)/python -m flows.demo --folder $(NPO_HOME)/demo
 
-check: setup  ## what needs no test to be seen: lint, format, layers, types, docstrings
+check: setup  ## what needs no test to be seen: lint, format, layers, types, docstrings, the hooks of commits
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/interrogate npo_core flows tasks
+	if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/pre-commit run --all-files; fi
 
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 

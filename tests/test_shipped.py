@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
+import npo_core
 from npo_core.cli.app import app
 from npo_core.config import load_config
 
@@ -38,6 +40,12 @@ def test_named_files_exist(page):
         r"`((?:npo_core|flows|tasks|benchmarks|studies|tests|examples|deployments)/[\w./-]+)`", page.read_text()
     ):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_citation_is_of_the_newest_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert (cited["version"], cited["date-released"]) == newest.groups() and cited["version"] == npo_core.__version__
 
 
 def commands(page: Path) -> list[str]:

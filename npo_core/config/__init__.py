@@ -31,7 +31,15 @@ from npo_core.config.mix import (
     TracesGuide,
 )
 from npo_core.config.model import BaseBounds, BuiltInModel, Lora, Model, PretrainedModel
-from npo_core.config.problems import ChainFacts, ChainProblems, Columns, DataProblems, Problems, Source
+from npo_core.config.problems import (
+    AskedProblems,
+    ChainFacts,
+    ChainProblems,
+    Columns,
+    DataProblems,
+    Problems,
+    Source,
+)
 from npo_core.config.run import RunConfig
 from npo_core.config.tracking import Tracking
 from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
@@ -39,6 +47,7 @@ from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
     "Asked",
+    "AskedProblems",
     "AutoNPO",
     "BaseBounds",
     "BuiltInModel",

@@ -185,6 +185,8 @@ class DataProblems(Asked, DataSources):
         return self
 
 
+AskedProblems = DataProblems | ReasoningGymProblems | VerifiersProblems  # all that a model is asked as text
+
 Problems = Annotated[
     ChainProblems | DataProblems | ReasoningGymProblems | VerifiersProblems,
     Field(discriminator="kind", description="what is asked", json_schema_extra=choices),

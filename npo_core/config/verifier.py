@@ -135,6 +135,7 @@ class LengthVerifier(Closed):
         return self
 
 
+WorkerVerifier = MathVerifier | FunctionVerifier | TaskVerifier  # all that are `InWorkers`
 SoundVerifier = Annotated[
     ExactVerifier | NumericVerifier | ChoiceVerifier | MathVerifier | FormatVerifier | FunctionVerifier | TaskVerifier,
     Field(discriminator="kind", description="what is verified", json_schema_extra=choices),

@@ -1,11 +1,12 @@
 """One completion against its reference: a check for every kind of verifier."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from operator import eq
-from typing import Any, Protocol
+from typing import Generic, TypeVar
 
 import regex
 
@@ -30,40 +31,50 @@ from npo_core.problems.reading.formulas import given_math
 from npo_core.problems.reading.given import given_number, given_text
 from npo_core.problems.reading.letters import given_letter
 from npo_core.problems.reading.numbers import Number, same_number
-from npo_core.problems.reading.values import Words
+from npo_core.problems.reading.values import Value, Words
 from npo_core.problems.tasks import OfTask
 
 REFERENCES = 4096  # whose reading is kept: the completions of a prompt share its reference
 Check = Callable[[Completion], Verdict]
+QuickVerifier = ExactVerifier | NumericVerifier | ChoiceVerifier  # whose references are read in no time
+T = TypeVar("T")
 
 
 class Unreadable(ValueError):
     """A reference that a verifier cannot compare with anything."""
 
 
-class Reads(Protocol):
-    """A check that finds an answer in a text, in reference and completion by the same grammar."""
+class Reads(ABC, Generic[T]):
+    """A check that finds an answer in a text, in reference and completion by the same grammar.
 
-    lacks: str  # what a reference must have
+    lacks      what a reference must have
+    reading    what a reference says, and where
+    reference  its value, kept for the next completion; None: it cannot be read
+    given      what a completion says, and where
+    """
 
-    def reference(self, answer: str) -> Any:
-        """What a reference says; None: it cannot be read."""
+    lacks: str
+    reading: Callable[[str], Given[T]]
+    reference: Callable[[str], T | None]
+    given: Callable[[str], Given[T]]
 
-    def given(self, text: str) -> Given:
-        """What a completion says, and where."""
+    def lacking(self, answer: str) -> str | None:
+        """What a reference answer lacks, in words; None: nothing."""
+        return self.lacks if self.reference(answer) is None else None
 
+    @abstractmethod
     def __call__(self, completion: Completion) -> Verdict: ...
 
 
-class Compared:
+class Compared(Reads[T]):
     """Finds a value in the reference and in the completion, and compares the two (given, reference)."""
 
     def __init__(
         self,
         lacks: str,
-        reference: Callable[[str], Given],
-        given: Callable[[str], Given],
-        same: Callable[[Any, Any], bool] = eq,
+        reference: Callable[[str], Given[T]],
+        given: Callable[[str], Given[T]],
+        same: Callable[[T, T], bool] = eq,
     ):
         self.lacks, self.reading, self.given, self.same = lacks, reference, given, same
         self.reference = lru_cache(REFERENCES)(lambda answer: reference(answer).value)
@@ -87,12 +98,8 @@ def make_check(verifier: LeafVerifier, answer_pattern: str, *, accuracy: bool) -
     """
     pattern = pattern_of(answer_pattern)
     match verifier:
-        case ExactVerifier():
-            return Compared("final answer", *[lambda text: given_text(text, pattern)] * 2)
-        case NumericVerifier():
-            return numeric(verifier, pattern)
-        case ChoiceVerifier():
-            return Compared("letter", *[lambda text: given_letter(text, verifier.letters, pattern)] * 2)
+        case ExactVerifier() | NumericVerifier() | ChoiceVerifier():
+            return compared(verifier, pattern)
         case MathVerifier():
             return Mathematics(pattern, verifier.fallback != "none")
         case FormatVerifier():
@@ -105,7 +112,22 @@ def make_check(verifier: LeafVerifier, answer_pattern: str, *, accuracy: bool) -
             return OfTask(pattern)
 
 
-def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared:
+def compared(verifier: QuickVerifier, pattern: regex.Pattern) -> Compared[str] | Compared[Number]:
+    """The check of a verifier whose references are read in no time."""
+    if isinstance(verifier, NumericVerifier):
+        return numeric(verifier, pattern)
+    if isinstance(verifier, ChoiceVerifier):
+        letters = verifier.letters
+        return same_reading("letter", lambda text: given_letter(text, letters, pattern))
+    return same_reading("final answer", lambda text: given_text(text, pattern))
+
+
+def same_reading(lacks: str, read: Callable[[str], Given[str]]) -> Compared[str]:
+    """The check of what is read from reference and completion in the same way, and has to be equal."""
+    return Compared(lacks, read, read)
+
+
+def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared[Number]:
     """The check of a number, within the verifier's tolerances."""
     relative = None if verifier.relative_tolerance is None else Fraction(verifier.relative_tolerance)
     absolute = Fraction(verifier.absolute_tolerance)
@@ -121,7 +143,7 @@ def numeric(verifier: NumericVerifier, pattern: regex.Pattern) -> Compared:
     )
 
 
-class Mathematics:
+class Mathematics(Reads[Value]):
     """Mathematical equality; may take as long as sympy likes, so that it needs a worker with a time limit."""
 
     lacks = "mathematics that can be read in one way"
@@ -145,7 +167,7 @@ class Mathematics:
         return found(Outcome.WRONG if readable(given.value) else Outcome.UNPARSABLE)
 
 
-def mathematics(given: Given) -> Any:
+def mathematics(given: Given[Value]) -> Value | None:
     """A reference's value, where the parser reads all of it."""
     return given.value if given.value is not None and readable(given.value) else None
 
@@ -180,14 +202,12 @@ class Overlong:
 def unusable(verifier: Verifier, answer_pattern: str, answer: str) -> str | None:
     """What a reference answer lacks, in words, for the kinds where that is told in no time; None: nothing."""
     for leaf in leaves(verifier):
-        if isinstance(leaf, ExactVerifier | NumericVerifier | ChoiceVerifier):
-            check = reference_check(leaf, answer_pattern)
-            if check.reference(answer) is None:
-                return check.lacks
+        if isinstance(leaf, QuickVerifier) and (what := reference_check(leaf, answer_pattern).lacking(answer)):
+            return what
     return None
 
 
 @lru_cache(maxsize=64)
-def reference_check(leaf: LeafVerifier, answer_pattern: str) -> Reads:
+def reference_check(leaf: QuickVerifier, answer_pattern: str) -> Compared[str] | Compared[Number]:
     """The check that reads the references of a leaf."""
-    return make_check(leaf, answer_pattern, accuracy=False)
+    return compared(leaf, pattern_of(answer_pattern))

@@ -3,12 +3,12 @@
 from functools import lru_cache
 from pathlib import Path
 
-from npo_core.config import Asked, DataProblems, Source
+from npo_core.config import AskedProblems, DataProblems, Source
 from npo_core.errors import DataError
 from npo_core.problems.sources import kind_of, open_source
 
 
-def part_rows(problems: Asked) -> dict[str, int | None]:
+def part_rows(problems: AskedProblems) -> dict[str, int | None]:
     """Rows of every part, before any is dropped: train, held_out, and benchmarks.NAME; None: at a hub.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from npo_core.config import Asked, DataProblems, Execution
+from npo_core.config import AskedProblems, DataProblems, Execution
 from npo_core.config.verifier import FormatVerifier, leaves
 from npo_core.errors import ConfigError, DataError
 from npo_core.problems import draw
@@ -36,7 +36,7 @@ class Prepared:
 
 
 def load_data(
-    settings: Asked, processor: Any, held_out_only: bool = False, execution: Execution | None = None
+    settings: AskedProblems, processor: Any, held_out_only: bool = False, execution: Execution | None = None
 ) -> dict[str, tuple[list[Problem], dict[str, Any]]]:
     """Problems and report of each part: `train`, `held_out`, and `benchmarks.NAME` for each benchmark.
 
@@ -63,7 +63,7 @@ def load_data(
     return {name: (part.problems, part.report) for name, part in found.items()}
 
 
-def check_tags(settings: Asked, processor: Any) -> None:
+def check_tags(settings: AskedProblems, processor: Any) -> None:
     """Raises ConfigError where a format asks for special tokens, which are not in the text that verifiers see."""
     special = getattr(getattr(processor, "tokenizer", processor), "all_special_tokens", [])
     for name in ("", *settings.verifiers):
@@ -89,7 +89,7 @@ def check_apart(found: dict[str, Prepared]) -> None:
             )
 
 
-def read_parts(settings: Asked, held_out_only: bool) -> dict[str, Part]:
+def read_parts(settings: AskedProblems, held_out_only: bool) -> dict[str, Part]:
     """The rows of all parts, each from its source; held-out ones may be split off from those of training."""
     if not isinstance(settings, DataProblems):
         tables = draw.draw(settings, held_out_only)
@@ -100,17 +100,19 @@ def read_parts(settings: Asked, held_out_only: bool) -> dict[str, Part]:
             continue
         table = open_source(source)
         parts[name] = Part(table.name, read_rows(table, source, settings))
-    return parts if apart else split_rows(parts.pop("train"), settings) | parts
+    if apart or settings.held_out_rows is None:
+        return parts
+    return split_rows(parts.pop("train"), settings.held_out_rows) | parts
 
 
-def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
-    """The rows of training and those that are split off."""
-    if settings.held_out_rows >= len(train.rows):
+def split_rows(train: Part, held_out: int) -> dict[str, Part]:
+    """The rows of training, and so many that are split off."""
+    if held_out >= len(train.rows):
         raise DataError(
-            f"problems.held_out_rows = {settings.held_out_rows} leaves no training problem of the {len(train.rows)} "
+            f"problems.held_out_rows = {held_out} leaves no training problem of the {len(train.rows)} "
             f"rows of {train.source}: split off fewer."
         )
-    marks = list(split_off(train.rows, settings.held_out_rows))
+    marks = list(split_off(train.rows, held_out))
     parts = {
         "train": [row for row, chosen in zip(train.rows, marks, strict=True) if not chosen],
         "held_out": [row for row, chosen in zip(train.rows, marks, strict=True) if chosen],
@@ -121,7 +123,7 @@ def split_rows(train: Part, settings: DataProblems) -> dict[str, Part]:
     }
 
 
-def part_problems(part: Part, settings: Asked, render: Renderer) -> Prepared:
+def part_problems(part: Part, settings: AskedProblems, render: Renderer) -> Prepared:
     """The problems of a part: long prompts dropped or refused."""
     problems = rendered(part, render)
     lengths = prompt_lengths(problems, render.processor) if render.processor else []
@@ -208,6 +210,6 @@ def image_tokens(images: Sequence[ImageRef], processor: Any) -> int:
     return sum(counted.num_image_tokens) - len(images)
 
 
-def without_template(settings: Asked) -> Asked:
+def without_template(settings: AskedProblems) -> AskedProblems:
     """The same problems as text, for a look at them where there is no tokenizer."""
     return settings.model_copy(update={"chat": "never", "max_prompt_tokens": None})

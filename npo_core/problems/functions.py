@@ -52,7 +52,7 @@ class OwnFunction:
         module, _, name = path.partition(":")
         require_module(module, path)
         try:
-            function = reduce(getattr, name.split("."), importlib.import_module(module))
+            function: Any = reduce(getattr, name.split("."), importlib.import_module(module))
         except Exception as error:
             raise ConfigError(
                 f"The verifier's function {path} cannot be imported ({type(error).__name__}: {error}): write "
@@ -100,14 +100,15 @@ class OwnFunction:
             raise ConfigError(
                 f"The verifier's function {self.path} returned {result!r}: a float, a bool or an Outcome is needed."
             )
-        if not math.isfinite(result):
+        value = float(result)
+        if not math.isfinite(value):
             raise ValueError(f"it returned {result}")
-        if self.accuracy and not 0 <= result <= 1:
+        if self.accuracy and not 0 <= value <= 1:
             raise ConfigError(
                 f"The verifier's function {self.path} returned {result}, but it is the accuracy: a value from 0 to 1 "
                 "is needed; a reward of another range can be another part of a weighted verifier."
             )
-        return graded(float(result))
+        return graded(value)
 
 
 def parameters(path: str, function: object) -> frozenset[str] | None:

@@ -30,7 +30,7 @@ def require_answer(name: str, entry: dict[str, Any]) -> None:
 
 def kinds(settings: ReasoningGymProblems) -> list[Kind]:
     """What is drawn from, in the order in which they take turns."""
-    return [(task.name, level, task.config) for task in settings.tasks for level in task.levels or [None]]
+    return [(task.name, level, task.config) for task in settings.tasks for level in [*task.levels] or (None,)]
 
 
 def make(name: str, level: int | None, config: dict[str, Any], seed: int = 0, size: int = 1) -> Any:

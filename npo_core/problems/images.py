@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def refer(table: SourceRows, source: Source, row: int, column: str, cell: Any) -
     for place, value in enumerate(cells):
         content, file = image_bytes(value, table.folder, column)
         width, height = decoded_size(content, column)
-        inside = {} if file else {"source": place_of(source), "row": row, "column": column, "place": place}
-        found.append(ImageRef(digest(content), len(content), height, width, file, **inside))
+        ref = ImageRef(digest(content), len(content), height, width, file)
+        found.append(ref if file else replace(ref, source=place_of(source), row=row, column=column, place=place))
     return found
 
 
@@ -81,13 +82,20 @@ def image_content(ref: ImageRef) -> bytes:
         DataError: it is gone, or not the one that was checked.
     """
     try:
-        cell = ref.file if ref.file else opened(ref.source).cell(ref.row, ref.column)
+        cell = cell_of(ref)
         content, _ = image_bytes(cell[ref.place] if isinstance(cell, list) else cell, Path(), ref.column or "")
     except (BrokenImage, IndexError, KeyError) as error:
         raise DataError(f"The image {where(ref)} is gone ({error}): put it back where it was.") from None
     if digest(content) != ref.digest:
         raise DataError(f"The image {where(ref)} has changed since the problems were read: put back the one it was.")
     return content
+
+
+def cell_of(ref: ImageRef) -> Any:
+    """The file of an image, or what the cell of a data set holds. Raises what `open_source` does."""
+    if ref.source is None or ref.row is None or ref.column is None:
+        return ref.file
+    return opened(ref.source).cell(ref.row, ref.column)
 
 
 def check_present(problems: Iterable[Problem]) -> None:
@@ -118,7 +126,9 @@ def has_size(file: str, size: int) -> bool:
 
 def where(ref: ImageRef) -> str:
     """Where an image comes from, in words."""
-    return ref.file or f"{Source.model_validate_json(ref.source).path} row {ref.row + 1}, column {ref.column}"
+    if ref.source is None or ref.row is None:
+        return str(ref.file)
+    return f"{Source.model_validate_json(ref.source).path} row {ref.row + 1}, column {ref.column}"
 
 
 @lru_cache(maxsize=16)  # training, held-out, benchmarks

@@ -17,8 +17,14 @@ def make_judge(verifier: Verifier, answer_pattern: str, execution: Execution, ex
         if isinstance(verifier, AllOfVerifier):
             return AllOf([part(one, True) for one in verifier.parts])
         if isinstance(verifier, InWorkers):
-            limits = {"workers": execution.verifier_workers, "max_outages": execution.max_outages}
-            return Pool(verifier, answer_pattern, **limits, accuracy=accuracy, example=example)
+            return Pool(
+                verifier,
+                answer_pattern,
+                workers=execution.verifier_workers,
+                max_outages=execution.max_outages,
+                accuracy=accuracy,
+                example=example,
+            )
         return InProcess(verifier, make_check(verifier, answer_pattern, accuracy=accuracy), execution.max_outages)
 
     if not isinstance(verifier, WeightedVerifier):
@@ -38,6 +44,7 @@ def begin(judge: Judge, completions: Sequence[Completion]) -> bool:
     Returns:
         Whether the judge has workers that can begin; ask with no completions to know it beforehand.
     """
+    parts: list[tuple[Judge, Sequence[Completion]]]
     match judge:
         case Pool():
             if completions:

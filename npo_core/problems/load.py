@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from npo_core.config import Asked, Execution, Problems
+from npo_core.config import AskedProblems, ChainProblems, Execution, Problems
 from npo_core.config.verifier import WeightedVerifier
 from npo_core.errors import DataError
 from npo_core.problems import chain
@@ -14,7 +14,7 @@ BENCHMARK = "benchmarks."  # what the name of a benchmark's part begins with
 
 
 def load_problems(
-    settings: Problems | Asked, execution: Execution | None = None, processor: Any = None, held_out_only: bool = False
+    settings: Problems, execution: Execution | None = None, processor: Any = None, held_out_only: bool = False
 ) -> ProblemSet:
     """Generate or read the problems.
 
@@ -27,9 +27,10 @@ def load_problems(
         DataError: a source cannot be read or a row is wrong; names file, rows and column.
         ConfigError: the tokenizer does not fit the settings.
     """
-    if isinstance(settings, Asked):
+    if not isinstance(settings, ChainProblems):
         found = load_data(settings, processor, held_out_only, execution)
-        parts, report = ({name: both[i] for name, both in found.items()} for i in (0, 1))
+        parts = {name: problems for name, (problems, _) in found.items()}
+        report = {name: told for name, (_, told) in found.items()}
         return problem_set(settings, execution, parts, report)
     try:
         return chain.make_problems(
@@ -45,7 +46,7 @@ def load_problems(
 
 
 def problem_set(
-    settings: Asked, execution: Execution | None, parts: dict[str, list[Problem]], report: dict[str, Any]
+    settings: AskedProblems, execution: Execution | None, parts: dict[str, list[Problem]], report: dict[str, Any]
 ) -> ProblemSet:
     """Problems from data, by part, with the judges of their verifiers."""
     examples = {problem.verifier: problem for part in parts.values() for problem in part}  # one for each verifier

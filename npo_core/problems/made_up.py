@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import Asked, Columns, DataProblems, Source
+from npo_core.config import AskedProblems, Columns, DataProblems, Source
 from npo_core.problems.sources import kind_of
 
 ROWS = {"train": 24, "held_out": 6}
@@ -12,7 +12,7 @@ BENCHMARK_ROWS = 3
 IMAGE = (48, 32)  # pixels
 
 
-def fewer_rows(settings: Asked, folder: Path) -> dict[str, Any]:
+def fewer_rows(settings: AskedProblems, folder: Path) -> dict[str, Any]:
     """The fields of the same problems with the first rows of local sources, and for a hub's a file in `folder`."""
     fields = settings.model_dump(mode="json", exclude_unset=True)
     if not isinstance(settings, DataProblems):

@@ -15,8 +15,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
-from npo_core.config.verifier import FunctionVerifier, InWorkers, LeafVerifier
+from npo_core.config.verifier import FunctionVerifier, LeafVerifier, WorkerVerifier
 from npo_core.errors import ConfigError, DataError, VerifierError
 from npo_core.problems.functions import FunctionSource
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference, Verdict, found
@@ -86,7 +87,7 @@ class Pool:
 
     def __init__(
         self,
-        verifier: InWorkers,
+        verifier: WorkerVerifier,
         answer_pattern: str,
         *,
         workers: int,
@@ -233,7 +234,12 @@ class Batch:
             worker.ready, self.pool.source = True, value
             if job is not None:
                 self.hand(worker, job)
-        elif kind == VERDICT:
+        elif job is not None:
+            self.take(job, kind, value)
+
+    def take(self, job: int, kind: str, value: Any) -> None:
+        """Act on what a worker said of its job."""
+        if kind == VERDICT:
             self.settle(job, value)
         elif kind == FAULT:
             self.fault(job, value)
@@ -256,7 +262,8 @@ class Batch:
         if not worker.ready:
             kind = VerifierError if any(other.ready for other in self.pool.workers) else ConfigError
             raise kind(f"The verifier {named(self.pool.verifier)} cannot start ({why}): see the log for what it said.")
-        self.pool.replace(worker, None if self.settled(worker.job, outcome, why) else worker.job)
+        job = worker.job
+        self.pool.replace(worker, None if job is None or self.settled(job, outcome, why) else job)
 
     def settle(self, job: int, answer: Verdict | str | None) -> None:
         """Note a final answer."""
@@ -279,6 +286,8 @@ class Batch:
 
 class GrowingBatch(Batch):
     """A batch that is verified in one thread while another one still gives completions to it."""
+
+    bell: Connection
 
     def __init__(self, pool: Pool):
         super().__init__(pool, [], math.inf)  # how many outages are too many is known once all completions are
@@ -305,7 +314,8 @@ class GrowingBatch(Batch):
         places: dict[Completion, deque[int]] = defaultdict(deque)
         for place, completion in enumerate(self.given):
             places[completion].append(place)
-        order, rest = [], []
+        order: list[int] = []
+        rest: list[Completion] = []
         for completion in completions:
             if not places[completion]:
                 places[completion].append(len(self.given) + len(rest))

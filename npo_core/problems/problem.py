@@ -90,7 +90,7 @@ class Problem:
     prompt: str  # as the model sees it; special tokens that its tokenizer adds by itself are left out
     answer: str
     difficulty: int | str
-    row: Mapping[str, object] = field(default_factory=dict, hash=False)  # the data's further columns
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the data's further columns
     images: tuple[ImageRef, ...] = ()
     verifier: str = ""  # one of `problems.verifiers` by its name; empty: `problems.verifier`
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from npo_core.config import Asked
+from npo_core.config import AskedProblems
 from npo_core.errors import ConfigError
 from npo_core.problems.chat import Message, texts_of
 from npo_core.problems.faults import Unusable
@@ -28,7 +28,7 @@ class Renderer:
         ConfigError: a template is needed and there is none, or tokenizer and template do not fit together.
     """
 
-    def __init__(self, settings: Asked, processor: Any):
+    def __init__(self, settings: AskedProblems, processor: Any):
         self.settings, self.processor = settings, processor
         self.tokenizer = tokenizer = getattr(processor, "tokenizer", processor)
         self.speaker = processor if getattr(processor, "chat_template", None) else tokenizer
@@ -99,7 +99,7 @@ class Renderer:
         self.checked = True
 
 
-def chat_model(tokenizer: Any, settings: Asked) -> str | None:
+def chat_model(tokenizer: Any, settings: AskedProblems) -> str | None:
     """Why a model is to be asked by a chat template, where it seems so; None: it does not."""
     if turns := sorted(set(TURNS) & set(tokenizer.get_added_vocab())):
         return f"it has tokens for the turns of a chat ({', '.join(turns)})"

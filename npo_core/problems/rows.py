@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from npo_core.config import Asked, Columns, Source
+from npo_core.config import AskedProblems, Columns, Source
 from npo_core.errors import DataError
 from npo_core.problems.chat import Message, chat, image_places, texts_of, with_images
 from npo_core.problems.checks import unusable
@@ -46,7 +46,7 @@ class Row:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def read_rows(table: SourceRows, source: Source, settings: Asked) -> list[Row]:
+def read_rows(table: SourceRows, source: Source, settings: AskedProblems) -> list[Row]:
     """The rows of a source, which `table` is.
 
     Raises:
@@ -85,7 +85,7 @@ def add_repeated(faults: Faults, rows: Sequence[Row]) -> None:
             faults.add(f"the same {what} as an earlier row", f"{row.name} as {first.name}")
 
 
-def refuse_unverifiable(row: Row, source: Source, settings: Asked) -> None:
+def refuse_unverifiable(row: Row, source: Source, settings: AskedProblems) -> None:
     """Raises Unusable where a row's verifier is not there, or finds no answer in its reference."""
     if row.verifier not in ["", *settings.verifiers]:
         raise Unusable(f"{row.verifier!r} (column {source.columns.verifier}) is none of problems.verifiers")

@@ -1,16 +1,19 @@
 """Open a source: JSON Lines, Parquet, a folder of `save_to_disk`, or a data set of a hub."""
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npo_core.config import Source
 from npo_core.errors import ConfigError, DataError, StorageError
 from npo_core.hub import is_path, require_reachable
 from npo_core.problems.json_rows import read_json
 from npo_core.problems.parquet_types import common_types
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BATCH = 256  # rows in memory at once while a data set is read
 
@@ -22,7 +25,7 @@ class SourceRows:
     name: str  # for messages
     folder: Path | None  # what relative paths of images start from; None on a hub
     columns: list[str]
-    rows: Sequence[Any]  # a list of dicts, None where a line is no JSON object; or a Dataset of Arrow tables
+    rows: "list[Any] | Dataset"  # a list of dicts, None where a line is no JSON object; or a Dataset of Arrow tables
 
     def read(self, columns: set[str]) -> Iterator[Any]:
         """Every row with some columns. Data sets stay on disk, and images stay undecoded."""
@@ -33,7 +36,9 @@ class SourceRows:
             yield from batch.to_pylist()
 
     def cell(self, row: int, column: str) -> Any:
-        """One value of a data set, images undecoded."""
+        """One value, images undecoded."""
+        if isinstance(self.rows, list):
+            return self.rows[row][column]
         return self.rows.select_columns([column])[row][column][0].as_py()
 
 
@@ -166,7 +171,7 @@ def unreadable(error: Exception, sentence: str) -> DataError | StorageError:
     return DataError(sentence)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what lies behind an error."""
     error = root(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no more is said'}"

@@ -9,9 +9,9 @@ import resource
 import sys
 from multiprocessing.connection import Connection
 
-from npo_core.config.verifier import InWorkers
+from npo_core.config.verifier import WorkerVerifier
 from npo_core.errors import ConfigError
-from npo_core.problems.checks import Check, make_check
+from npo_core.problems.checks import Check, Reads, make_check
 from npo_core.problems.functions import OwnFunction, described, is_outage
 from npo_core.problems.problem import Completion, Outcome, Problem, Reference
 from npo_core.problems.tasks import OfTask
@@ -38,7 +38,7 @@ def main(connection: Connection, parent: int) -> None:
         connection.send(judged(check, completion))
 
 
-def prepared(verifier: InWorkers, answer_pattern: str, accuracy: bool, example: Problem | None) -> Check:
+def prepared(verifier: WorkerVerifier, answer_pattern: str, accuracy: bool, example: Problem | None) -> Check:
     """The check, tried on what the first row looks like. Raises ConfigError."""
     most = int(verifier.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
@@ -57,14 +57,14 @@ def judged(check: Check, asked: Completion | Reference) -> tuple[str, object]:
     """
     try:
         if isinstance(asked, Reference):
-            return VERDICT, check.lacks if check.reference(asked.answer) is None else None
+            return VERDICT, check.lacking(asked.answer) if isinstance(check, Reads) else None
         verdict = check(asked)
     except ConfigError as error:
         return REFUSED, str(error)
     except TimeoutError as error:
         return OUTAGE, (Outcome.TIMEOUT, str(error))
     except BaseException as error:  # also sys.exit in a user's function
-        if isinstance(check, OwnFunction) and not is_outage(error):
+        if isinstance(check, OwnFunction) and isinstance(asked, Completion) and not is_outage(error):
             return FAULT, described(check.path, error, asked)
         return OUTAGE, (Outcome.CRASH, f"{type(error).__name__}: {error}")
     return (OUTAGE, (verdict.outcome, "it said so")) if verdict.outcome.is_outage else (VERDICT, verdict)

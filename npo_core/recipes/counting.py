@@ -183,7 +183,7 @@ class CountingSteps(WorkspaceSteps):
         most = [c for c in probed.result.candidates if c.delta <= self.config.auto.choice.max_delta] if probed else []
         able = [c for c in most if budget.updates is None or c.delta <= budget.updates]
         chosen = max(able, key=lambda c: c.delta, default=None) if self.most and budget.interventions else None
-        rollback = chosen and SnapshotRef(step=chosen.step, snapshot=chosen.snapshot)
+        rollback = None if chosen is None else SnapshotRef(step=chosen.step, snapshot=chosen.snapshot)
         self.interventions += rollback is not None
         return self._assume(assumed(AUTO_NPO, number, branch, at, rollback, {}))
 
@@ -229,7 +229,7 @@ def assumed(
         snapshot=at.snapshot,
         intervene=rollback is not None,
         reason="Assumed.",
-        delta=rollback and at.step - rollback.step,
+        delta=None if rollback is None else at.step - rollback.step,
         rollback=rollback,
         signals={},
         thresholds=thresholds,

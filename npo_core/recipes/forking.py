@@ -126,9 +126,10 @@ def plan_fork(request: Request, origin: Workspace) -> tuple[RunConfig, Path, For
     check_changes(old, config, request, "buffer" in origin.timeline.snapshots.get(snapshot).content)
     shared = [Stretch(s.segment, s.t0, min(s.t1, request.step)) for s in stretches if s.t0 < request.step]
     legs = [leg_of(origin, stages, stretch) for stretch in stretches if stretch.t1 > request.step]
-    caches = {s.segment.cache for s in shared} | {leg.cache for leg in legs}
+    used = {s.segment.cache for s in shared} | {leg.cache for leg in legs}
     require_whole(origin, [id_ for step, id_ in states.items() if step <= request.step])
-    path = Path(old, shared, {step: id_ for step, id_ in states.items() if step <= request.step}, caches - {None})
+    caches = {cache for cache in used if cache is not None}
+    path = Path(old, shared, {step: id_ for step, id_ in states.items() if step <= request.step}, caches)
     record = Fork(
         workspace=origin.uri,
         step=request.step,

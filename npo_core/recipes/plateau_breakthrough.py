@@ -26,9 +26,10 @@ def plateau_breakthrough(do: Steps, plateau: Plateau = Plateau()) -> Report:  # 
 def find(do: Steps, plateau: Plateau, base: SnapshotRef) -> Decision:
     """Train as far as the guide, if need be, and find where to roll back to."""
     check_end(do.config, plateau)
-    if plateau.branch is None and do.final() is None:
-        do.branch("main", at=base, reason="GRPO")
     branch = plateau.branch or do.final()
+    if branch is None:
+        branch = "main"
+        do.branch(branch, at=base, reason="GRPO")
     states, training = do.snapshots(branch), do.config.training
     newest = max(states)
     guide = plateau.guide_step or max(newest, training.steps)
@@ -47,7 +48,7 @@ def find(do: Steps, plateau: Plateau, base: SnapshotRef) -> Decision:
 
 def break_through(do: Steps, plateau: Plateau, decision: Decision) -> str:
     """Guidance from the later snapshot, rollback, guided replay, and on; the new branch."""
-    name, rollback = branch_name(decision), decision.rollback
+    name, rollback = branch_name(decision), decision.back_to
     guidance = None
     if plateau.guided:
         guidance = do.guide([decision.at], rollback=rollback, branch=decision.branch)

@@ -87,7 +87,8 @@ class Lines:
     """A line now and then, for logs."""
 
     def __init__(self, label: str):
-        self.label, self.told, self.last = label, time.monotonic(), None
+        self.label, self.told = label, time.monotonic()
+        self.last: dict[str, Any] | None = None  # event
         self.started, self.pace = self.told, Pace()
 
     def tell(self, event: dict[str, Any]) -> None:

@@ -91,8 +91,9 @@ def evaluate(spec: EvaluateSpec) -> dict[str, int | None]:
     evaluation, number = spec.evaluation, len(spec.snapshots)
     asked, further = held_out(spec.problems), benchmarks(spec.problems)
     times = number if evaluation.benchmarks == "all" else 1
-    known = asked is not None and further is not None
-    rows = evaluation.samples * (number * asked + times * further) if known else None
+    rows = None
+    if asked is not None and further is not None:
+        rows = evaluation.samples * (number * asked + times * further)
     return {"completions": rows, "at_once": evaluation.batch}
 
 
@@ -113,7 +114,8 @@ def held_out(problems: Problems) -> int | None:
 def benchmarks(problems: Problems) -> int | None:
     """Problems of further data sets, at most; None as above."""
     counts = [at_most(source) for source in getattr(problems, "benchmarks", {}).values()]
-    return None if None in counts else sum(counts)
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def at_most(source: Source) -> int | None:

@@ -65,7 +65,7 @@ class WorkspaceSteps(ABC):
             branch=branch,
             start=start.snapshot,
             until=until,
-            cache=guidance and guidance.cache,
+            cache=None if guidance is None else guidance.cache,
             fresh=fresh,
             quiet_until=quiet_until,
             token_limit=token_limit,
@@ -115,7 +115,7 @@ class WorkspaceSteps(ABC):
 
     def final(self) -> str | None:
         branch = self.run.workspace.timeline.final()
-        return branch and branch.name
+        return None if branch is None else branch.name
 
     def snapshots(self, branch: str) -> dict[int, str]:
         return self.run.workspace.timeline.states(branch)

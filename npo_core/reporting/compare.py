@@ -79,8 +79,8 @@ def first_crossing(points: Sequence[CurvePoint], target: float) -> Crossing | No
     for point in points:
         if point.pass_rate >= target:
             share = 1.0 if before is None else (target - before.pass_rate) / (point.pass_rate - before.pass_rate)
-            found = (between(before or point, point, share, axis) for axis in AXES)
-            return Crossing(*found, (before or point).step, point.step)
+            step, updates, tokens = (between(before or point, point, share, axis) for axis in AXES)
+            return Crossing(step, updates, tokens, (before or point).step, point.step)
         before = point
     return None
 

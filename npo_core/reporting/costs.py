@@ -36,18 +36,18 @@ class StageCost:
 def stage_costs(workspace: Workspace, stages: Sequence[Stage]) -> list[StageCost]:
     """The finished stages in the order they ran, then what unfinished training has committed."""
     steps = snapshot_steps(workspace, stages)
-    found = [finished_cost(stage, steps) for stage in stages if stage.record is not None]
+    found = [finished_cost(stage, stage.record, steps) for stage in stages if stage.record is not None]
     known = {segment.id for segment in workspace.timeline.segments()}
     begun = [s for s in stages if s.name == "train" and s.record is None and s.fingerprint not in known]
     return found + [cost for stage in begun if (cost := committed_cost(workspace, stage)) is not None]
 
 
-def finished_cost(stage: Stage, steps: Mapping[str, int]) -> StageCost:
-    """What a stage with a result cost."""
+def finished_cost(stage: Stage, record: Mapping[str, Any], steps: Mapping[str, int]) -> StageCost:
+    """What a stage with the record of a result cost."""
     return StageCost(
         stage=stage.name,
         label=label(stage, steps),
-        seconds=stage.cost.get("seconds", stage.record["seconds"]),
+        seconds=stage.cost.get("seconds", record["seconds"]),
         tokens=int(stage.cost.get("tokens_generated", 0)),
         updates=int(stage.cost.get("updates", 0)),
         counted=stage.name in TRAINING_STAGES,

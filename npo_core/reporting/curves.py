@@ -98,8 +98,8 @@ def thin(ax: "Axes", axis: str, points: Sequence[CurvePoint]) -> None:
     """Draw an abandoned branch's curve."""
     x, y = [getattr(point, axis) for point in points], [point.pass_rate for point in points]
     if len(points) > 1:
-        style = {"color": ABANDONED, "linewidth": 1.6, "linestyle": DASHES, "zorder": height(ABANDONED)}
-        ax.plot(x, y, label="abandoned", gid=CURVE, **style)
+        above = height(ABANDONED)
+        ax.plot(x, y, color=ABANDONED, linewidth=1.6, linestyle=DASHES, zorder=above, label="abandoned", gid=CURVE)
 
 
 def target_line(ax: "Axes", target: float) -> None:

@@ -263,14 +263,22 @@ def fill_outcome(axes: Sequence["Axes"], result: Result, new: Rows, old: Rows) -
     at_end = "" if result.difference is None else f": {result.difference:+.3f} at the end"
     axes[0].set_title(f"Pass rate in training{at_end}")
     axes[1].set_title("Entropy")
-    place = {"xycoords": "axes fraction", "xytext": (-3, 4), "textcoords": "offset points", "ha": "right"}
-    axes[0].annotate("compared", (1, 0), fontsize=8.5, color=MUTED, **place)
+    axes[0].annotate(
+        "compared",
+        (1, 0),
+        xycoords="axes fraction",
+        xytext=(-3, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color=MUTED,
+    )
     axes[0].legend(loc="best")
 
 
 def smoothed(ax: "Axes", rows: Rows, value: Callable[[Row], float | None], colour: str, label: str) -> None:
     """Draw a value per step, raw and smoothed."""
-    known = [row for row in rows if value(row) is not None]
-    steps, values = [row["step"] for row in known], [value(row) for row in known]
+    known = [(row["step"], found) for row in rows if (found := value(row)) is not None]
+    steps, values = [step for step, _ in known], [found for _, found in known]
     ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
     ax.plot(steps, smooth(values, half_window(len(values))), color=colour, linewidth=1.9, label=label)

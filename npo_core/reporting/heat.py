@@ -113,8 +113,7 @@ def fill(ax: "Axes", visits: Visits) -> None:
 
 def marks(ax: "Axes", prompts: Sequence[str], visits: Visits, low: int, width: int) -> None:
     """A cross where a prompt was forgotten, a ring where it was rescued."""
-    of = {"forgotten": ("x", INK, INK), "rescued": ("o", INK, "none")}
-    for name, (mark, colour, face) in of.items():
+    for name, mark, face in (("forgotten", "x", INK), ("rescued", "o", "none")):
         places = [
             (low - 0.5 + ((visit.step - low) // width + 0.5) * width, row + 0.5)
             for row, prompt in enumerate(prompts)
@@ -123,7 +122,6 @@ def marks(ax: "Axes", prompts: Sequence[str], visits: Visits, low: int, width: i
         ]
         if places:
             x, y = zip(*places, strict=True)
-            style = {"color": colour} if mark == "x" else {"edgecolors": colour, "facecolors": face}
-            ax.scatter(x, y, marker=mark, s=16, linewidths=1.2, label=name, **style)
+            ax.scatter(x, y, marker=mark, s=16, linewidths=1.2, label=name, color=INK).set_facecolor(face)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower left", bbox_to_anchor=(0.6, 1.0), ncols=2)

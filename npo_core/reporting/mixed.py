@@ -40,7 +40,7 @@ def known(run: RunData, name: str) -> list[float]:
 def in_words(run: RunData) -> str:
     """The parts of `mix` in a sentence, with the method's name where it has one."""
     mix = run.config.mix
-    parts = [source.kind for source in mix.sources]
+    parts: list[str] = [source.kind for source in mix.sources]
     parts += [source.kind for source in mix.prompts] + ["replay of rare successes"] * (mix.replay is not None)
     named = f"Method {run.config.method}: " if run.config.method else "Mixed in: "
     guide = [f"a cache by {mix.guide.kind} from step {mix.guide.from_step}"] if mix.guide else []

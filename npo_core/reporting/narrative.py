@@ -165,7 +165,7 @@ def reproduce(run: RunData, baseline: RunData | None) -> list[str]:
     """The commands that make this report anew."""
     words = ["WORKSPACE is the folder or URI that holds this report's folder."]
     code = commands(run, "WORKSPACE", "NEW_WORKSPACE")
-    if paths := relative_paths(run):
+    if run.folder is not None and (paths := relative_paths(run)):
         words.append(f"Start it in {run.folder}, from which its relative paths count ({', '.join(paths)}).")
         code.insert(0, f"cd {shlex.quote(run.folder)}")
     if baseline is not None:

@@ -134,13 +134,13 @@ def finish(axes: Sequence["Axes"], left: int = 0) -> None:
 
 def whole_steps(ax: "Axes") -> None:
     """Ticks at whole steps alone, of a run of two as well."""
-    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    ax.locator_params("x", integer=True, min_n_ticks=1)
 
 
 def whole_numbers(ax: "Axes") -> None:
     """Count from 0 in whole numbers."""
     ax.set_ylim(bottom=0)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params("y", integer=True)
 
 
 def line(
@@ -160,8 +160,8 @@ def line(
         return
     if raw:
         ax.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
-    style = {"linestyle": dashes or "-", "zorder": height(colour)}
-    ax.plot(x, smooth(y, half), color=colour, linewidth=1.9, label=name, **style)
+    above, dashed = height(colour), dashes or "-"
+    ax.plot(x, smooth(y, half), color=colour, linewidth=1.9, label=name, linestyle=dashed, zorder=above)
 
 
 def height(colour: str) -> float:
@@ -213,7 +213,7 @@ def draw(
         places = {} if measured else margins(size, rows=panels.count(";") + 1)
         fill([ax for _, ax in sorted(figure.subplot_mosaic(panels, gridspec_kw=places).items())])
         canvas.draw()
-        return png(canvas.buffer_rgba())
+        return png(canvas.buffer_rgba(), canvas.get_width_height())
 
 
 def margins(size: tuple[float, float], rows: int) -> dict[str, float]:
@@ -231,14 +231,16 @@ def margins(size: tuple[float, float], rows: int) -> dict[str, float]:
     }
 
 
-def png(pixels: memoryview) -> bytes:
-    """Pixels [height, width, 4] as a PNG with a palette, a third of the size, since it travels inside web pages."""
+def png(pixels: memoryview, size: tuple[int, int]) -> bytes:
+    """Pixels [height, width, 4] as a PNG with a palette, a third of the size, since it travels inside web pages.
+
+    `size`: width and height.
+    """
     from PIL import Image
 
-    height, width, _ = pixels.shape
     palette = Image.new("P", (1, 1))
     palette.putpalette([round(255 * level) for colour, number in TINTS.items() for level in tints(colour, number)])
-    image = Image.frombuffer("RGBA", (width, height), pixels, "raw", "RGBA", 0, 1).convert("RGB")
+    image = Image.frombuffer("RGBA", size, pixels, "raw", "RGBA", 0, 1).convert("RGB")
     sink = io.BytesIO()
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(sink, "png", optimize=True)
     return sink.getvalue()

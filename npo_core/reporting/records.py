@@ -125,6 +125,11 @@ class Metrics:
         return self.columns[name]
 
     @property
+    def steps(self) -> list[int]:
+        """The numbers of the updates, which none is without."""
+        return [int(step) for step in self["step"] if step is not None]
+
+    @property
     def tokens(self) -> int:
         """Tokens that the policy generated."""
         return int(sum(value or 0 for value in self["tokens_generated"]))
@@ -135,7 +140,7 @@ class Metrics:
 
     def between(self, t0: int, t1: int) -> "Metrics":
         """The updates in (t0, t1]."""
-        wanted = [t0 < step <= t1 for step in self["step"]]
+        wanted = [t0 < step <= t1 for step in self.steps]
         return Metrics({name: list(compress(column, wanted)) for name, column in self.columns.items()})
 
     def mean(self, name: str) -> float | None:

@@ -199,7 +199,7 @@ def report_tables(figures: dict[str, Any]) -> list[Table]:
     return [*tables, costs_table([StageCost(**cost) for cost in figures["stages"]])]
 
 
-def crossing(values: dict[str, float] | None) -> Crossing | None:
+def crossing(values: dict[str, Any] | None) -> Crossing | None:
     """A crossing as stored in report.json."""
     return None if values is None else Crossing(**values)
 

@@ -136,7 +136,7 @@ class RunData:
     @property
     def steps_done(self) -> int:
         """The last step trained."""
-        return int(self.steps["step"][-1]) if len(self.steps) else 0
+        return self.steps.steps[-1] if len(self.steps) else 0
 
     @property
     def total(self) -> tuple[int, int]:
@@ -214,10 +214,16 @@ def load(workspace: Workspace) -> RunData:
 def curve_point(score: dict[str, Any], totals: Totals) -> CurvePoint:
     """A point of the curve: a score and what it had cost."""
     kept = {name: score[name] for name in ("problems", "samples") if name in score}
-    rate, error = score["pass_rate"], score["standard_error"]
-    spent = {"updates_total": totals.updates, "tokens_total": totals.tokens, "trained_total": totals.trained}
-    spent |= {"seconds_total": totals.seconds}
-    return CurvePoint(step=score["step"], pass_rate=rate, standard_error=error, **spent, **kept)
+    return CurvePoint(
+        step=score["step"],
+        pass_rate=score["pass_rate"],
+        standard_error=score["standard_error"],
+        updates_total=totals.updates,
+        tokens_total=totals.tokens,
+        trained_total=totals.trained,
+        seconds_total=totals.seconds,
+        **kept,
+    )
 
 
 def abandoned_branches(
@@ -266,8 +272,9 @@ def read_guidance(workspace: Workspace, roles: Roles, segments: Sequence[Segment
     for branch in roles.opened:
         if branch.cache:
             first.setdefault(branch.cache, (branch.name, branch.parent_step))
-        for segment in sorted((s for s in segments if s.branch == branch.name and s.cache), key=lambda s: s.t0):
-            first.setdefault(segment.cache, (branch.name, segment.t0))
+        for segment in sorted((s for s in segments if s.branch == branch.name), key=lambda s: s.t0):
+            if segment.cache:
+                first.setdefault(segment.cache, (branch.name, segment.t0))
     return [
         cache_figures(workspace.guidance(cache)) | {"branch": name, "from_step": step}
         for cache, (name, step) in first.items()

@@ -37,7 +37,7 @@ def segment_metrics(store: Store, segment: Segment) -> Metrics:
 
 def segment_rows(metrics: Metrics) -> dict[str, str]:
     """For each figure: mean over the segment, and over its first and last fifth; what it has none of is left out."""
-    steps = metrics["step"]
+    steps = metrics.steps
     fifth = max(1, len(steps) // 5)
     first, last = metrics.until(steps[fifth - 1]), metrics.between(steps[-fifth] - 1, steps[-1])
     means = {
@@ -61,7 +61,7 @@ def fill(axes: Sequence["Axes"], metrics: Metrics, half: int) -> None:
     name_rates(rate, entropy)
     fill_dead(dead, [metrics], half)
     fill_signal(signal, [metrics], half)
-    finish(axes, left=metrics["step"][0] - 1)
+    finish(axes, left=metrics.steps[0] - 1)
 
 
 def groups_table(run: RunData) -> Table:

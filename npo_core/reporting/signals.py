@@ -205,8 +205,17 @@ def name_branches(ax: "Axes", data: SignalsData) -> None:
 
 def above(ax: "Axes", x: float, text: str, up: float, side: str, colour: str) -> None:
     """Write a text above the axes."""
-    place = {"xycoords": ("data", "axes fraction"), "xytext": (0, up), "textcoords": "offset points"}
-    ax.annotate(text, (x, 1), ha=side, fontsize=8.5, color=colour, annotation_clip=False, **place)
+    ax.annotate(
+        text,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, up),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8.5,
+        color=colour,
+        annotation_clip=False,
+    )
 
 
 def estimates(ax: "Axes", data: SignalsData, probed: Sequence[Decision], name: str) -> None:

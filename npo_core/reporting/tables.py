@@ -103,7 +103,7 @@ def decisions_table(decisions: Sequence[dict[str, Any]]) -> Table:
 
 def decision_cells(decision: dict[str, Any]) -> list[str]:
     """The cells of a decision."""
-    chosen = next((c for c in decision["candidates"] if c["delta"] == decision["delta"]), {})
+    chosen: dict[str, Any] = next((c for c in decision["candidates"] if c["delta"] == decision["delta"]), {})
     result = decision.get("outcome")
     return [
         number(decision["number"]),

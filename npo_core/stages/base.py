@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import Asked, BuiltInModel, ChainFacts, ChainProblems, Lora, PretrainedModel
+from npo_core.config import AskedProblems, BaseBounds, BuiltInModel, ChainFacts, ChainProblems, Lora, PretrainedModel
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.there import check_model
 from npo_core.problems import Outcome, ProblemSet, chain
@@ -31,12 +31,12 @@ def run(spec: BaseSpec, context: StageContext) -> BaseResult:
     copy = context.scratch / "model"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder, copy)
-    info = identity.describe(copy)
+    described = identity.describe(copy)
     attention = getattr(spec.model, "attention", "auto")
     chosen = {} if attention == "auto" else {"attention": attention}  # for all stages, which load snapshots alone
     parts = exact.checkpoint_parts(copy)
-    content = parts.content | info | chosen
-    info = {**info, "eos_token_ids": identity.eos_token_ids(copy), **chosen}
+    content = parts.content | described | chosen
+    info: dict[str, Any] = {**described, "eos_token_ids": identity.eos_token_ids(copy), **chosen}
     if lora := adapters(spec):  # in the id, so that a segment from here is another one with other adapters
         content["lora"] = identity.digest(lora.model_dump_json().encode())
         info["lora"] = lora.model_dump()
@@ -57,7 +57,7 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     """Problems from data, read and checked; None for the built-in task, which every stage makes anew."""
     from npo_core.models.inputs import read_prompts
 
-    if isinstance(spec.problems, ChainProblems):
+    if isinstance(spec.problems, ChainProblems) or isinstance(spec.model, BuiltInModel):
         return None
     processor = processor_for(spec.problems, spec.model.path)
     problems = load_problems(spec.problems, spec.execution, processor)
@@ -68,7 +68,7 @@ def read_problems(spec: BaseSpec) -> ProblemSet | None:
     return problems
 
 
-def processor_for(problems: Asked, path: str) -> Any:
+def processor_for(problems: AskedProblems, path: str) -> Any:
     """The processor of a model for these problems: its tokenizer, where it takes text alone.
 
     Raises:
@@ -98,25 +98,31 @@ def no_model(path: str, error: Exception) -> DataError:
 
 def model_folder(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
     """A local folder with model and tokenizer, and whether it was made now; built-in models are kept for later runs."""
-    if isinstance(spec.model, BuiltInModel):
-        return built_in(spec, context)
-    return pretrained(spec.model, context), False
+    if isinstance(spec.model, PretrainedModel):
+        return pretrained(spec.model, context), False
+    return built_in(spec, context)
 
 
 def built_in(spec: BaseSpec, context: StageContext) -> tuple[Path, bool]:
-    """The folder of the built-in model, and whether it was made just now."""
+    """The folder of the built-in model, and whether it was made just now. Raises ConfigError for any other."""
     from npo_core.models.built_in import train_base
 
-    folder = home() / "models" / model_key(spec.model, spec.problems)
+    model, problems = spec.model, spec.problems
+    if not (isinstance(model, BuiltInModel) and isinstance(problems, ChainProblems)):
+        raise ConfigError(
+            f"model.kind = {model.kind} with problems.kind = {problems.kind}: only the built-in model on the built-in "
+            "task (chain) is made here; name a pretrained model by its path."
+        )
+    folder = home() / "models" / model_key(model, problems)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # two runs that start together make one model
         if folder.exists():
             return folder, False
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        train_base(spec.model, spec.problems, unfinished, context.progress)
-        if spec.model.bounds is not None:
-            check_base(unfinished, spec.model, spec.problems, context.device)
+        train_base(model, problems, unfinished, context.progress)
+        if model.bounds is not None:
+            check_base(unfinished, model, problems, context.device)
         unfinished.rename(folder)
     return folder, True
 
@@ -136,7 +142,7 @@ def check_base(folder: Path, model: BuiltInModel, problems: ChainProblems, devic
     from npo_core.config import EngineSettings
     from npo_core.engines.open import open_engine
 
-    asked, bounds = load_problems(problems).train[:256], model.bounds
+    asked, bounds = load_problems(problems).train[:256], model.bounds or BaseBounds()
     engine = open_engine(folder, EngineSettings(), device=device, batch=2048, attention="auto", bf16=False)
     drawn = engine.generate(asked, samples=8, max_tokens=problems.operands, seed=derive_seed("bounds", model.seed))
     whole = problems.verdict == "all"

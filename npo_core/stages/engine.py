@@ -33,10 +33,10 @@ def folder_engine(
     from npo_core.engines.dealt import DealtEngine
     from npo_core.engines.open import open_engine
 
-    how = {"device": context.device, "batch": batch, "attention": attention, "bf16": bf16}
-    if context.hosts is not None:
-        return DealtEngine(context.hosts, folder, spec.engine, **how)
-    return open_engine(folder, spec.engine, **how)
+    hosts, device = context.hosts, context.device
+    if hosts is not None:
+        return DealtEngine(hosts, folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
+    return open_engine(folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
 
 
 def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":

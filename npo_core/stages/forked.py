@@ -60,6 +60,9 @@ class ForkServer:
             start_new_session=True,
         )
         os.close(theirs)
+        requests = self.process.stdin
+        assert requests is not None  # a pipe, as asked for
+        self.requests = requests
         self.answers: dict[int, dict[str, int]] = {}
         self.news = threading.Condition()
         self.lock = threading.Lock()
@@ -92,14 +95,14 @@ class ForkServer:
                 "log": str(scratch / LOG_FILE),
             }
             with suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(request).encode() + b"\n")
-                self.process.stdin.flush()
+                self.requests.write(json.dumps(request).encode() + b"\n")
+                self.requests.flush()
         return Forked(self, number)
 
     def close(self) -> None:
         """End all stages and the server."""
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self.requests.close()
         self.process.wait()
 
 
@@ -124,10 +127,10 @@ class Forked:
     def wait(self, timeout: float) -> int:
         """Its exit code, once it ended. Raises subprocess.TimeoutExpired."""
         with self.server.news:
-            ended = self.server.news.wait_for(lambda: self.poll() is not None, timeout)
-        if not ended:
+            self.server.news.wait_for(lambda: self.poll() is not None, timeout)
+        if (code := self.poll()) is None:
             raise subprocess.TimeoutExpired(f"stage {self.number}", timeout)
-        return self.poll()
+        return code
 
     def terminate(self) -> None:
         """Send SIGTERM."""

@@ -3,7 +3,7 @@
 import time
 from functools import cache
 
-from npo_core.config import TracesGuide
+from npo_core.config import ChainProblems, TracesGuide
 from npo_core.control.controller import read_pool
 from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import merge_shards
@@ -16,7 +16,7 @@ from npo_core.stages.guides import guide_sources, load_engine
 from npo_core.stages.problems import run_problems
 from npo_core.stages.processes import generation_processes
 from npo_core.stages.results import Cost, GuideResult
-from npo_core.stages.specs import GuideSpec
+from npo_core.stages.specs import GuideSpec, TrainSpec
 from npo_core.stages.traces import write_traces
 from npo_core.timeline import Store
 from npo_core.timeline.segments import read_outcomes
@@ -28,14 +28,19 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
     workspace = context.workspace
     rollback = workspace.timeline.snapshots.get(spec.rollback)
     problems = run_problems(spec, context, rollback)
-    chosen = coming_requests if spec.until is not None else failed_requests if spec.failures else segment_requests
-    requests, skipped = chosen(spec, context, problems)
+    if spec.until is not None:
+        requests, skipped = coming_requests(spec, context, problems, spec.until)
+    else:
+        chosen = failed_requests if spec.failures else segment_requests
+        requests, skipped = chosen(spec, context, problems)
     shards = workspace.store.child(spec.folder)
     guides, measured = guide_sources(spec, context, rollback, requests)
     if isinstance(spec.outside, TracesGuide):
-        guides = write_traces(spec, context, problems, rollback, requests, shards)
+        authors = write_traces(spec, spec.outside, context, problems, rollback, requests, shards)
+        wrote = [{"id": author, "step": 0} for author in authors]
     else:
         sample_guides(spec, context, problems, requests, guides, shards)
+        wrote = [{"id": guide.id, "step": guide.step} for guide in guides]
     info = merge_shards(
         shards,
         workspace.store.child("guidance"),
@@ -44,7 +49,7 @@ def run(spec: GuideSpec, context: StageContext) -> GuideResult:
         reward_names=list(problems.reward_names),
         eos_token_id=rollback.info["eos_token_ids"],
         sampling=describe_sampling(spec),
-        guides=[{"id": guide.id, "step": guide.step} for guide in guides],
+        guides=wrote,
         prompts_skipped=skipped,
         seconds=time.perf_counter() - started,
     )
@@ -78,9 +83,12 @@ def sample_guides(
     )
 
 
-def second_opinion(spec: GuideSpec, problems: ProblemSet) -> Judge | None:
-    """The judge of guidance.verifier, which what the problems' own finds right must also convince."""
-    if spec.guidance.verifier is None:
+def second_opinion(spec: GuideSpec | TrainSpec, problems: ProblemSet) -> Judge | None:
+    """The judge of guidance.verifier, which what the problems' own finds right must also convince; None: there is none.
+
+    The built-in task is verified exactly, and has none.
+    """
+    if spec.guidance is None or spec.guidance.verifier is None or isinstance(spec.problems, ChainProblems):
         return None
     pattern, example = spec.problems.answer_pattern, problems.train[0]
     return make_judge(spec.guidance.verifier, pattern, spec.execution, example)
@@ -104,10 +112,12 @@ def segment_requests(spec: GuideSpec, context: StageContext, problems: ProblemSe
     return wanted, len(first) - len(wanted)
 
 
-def coming_requests(spec: GuideSpec, context: StageContext, problems: ProblemSet) -> tuple[list[Request], int]:
+def coming_requests(
+    spec: GuideSpec, context: StageContext, problems: ProblemSet, until: int
+) -> tuple[list[Request], int]:
     """The prompts that the data's order asks between the rollback and `until`; whoever guides may guide them all."""
     training, start = spec.training, context.workspace.timeline.snapshots.get(spec.rollback).step
-    windows = (start // training.updates_per_batch, -(-spec.until // training.updates_per_batch))
+    windows = (start // training.updates_per_batch, -(-until // training.updates_per_batch))
     rows = rows_met(len(problems.train), spec.seed, training.prompts_per_step, *windows)
     return [Request(problems.train[row], 0) for row in rows], 0
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,29 +29,30 @@ def guide_sources(
         ConfigError: a model outside the run has another tokenizer than the run's.
     """
     if isinstance(spec.outside, ModelGuide):
-        return [teacher(spec, context, rollback)], 0
+        return [teacher(spec, spec.outside.path, context, rollback)], 0
     snapshots = [context.workspace.timeline.snapshots.get(id_) for id_ in spec.guides]
     if spec.horizons:
-        return [beyond(spec, context, *snapshots, horizon) for horizon in sorted(spec.horizons)], 0
-    sources = [GuideSource(s.id, s.step, lambda id_=s.id: load_engine(spec, context, id_)) for s in snapshots]
+        early, late = snapshots
+        return [beyond(spec, context, early, late, horizon) for horizon in sorted(spec.horizons)], 0
+    sources = [GuideSource(s.id, s.step, partial(load_engine, spec, context, s.id)) for s in snapshots]
     return by_distance(spec, context, sources, requests) if spec.by_kl else (sources, 0)
 
 
-def teacher(spec: GuideSpec, context: StageContext, rollback: Snapshot) -> GuideSource:
-    """A model outside the run, as a guide of step 0."""
+def teacher(spec: GuideSpec, path: str, context: StageContext, rollback: Snapshot) -> GuideSource:
+    """A model outside the run (a folder or hub id), as a guide of step 0."""
     from npo_core.models import identity
     from npo_core.stages.base import pretrained
 
-    folder = pretrained(PretrainedModel(kind="pretrained", path=spec.outside.path), context)
+    folder = pretrained(PretrainedModel(kind="pretrained", path=path), context)
     found, ours = identity.describe(folder)["tokenizer"], rollback.info["tokenizer"]
     if found != ours:
         raise ConfigError(
-            f"mix.guide.path = {spec.outside.path} has another tokenizer ({found}) than the run's model ({ours}), so "
+            f"mix.guide.path = {path} has another tokenizer ({found}) than the run's model ({ours}), so "
             "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
         )
     digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
-    how = {"batch": generation_rows(spec), "bf16": spec.training.bf16}
-    return GuideSource(f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, **how))
+    batch, bf16 = generation_rows(spec), spec.training.bf16
+    return GuideSource(f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, batch=batch, bf16=bf16))
 
 
 def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> GuideSource:
@@ -66,8 +68,8 @@ def open_beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: S
     folder = context.scratch / f"beyond-{horizon:g}"
     shutil.rmtree(folder, ignore_errors=True)
     write_beyond(before, after, horizon, folder)
-    how = {"batch": generation_rows(spec), "bf16": spec.training.bf16}
-    return folder_engine(spec, context, folder, attention=late.info.get("attention", "auto"), **how)
+    attention, batch = late.info.get("attention", "auto"), generation_rows(spec)
+    return folder_engine(spec, context, folder, attention=attention, batch=batch, bf16=spec.training.bf16)
 
 
 def write_beyond(before: Path, after: Path, horizon: float, folder: Path) -> None:

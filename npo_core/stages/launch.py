@@ -54,7 +54,10 @@ class StageResult(Generic[R]):
 class Process(Protocol):
     """A started stage."""
 
-    pid: int
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from npo_core.config import (
     Asked,
+    AskedProblems,
     DataProblems,
     Execution,
     ModelGuide,
@@ -16,7 +17,7 @@ from npo_core.config import (
     TracesGuide,
     Training,
 )
-from npo_core.config.verifier import FunctionVerifier, leaves
+from npo_core.config.verifier import FunctionVerifier, Verifier, WeightedVerifier, leaves
 from npo_core.errors import ConfigError
 from npo_core.models.there import check_model
 from npo_core.problems.count import part_rows
@@ -83,13 +84,12 @@ def require_model(config: RunConfig) -> None:
         check_model(config.model.path)
 
 
-def functions(config: RunConfig) -> Iterator[tuple[FunctionVerifier, bool]]:
-    """The functions that verify, each once, and whether it finds the accuracy."""
-    problems, opinion = config.problems, config.guidance.verifier
+def functions(problems: AskedProblems, opinion: Verifier | None) -> Iterator[tuple[FunctionVerifier, bool]]:
+    """The functions that verify, each once, and whether it finds the accuracy; `opinion`: a second verifier."""
     named = [problems.verifier_named(name) for name in ("", *problems.verifiers)]
     seen: set[str] = set()
     for verifier in [*named, *([] if opinion is None else [opinion])]:
-        right = [*leaves(getattr(verifier, "accuracy", None).verifier)] if hasattr(verifier, "accuracy") else None
+        right = [*leaves(verifier.accuracy.verifier)] if isinstance(verifier, WeightedVerifier) else None
         for leaf in leaves(verifier):
             if isinstance(leaf, FunctionVerifier) and leaf.path not in seen:
                 seen.add(leaf.path)
@@ -104,8 +104,8 @@ def function_sources(config: RunConfig) -> dict[str, FunctionSource]:
     """
     if not isinstance(config.problems, Asked):
         return {}
-    pattern = config.problems.answer_pattern
-    found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in functions(config)}
+    pattern, asked = config.problems.answer_pattern, functions(config.problems, config.guidance.verifier)
+    found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in asked}
     return {path: source for path, source in found.items() if source is not None}
 
 

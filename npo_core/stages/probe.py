@@ -55,7 +55,7 @@ def run(spec: ProbeSpec, context: StageContext) -> ProbeStageResult:
         rollouts,
         own,
         at,
-        {step: (id_, lambda id_=id_: load_engine(spec, context, id_)) for step, id_ in steps.items()},
+        {step: (id_, partial(load_engine, spec, context, id_)) for step, id_ in steps.items()},
         len(pool),
         lambda done, total: context.progress(done, total),
     )

@@ -132,14 +132,12 @@ def compare(
     workspace: Workspace, original: Segment, copy: Workspace, replayed: Segment, until: int
 ) -> list[dict[str, Any]]:
     """One row for each thing that must be equal, with where it first differs."""
-    outcomes = [up_to(read_outcomes(w.store, s), until) for w, s in ((workspace, original), (copy, replayed))]
-    steps = [
-        up_to(read_steps(w.store, s), until).drop_columns(list(TIMINGS))
-        for w, s in ((workspace, original), (copy, replayed))
-    ]
+    both = ((workspace, original), (copy, replayed))
+    outcomes = [up_to(read_outcomes(w.store, s), until) for w, s in both]
+    steps = [up_to(read_steps(w.store, s), until).drop_columns(list(TIMINGS)) for w, s in both]
     rows = [
-        compare_rows("token ids, pass rates and order of prompts", *outcomes, name="prompt_id"),
-        compare_rows("loss, gradient norm and metrics of every update", *steps, name="step"),
+        compare_rows("token ids, pass rates and order of prompts", "prompt_id", *outcomes),
+        compare_rows("loss, gradient norm and metrics of every update", "step", *steps),
     ]
     for step, id_ in sorted(replayed.produced().items()):
         old, new = (
@@ -163,8 +161,8 @@ def up_to(table: pa.Table, step: int) -> pa.Table:
     return table.filter(pc.less_equal(table["step"], step))
 
 
-def compare_rows(what: str, old: pa.Table, new: pa.Table, name: str) -> dict[str, Any]:
-    """Compare two tables value by value; NaN equals NaN, and nothing is rounded."""
+def compare_rows(what: str, name: str, old: pa.Table, new: pa.Table) -> dict[str, Any]:
+    """Compare two tables value by value; NaN equals NaN, nothing is rounded. `name`: the column that names a row."""
     if len(old) != len(new):
         return {"what": what, "equal": False, "detail": f"{len(old)} rows, replayed {len(new)}"}
     for a, b in zip(old.to_pylist(), new.to_pylist(), strict=True):

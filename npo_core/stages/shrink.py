@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from npo_core.config import Asked, BuiltInModel, RunConfig, parse_config
+from npo_core.config import AskedProblems, BuiltInModel, ChainProblems, PretrainedModel, RunConfig, parse_config
 from npo_core.config.verifier import (
     FunctionVerifier,
     LengthVerifier,
@@ -58,18 +58,25 @@ def shrink(config: RunConfig) -> RunConfig:
         "threads": 1,
         "processes": min(2, config.execution.processes),
     }
-    if isinstance(config.model, BuiltInModel):
+    if isinstance(config.model, PretrainedModel):
+        fields["model"] |= {"path": str(tiny_model(config.model.path))}
+    else:
         fields["model"] = {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32}
+    if isinstance(config.problems, ChainProblems):
         fields["problems"] = {"kind": "chain", "train": 96, "held_out": 16, "operands": 3, "difficulties": [1, 2]}
     else:
-        fields["model"] |= {"path": str(tiny_model(config.model.path))}
-        key = hashlib.sha256(config.problems.model_dump_json().encode()).hexdigest()[:16]
-        fields["problems"] = fewer_rows(config.problems, home() / "shrunk" / key)
-        if not own_rows(config.problems):
-            fields["problems"] |= verifiers(config.problems)
-        if not own_rows(config.problems) or not own_tokenizer(config.model.path):
+        fields["problems"] = fewer_problems(config.problems)
+        same = isinstance(config.model, PretrainedModel) and own_tokenizer(config.model.path)
+        if not same or not own_rows(config.problems):
             fields["problems"]["max_prompt_tokens"] = None
     return parse_config(fields, f"{config.name}, shrunk")
+
+
+def fewer_problems(problems: AskedProblems) -> dict[str, Any]:
+    """The fields of the same problems with fewer rows; for those of a hub made-up ones, and verifiers that fit them."""
+    key = hashlib.sha256(problems.model_dump_json().encode()).hexdigest()[:16]
+    fields = fewer_rows(problems, home() / "shrunk" / key)
+    return fields if own_rows(problems) else fields | verifiers(problems)
 
 
 def replaced(config: RunConfig) -> list[str]:
@@ -79,6 +86,8 @@ def replaced(config: RunConfig) -> list[str]:
         return said
     tokenizer = "with its tokenizer" if own_tokenizer(config.model.path) else "with a tokenizer of one token a byte"
     said.append(f"In place of model.path = {config.model.path}: a random model of its type, {tokenizer}.")
+    if isinstance(config.problems, ChainProblems):
+        return said
     hub = [f"problems.{part}" for part, source in config.problems.sources.items() if not is_local(source)]
     if not hub:
         return [*said, "Rows and verifier are yours; of each file the first rows are read."]
@@ -86,7 +95,7 @@ def replaced(config: RunConfig) -> list[str]:
     return [*said, "An answer to them is right where it ends by itself; only functions of your own judge as they do."]
 
 
-def own_rows(problems: Asked) -> bool:
+def own_rows(problems: AskedProblems) -> bool:
     """Whether all rows are on this machine."""
     return all(map(is_local, problems.sources.values()))
 
@@ -144,7 +153,7 @@ def architecture(path: str) -> str:
         ) from None
 
 
-def verifiers(problems: Asked) -> dict[str, Any]:
+def verifiers(problems: AskedProblems) -> dict[str, Any]:
     """All verifiers of the problems with another idea of what is right, but for functions."""
     named = {name: shrunk(verifier) for name, verifier in problems.verifiers.items()}
     return {"verifier": shrunk(problems.verifier), "verifiers": named}

@@ -26,6 +26,7 @@ class Spec(Closed):
     workspace: str
     execution: config.Execution
     engine: config.EngineSettings = config.EngineSettings()
+    problems: config.Problems
 
     @property
     def fingerprint(self) -> str:
@@ -36,8 +37,10 @@ class Spec(Closed):
     def deciding(self, *left_out: str) -> dict[str, Any]:
         """The fields that decide the outcome; of the engine only what is not the default."""
         values = self.model_dump(mode="json", exclude={**dict.fromkeys([*self.place, *left_out], True), **self.looks})
-        chosen, default = values.pop("engine").get(self.of_engine), config.EngineSettings().model_dump()
-        return values if chosen == default.get(self.of_engine) else values | {"engine": chosen}
+        engine, default = values.pop("engine"), config.EngineSettings().model_dump()
+        if self.of_engine is None or engine.get(self.of_engine) == default.get(self.of_engine):
+            return values
+        return values | {"engine": engine.get(self.of_engine)}
 
     @property
     def processes(self) -> int:
@@ -56,7 +59,6 @@ class BaseSpec(Spec):
     stage: ClassVar[str] = "base"
     of_engine: ClassVar[str | None] = None
 
-    problems: config.Problems
     model: config.Model
 
 
@@ -66,7 +68,6 @@ class TrainSpec(Spec):
     stage: ClassVar[str] = "train"
     of_engine: ClassVar[str | None] = "rollouts"
 
-    problems: config.Problems
     training: config.Training
     injection: config.Injection
     mix: config.Mix = Field(config.Mix(), exclude_if=lambda mix: not mix.online)
@@ -100,7 +101,6 @@ class GuideSpec(Spec):
     stage: ClassVar[str] = "guide"
     generates: ClassVar[bool] = True
 
-    problems: config.Problems
     training: config.Training
     guidance: config.Guidance
     tau_gate: float
@@ -143,7 +143,6 @@ class ProbeSpec(Spec):
     stage: ClassVar[str] = "probe"
     generates: ClassVar[bool] = True
 
-    problems: config.Problems
     control: config.Control
     probe: config.Probe
     max_completion_tokens: int
@@ -162,7 +161,6 @@ class EvaluateSpec(Spec):
     stage: ClassVar[str] = "evaluate"
     generates: ClassVar[bool] = True
 
-    problems: config.Problems
     evaluation: config.Evaluation
     max_completion_tokens: int
     bf16: bool = Field(False, exclude_if=lambda on: not on, description="compute in bfloat16, as training does")

@@ -4,8 +4,9 @@ from collections import Counter
 
 import numpy as np
 
+from npo_core.config import TracesGuide
 from npo_core.errors import DataError
-from npo_core.guidance.generate import GuideSource, Request
+from npo_core.guidance.generate import Request
 from npo_core.guidance.shards import PromptCost, write_shard
 from npo_core.guidance.traces import read_traces
 from npo_core.guidance.trajectory import Trajectory
@@ -17,13 +18,14 @@ from npo_core.timeline import Snapshot, Store
 
 def write_traces(
     spec: GuideSpec,
+    traces: TracesGuide,
     context: StageContext,
     problems: ProblemSet,
     rollback: Snapshot,
     requests: list[Request],
     shards: Store,
-) -> list[GuideSource]:
-    """Commit the verified completions of a file as one shard; who wrote them, as guides of step 0.
+) -> list[str]:
+    """Commit the verified completions of a file as one shard; the names of who wrote them.
 
     Each is tokenized with the run's tokenizer, and its end token is added; log-probabilities are unknown (NaN).
 
@@ -34,7 +36,7 @@ def write_traces(
 
     processor = load_processor(context.workspace.snapshot_folder(rollback.id, weights=False))
     tokenizer = getattr(processor, "tokenizer", processor)
-    rows, wanted = read_traces(spec.outside), {request.problem.id for request in requests}
+    rows, wanted = read_traces(traces), {request.problem.id for request in requests}
     known = {key: problem for problem in problems.train if problem.id in wanted for key in (problem.id, problem.prompt)}
     found: dict[str, list[tuple[Problem, str, str, list[int]]]] = {}
     for prompt, text, origin in rows:
@@ -44,14 +46,14 @@ def write_traces(
     kept, told = verified(spec, problems, found)
     if not kept:
         raise DataError(
-            f"mix.guide.path = {spec.outside.path}: of {len(rows)} rows, {told['matched']} are of prompts of this run, "
+            f"mix.guide.path = {traces.path}: of {len(rows)} rows, {told['matched']} are of prompts of this run, "
             f"and none is right ({told['wrong']} wrong, {told['long']} longer than "
             f"training.max_completion_tokens = {spec.training.max_completion_tokens}). Prompts are matched by their "
             f"problem's id or by the whole prompt as the model sees it, such as {problems.train[0].prompt[:200]!r}."
         )
     print({"rows": len(rows), **told, "kept": len(kept)})  # into the stage's log
     write_shard(shards, 0, kept, [PromptCost(request.problem.id, 0, 0) for request in requests])
-    return [GuideSource(origin, 0, None) for origin in sorted({row.guide for row in kept})]
+    return sorted({row.guide for row in kept})
 
 
 def verified(
@@ -65,7 +67,8 @@ def verified(
     asked = [Completion(problem, text, len(ids), True) for problem, text, _, ids in rows]
     verdicts, opinion = problems.judge(asked), second_opinion(spec, problems)
     seconds = verdicts if opinion is None else opinion(asked)
-    accept, kept, numbers = spec.guidance.accept_fallback, [], Counter()
+    accept, kept = spec.guidance.accept_fallback, []
+    numbers: Counter[str] = Counter()  # kept of each problem
     for (problem, _, origin, ids), verdict, second in zip(rows, verdicts, seconds, strict=True):
         if len(ids) > spec.training.max_completion_tokens:
             told["long"] += 1

@@ -156,7 +156,7 @@ def make_trainer(
     from npo_core.training.build import Rewards, grpo_config, training_data
     from npo_core.training.trainer import InjectionSettings, NPOTrainer
 
-    opinion = None if spec.guidance is None else second_opinion(spec, problems)
+    opinion = second_opinion(spec, problems)
     accept = spec.guidance is not None and spec.guidance.accept_fallback
     rewards = Rewards(problems, start.info["eos_token_ids"], spec.processes, accept_fallback=accept, opinion=opinion)
     recorder.mixer = make_mixer(spec, context, start, problems, folder)

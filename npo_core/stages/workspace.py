@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from npo_core.config import RunConfig, parse_config
 from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.cache import GuidanceCache
@@ -162,7 +164,7 @@ def deciding(config: RunConfig) -> RunConfig:
 
 def difference(field: str, old: object, new: object) -> str:
     """`field = old, not new`, for the first leaf in which two settings differ."""
-    if type(old) is type(new) and hasattr(type(old), "model_fields"):
+    if type(old) is type(new) and isinstance(old, BaseModel):
         for name in type(old).model_fields:
             if getattr(old, name) != getattr(new, name):
                 return difference(f"{field}.{name}", getattr(old, name), getattr(new, name))

@@ -43,8 +43,8 @@ class ExactTrainer(SharingTrainer):
         are written at once, as TRL does.
     """
 
-    sampling_seed: int | None = None  # TRL's own code may run without `__init__`
-    generation_batch: int | None = None
+    sampling_seed: int
+    generation_batch: int | None = None  # TRL's own code may run without `__init__`
     begin_checkpoint: Callable[[], Unwritten] | None = None
     _unwritten: Unwritten | None = None  # of the checkpoint under way
     _draws: int = 0  # rollouts that the generation batch under way has had beside its own
@@ -119,10 +119,9 @@ class ExactTrainer(SharingTrainer):
 
     def _sample(self, prompt_ids: list[list[int]], part: slice) -> list[Sampled]:
         """Completions of some rows of this process."""
-        ids = prompt_ids[part]
-        keys = list(map(tuple, ids)) if self.open_images is None else self._numbers[part].tolist()
+        keys = list(map(tuple, prompt_ids[part])) if self._numbers is None else self._numbers[part].tolist()
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        prompts = [PromptInputs(list(k)) if self.open_images is None else self._prompt(k) for k in number]
+        prompts = [PromptInputs(list(k)) if self._numbers is None else self._prompt(k) for k in number]
         sampling = Sampling(
             seed=self._rollout_seed,
             max_tokens=self.max_completion_length,

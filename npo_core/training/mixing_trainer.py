@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
-from npo_core.engines.sampling import Ended
+from npo_core.engines.sampling import Ended, Sampled
 from npo_core.errors import DataError, DivergedError
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Batch, Group, Mixer
@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
 
     token_ids: list[int]
     logprobs: list[float]  # NaN where they are not known
-    entropies: list[float] | None
+    entropies: list[float]  # empty where they are not known
     rewards: list[float]
     may_inject: bool
     verdict: str = ""
@@ -57,7 +57,7 @@ class MixingTrainer(ExactTrainer):
     verdicts: Callable[[], Sequence[str]] | None = None
     begin_verifying: Callable[[Sequence[str], Sequence[str], Sequence[list[int]]], None] | None = None
     _asking: Sequence[dict] = ()  # the rows of this process that completions are drawn for
-    _rollout: Sequence[dict] | None = None  # the rows being generated, by a trainer that trains
+    _rollout: list[dict] = []  # the rows being generated; none in evaluation
     _scored: torch.Tensor | None = None  # [B, F] rewards after injection, of all processes
 
     def __init__(
@@ -92,13 +92,13 @@ class MixingTrainer(ExactTrainer):
     def _generate_and_score_completions(self, inputs):
         self._guide_rows, self._rows_beside, self._grown, self._scored, self._draws = {}, [], None, None, 0
         if not self.model.training:
-            self._rollout = None
+            self._rollout = []
             return super()._generate_and_score_completions(inputs)
         self._rollout = self._asked(inputs)
         output = super()._generate_and_score_completions(self._rollout)
         output = self._attach(output)
         self._keep_samples(output)
-        self._rollout = self._scored = self._generated = None
+        self._rollout, self._scored, self._generated = [], None, None
         return output
 
     def _keep_samples(self, output: dict) -> None:
@@ -123,7 +123,7 @@ class MixingTrainer(ExactTrainer):
     # --- rollouts --------------------------------------------------------------------------------------------------
 
     def _generate(self, prompts, *args, **kwargs):
-        if self._rollout is None or self.rollout_func is not None:  # in evaluation; or rewards need the whole rollout
+        if not self._rollout or self.rollout_func is not None:  # in evaluation; or rewards need the whole rollout
             return super()._generate(prompts, *args, **kwargs)
         generated, rewards_BF = self._roll_out(prompts, self._rollout)
         self._metrics["train"]["tokens_generated"].append(
@@ -154,13 +154,13 @@ class MixingTrainer(ExactTrainer):
         return generated, rewards_BF
 
     def _ended(self, part: slice) -> Ended | None:
-        if self.begin_verifying is None:
+        if (begin := self.begin_verifying) is None:
             return None
 
         def tell(places: list[int], token_ids: list[list[int]]) -> None:
             prompt_ids = [self._asking[part.start + place]["prompt_id"] for place in places]
             texts = self.processing_class.batch_decode(token_ids, skip_special_tokens=True)
-            self.begin_verifying(prompt_ids, texts, token_ids)
+            begin(prompt_ids, texts, token_ids)
 
         return tell
 
@@ -174,7 +174,7 @@ class MixingTrainer(ExactTrainer):
         self._draws += 1
         with self._aside(rows):
             generated, rewards_BF = self._roll_out([row["prompt"] for row in rows], rows)
-            drawn = self._drawn(generated, rewards_BF, len(rows), every=True)[: len(prompt_ids) * n]
+            drawn = gather_object(self._drawn(generated, rewards_BF, len(rows)))[: len(prompt_ids) * n]
         tokens = float(sum(len(row.token_ids) for row in drawn))
         self._metrics["train"]["tokens_generated"][-1] += tokens
         self._counts["tokens_extra"] = self._counts.get("tokens_extra", 0.0) + tokens
@@ -187,7 +187,8 @@ class MixingTrainer(ExactTrainer):
         kept = {name: getattr(self, name) for name in names}
         lengths = {name: len(values) for name, values in self._metrics["train"].items()}
         tokens = self.state.num_input_tokens_seen
-        self._pending_metrics, self._pending_extra_logs = defaultdict(list), defaultdict(list)
+        self._pending_metrics: dict[str, list] = defaultdict(list)
+        self._pending_extra_logs: dict[str, list] = defaultdict(list)
         if self.open_images is not None:
             self._numbers = torch.tensor([self._number_of[row["prompt_id"]] for row in rows])
         try:
@@ -202,23 +203,26 @@ class MixingTrainer(ExactTrainer):
             for name, length in lengths.items():
                 del metrics[name][length:]
 
-    def _drawn(self, generated: tuple, rewards_BF: torch.Tensor, rows: int, every: bool) -> list[Drawn | None]:
-        """The completions of all processes; `every` False: only those that may be injected, None for the others."""
+    def _drawn(self, generated: tuple, rewards_BF: torch.Tensor, rows: int) -> list[Drawn]:
+        """The completions of this process."""
         first = self.accelerator.process_index * rows
         rewards = rewards_BF[first : first + rows].tolist()
         right = [i for i, row in enumerate(rewards) if row[0] == 1]
         may = dict(zip(right, self.may_inject(right) if self.may_inject else [True] * len(right), strict=True))
         logprobs = generated[LOGPROBS]
-        found: list[Drawn | None] = []
+        found = []
         for i, ids in enumerate(generated[COMPLETION_IDS]):
-            if not (every or may.get(i)):
-                found.append(None)
-                continue
             sampled = self._sampled[i] if self._sampled is not None else None
             logps = sampled.logprobs if sampled else logprobs[i] if logprobs is not None else [np.nan] * len(ids)
             verdict = self._verdicts[i] if self._verdicts else ""
-            found.append(Drawn(ids, logps, sampled and sampled.entropies, rewards[i], bool(may.get(i)), verdict))
-        return gather_object(found)
+            entropies = sampled.entropies if sampled else []
+            found.append(Drawn(ids, logps, entropies, rewards[i], bool(may.get(i)), verdict))
+        return found
+
+    def _right(self, generated: tuple, rewards_BF: torch.Tensor) -> list[Drawn | None]:
+        """The completions of all processes that may be injected; None for the others."""
+        drawn = self._drawn(generated, rewards_BF, len(self._rollout))
+        return gather_object([row if row.may_inject else None for row in drawn])
 
     # --- what is mixed in ------------------------------------------------------------------------------------------
 
@@ -228,9 +232,9 @@ class MixingTrainer(ExactTrainer):
         # Asked before anything else is drawn and judged: which of this rollout's right ones may be injected.
         right = None
         if self.mixer.wants_successes:
-            right = self._drawn(generated, rewards_BF, len(self._rollout), every=False)
+            right = self._right(generated, rewards_BF)
         if self.mixer.dynamic is not None:
-            rewards_BF = self._filled_up(generated, rewards_BF, right)
+            rewards_BF = self._filled_up(generated, rewards_BF, right, self.mixer.dynamic.settings.rounds)
         pass_rate_P = injection.pass_rates(rewards_BF[:, 0], self.num_generations)
         groups = self._groups(pass_rate_P, right)
         batch = Batch(self._update, groups, self.num_generations, self._extra_groups, self._seed_of, self._counts)
@@ -362,14 +366,16 @@ class MixingTrainer(ExactTrainer):
         self._rows_beside += [beside.RowBeside(row.trajectory, weight=row.weight, ratio=ratio) for row in rows]
         self._metrics["train"]["mix/rows_replayed"].append(float(len(rows)))
 
-    def _filled_up(self, generated: tuple, rewards_BF: torch.Tensor, right: list[Drawn | None] | None) -> torch.Tensor:
+    def _filled_up(
+        self, generated: tuple, rewards_BF: torch.Tensor, right: list[Drawn | None] | None, rounds: int
+    ) -> torch.Tensor:
         """Other prompts, with their completions, in place of dead groups, in a few rounds (dynamic sampling).
 
         Changes what was generated, and `right`, in place; the rewards then.
         """
         n, rows, rewards_BF = self.num_generations, len(self._rollout), rewards_BF.clone()
         first = self.accelerator.process_index * rows
-        for round_ in range(self.mixer.dynamic.settings.rounds):
+        for round_ in range(rounds):
             rates = injection.pass_rates(rewards_BF[:, 0], n).tolist()
             dead = [i for i, rate in enumerate(rates) if rate in (0.0, 1.0)]
             asked = gather_object([row["prompt_id"] for row in self._rollout])[::n]
@@ -401,8 +407,8 @@ class MixingTrainer(ExactTrainer):
         if self._verdicts:
             self._verdicts[place] = drawn.verdict
         if self._sampled is not None:
-            self._sampled[place] = type(self._sampled[place])(drawn.token_ids, drawn.logprobs, drawn.entropies)
-        if self.open_images is not None:
+            self._sampled[place] = Sampled(drawn.token_ids, drawn.logprobs, drawn.entropies)
+        if self._numbers is not None:
             self._numbers[place] = self._number_of[row["prompt_id"]]
 
     def _tokens_of(self, prompt_id: str) -> list[int]:

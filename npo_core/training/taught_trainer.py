@@ -43,7 +43,7 @@ class TaughtTrainer(MixingTrainer):
         privileged: a training prompt's text with its reference answer, by prompt id.
 
     Raises:
-        ConfigError: prompts have images, or weights are split among processes.
+        ConfigError: prompts have images, weights are split among processes, or the teacher is told nothing.
     """
 
     # TRL runs code of its own before, and without, `__init__`: what it reaches of ours needs a value by then.
@@ -62,6 +62,8 @@ class TaughtTrainer(MixingTrainer):
         self.teacher, self.privileged = teacher, privileged
         self._kept: list[torch.Tensor] = []  # the teacher's weights, where they are not the policy's
         self._synced = -1  # updates in units of sync_every
+        if teacher is not None and privileged is None:
+            raise ConfigError("teacher is given without privileged: give the function that tells it reference answers.")
         if teacher is not None and (self.open_images is not None or self._sharded):
             raise ConfigError(
                 "mix.self_teacher computes text prompts with whole weights: train on problems without images and with "
@@ -70,14 +72,15 @@ class TaughtTrainer(MixingTrainer):
 
     def _attach(self, output: dict) -> dict:
         output = super()._attach(output)
-        if self.teacher is not None and lambda_at(self.teacher, self._update) > 0:
-            self._sync()
-            output[TEACHER_LOGPS] = self._teacher_logps(output)
+        teacher, privileged = self.teacher, self.privileged
+        if teacher is not None and privileged is not None and lambda_at(teacher, self._update) > 0:
+            self._sync(teacher.sync_every)
+            output[TEACHER_LOGPS] = self._teacher_logps(output, privileged)
         return output
 
-    def _sync(self) -> None:
-        """The policy's weights become the teacher's, every `sync_every` updates."""
-        number = self.state.global_step // self.teacher.sync_every
+    def _sync(self, every: int) -> None:
+        """The policy's weights become the teacher's, every `every` updates."""
+        number = self.state.global_step // every
         if number != self._synced:
             self._synced = number
             self._kept = [p.detach().clone() for p in self.model.parameters() if p.requires_grad]
@@ -95,12 +98,8 @@ class TaughtTrainer(MixingTrainer):
             for parameter, data in zip(own, before, strict=True):
                 parameter.data = data
 
-    def _told(self, prompt_id: str) -> list[int]:
-        """The token ids of a prompt with its reference answer."""
-        return list(self._tokenize_prompts([self.privileged(prompt_id)])[0][0])
-
     @torch.no_grad()
-    def _teacher_logps(self, output: dict) -> torch.Tensor:
+    def _teacher_logps(self, output: dict, privileged: Callable[[str], str]) -> torch.Tensor:
         """[B, T] of the policy's own completions that move it; NaN for all others."""
         ids, mask = output["completion_ids"], output["completion_mask"]
         found = torch.full(ids.shape, torch.nan, device=ids.device)
@@ -111,7 +110,8 @@ class TaughtTrainer(MixingTrainer):
         self._metrics["train"]["mix/teacher_rows"].append(float(sum(gather_object([len(rows)]))))
         if not rows:
             return found
-        prompts = [self._told(self._rollout[row]["prompt_id"]) for row in rows]
+        told_texts = [privileged(self._rollout[row]["prompt_id"]) for row in rows]
+        prompts = [list(self._tokenize_prompts([text])[0][0]) for text in told_texts]
         wide = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id
         told = torch.tensor([[pad] * (wide - len(p)) + list(p) for p in prompts], device=ids.device)

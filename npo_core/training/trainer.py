@@ -184,7 +184,7 @@ class NPOTrainer(TaughtTrainer):
         if self._scored is not None:
             return self._scored
         rewards_BF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self._rollout is None:
+        if not self._rollout:
             return rewards_BF
         tokens = sum(map(len, completion_ids_list))
         self._metrics["train"]["tokens_generated"].append(sum(gather_object([tokens])))
@@ -257,10 +257,10 @@ class NPOTrainer(TaughtTrainer):
 
     def _keep_samples(self, output: dict) -> None:
         """Leave the completions of `kept_groups` groups in `samples`, the same on every process."""
-        if not self.kept_groups or self._generated is None:
+        if not self.kept_groups or self._generated is None or self._scored is None:
             return
         n, groups = self.num_generations, []
-        mine = self._own_samples(output["advantages"].tolist())
+        mine = self._own_samples(self._generated, self._scored, output["advantages"].tolist())
         found = gather_object(mine)
         for number, outcome in enumerate(self.outcomes):
             group = found[n * number : n * (number + 1)]
@@ -275,10 +275,12 @@ class NPOTrainer(TaughtTrainer):
         beside = [self._stored_sample(row, "replayed", kept.REPLAY) for row in replayed]
         self.samples = kept.rows(groups, beside, self.kept_groups)
 
-    def _own_samples(self, advantages: Sequence[float]) -> list[kept.Sample]:
+    def _own_samples(
+        self, generated: tuple, rewards_BF: torch.Tensor, advantages: Sequence[float]
+    ) -> list[kept.Sample]:
         """The rows of this process as they are trained on."""
-        rewards = self._own(self._weighted(self._scored)).tolist()
-        accuracies, found = self._own(self._scored[:, 0]).tolist(), []
+        rewards = self._own(self._weighted(rewards_BF)).tolist()
+        accuracies, found = self._own(rewards_BF[:, 0]).tolist(), []
         first = self.accelerator.process_index * len(self._rollout)
         for i, row in enumerate(self._rollout):
             trajectory = self._guide_rows.get(i)
@@ -287,8 +289,8 @@ class NPOTrainer(TaughtTrainer):
                 kept.Sample(
                     row.get("prompt_id", ""),
                     kept.spoken(row["prompt"]),
-                    kept.spoken(self._generated[COMPLETIONS][i]),
-                    len(self._generated[COMPLETION_IDS][i]),
+                    kept.spoken(generated[COMPLETIONS][i]),
+                    len(generated[COMPLETION_IDS][i]),
                     trajectory.outcome if trajectory else verdict,
                     rewards[i],
                     advantages[i],

@@ -46,7 +46,7 @@ class ImageTrainer(GRPOTrainer):
         """A prompt with its images, read once a generation batch; anew after a resumption."""
         if number not in self._read:
             row = self.train_dataset[number]
-            images = self.open_images(row["prompt_id"])
+            images = self.open_images(row["prompt_id"]) if self.open_images else ()
             self._read[number] = prompt_inputs(self.processing_class, row["prompt"], images)
         return self._read[number]
 
@@ -69,7 +69,7 @@ class ImageTrainer(GRPOTrainer):
 
     def _fields_beside(self, part: slice) -> dict[str, Any]:
         """What goes beside some of the prompts that are asked, padded on the left among themselves."""
-        if self.open_images is None:
+        if self._numbers is None:
             return {}
         rows = [self._prompt(number) for number in self._numbers[part].tolist()]
         width = max(len(row.ids) for row in rows)

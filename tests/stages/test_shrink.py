@@ -57,6 +57,13 @@ def test_rows_tokenizer_and_verifier_stay(values, tmp_path, model):
     assert "Rows and verifier are yours" in said
 
 
+def test_the_built_in_task_for_a_model_of_ones_own_shrinks(values, model):
+    full = parse_config({"model": values["model"]})
+    small = shrink(full)
+    assert (small.problems.kind, small.problems.train, small.model.kind) == ("chain", 96, "pretrained")
+    assert small.model.path != full.model.path and f"model.path = {model}" in replaced(full)[-1]
+
+
 def test_a_tiny_model_of_many_tokens_ends_now_and_then(values):
     small = load_model(shrink(parse_config(values)).model.path)
     tokens = torch.randint(100, 2000, (8, 32), generator=torch.Generator().manual_seed(0))

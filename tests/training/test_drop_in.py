@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from npo_core.config import SelfTeacher
 from npo_core.errors import ConfigError, DataError
 from npo_core.guidance import Trajectory
 from npo_core.problems.chain import solve
@@ -183,6 +184,11 @@ def solve_text(problem_set) -> str:
 def test_a_dict_is_looked_at_before_training(make, tokenizer, entry, settings, words):
     with pytest.raises((ConfigError, DataError), match=words):
         make(guidance={"q1": entry(tokenizer)}, injection_settings=InjectionSettings(**settings))
+
+
+def test_a_teacher_that_is_told_nothing_is_refused_before_training(make):
+    with pytest.raises(ConfigError, match="teacher is given without privileged"):
+        make(teacher=SelfTeacher())
 
 
 def test_what_a_text_becomes(tokenizer):

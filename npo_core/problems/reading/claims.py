@@ -1,13 +1,14 @@
 """Where a completion claims its answer: in a box, by the pattern, after "answer is", or as all that it says."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import regex
 
 from npo_core.problems.reading.boxes import last_box
 from npo_core.problems.reading.normal import emphasis
 
+T_co = TypeVar("T_co", covariant=True)
 PATTERN_SECONDS = 1.0  # a pattern that takes longer on one text is caught in backtracking
 THOUGHT = "</think>"
 BOX, PATTERN, SAID, WHOLE, LAST = "box", "pattern", "answer is", "whole text", "last"
@@ -26,10 +27,10 @@ class Claim(NamedTuple):
         return self.by == BOX
 
 
-class Given(NamedTuple):
+class Given(NamedTuple, Generic[T_co]):
     """What a text answers with: the value as a verifier compares it, or None, and where it stood."""
 
-    value: object
+    value: T_co | None
     claim: Claim | None
 
     @property

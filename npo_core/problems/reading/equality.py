@@ -18,10 +18,14 @@ def same(given: Value, reference: Value) -> bool:
         return same_amount(given, reference)
     if isinstance(given, Words) or isinstance(reference, Words):
         return given == reference
-    if isinstance(given, Relation) or isinstance(reference, Relation):
+    if isinstance(reference, Relation):
         return same_relation(given, reference)
-    if isinstance(given, Items) or isinstance(reference, Items):
-        return same_items(given, reference)
+    if isinstance(given, Relation):
+        return given.value is not None and same(given.value, reference)
+    if isinstance(given, Items):
+        return same_items(given, reference) if isinstance(reference, Items) else same_only(given, reference)
+    if isinstance(reference, Items):
+        return same_only(reference, given)
     if isinstance(given, Matrix) or isinstance(reference, Matrix):
         return isinstance(given, Matrix) and isinstance(reference, Matrix) and same_rows(given, reference)
     return same_expression(given, reference)
@@ -53,12 +57,10 @@ def same_amount(given: Number, reference: Number) -> bool:
     return asked and given.value == reference.value
 
 
-def same_relation(given: Value, reference: Value) -> bool:
+def same_relation(given: Value, reference: Relation) -> bool:
     """Equations that name the same thing, or are multiples of each other; a name that is left out is no difference."""
     if not isinstance(given, Relation):
         return reference.value is not None and same(given, reference.value)
-    if not isinstance(reference, Relation):
-        return given.value is not None and same(given.value, reference)
     if given.operator != reference.operator:
         return False
     if given.value is not None and reference.value is not None:
@@ -81,12 +83,14 @@ def bare(text: str) -> str:
     return regex.sub(r"(?<!\\[a-zA-Z]+)\s+|\s+(?![a-zA-Z])", "", text.strip()) if " " in text else text
 
 
-def same_items(given: Value, reference: Value) -> bool:
+def same_only(items: Items, one: Value) -> bool:
+    """Whether a set has one value, and that is the other side."""
+    alone = items.kind == "{}" and len(items.items) == 1 and not isinstance(items.items[0], Items)
+    return alone and same(items.items[0], one)
+
+
+def same_items(given: Items, reference: Items) -> bool:
     """Lists with the same items: in order where either has one, or where names that differ give it one."""
-    if not (isinstance(given, Items) and isinstance(reference, Items)):
-        several, one = (given, reference) if isinstance(given, Items) else (reference, given)
-        alone = several.kind == "{}" and len(several.items) == 1 and not isinstance(several.items[0], Items)
-        return alone and same(several.items[0], one)
     kinds = {given.kind, reference.kind}
     bare_tuple = (given.kind, reference.kind) == ("", "()")
     if len(given.items) != len(reference.items) or not (len(kinds) == 1 or kinds in ALIKE or bare_tuple):
@@ -103,7 +107,7 @@ def same_items(given: Value, reference: Value) -> bool:
         and (names[0].count(None) == names[1].count(None) or len(set(filter(None, sum(names, [])))) == 1)
     ):
         return matched(list(given.items), list(reference.items))
-    in_order = all(None in some or some == sorted(some) for some in names)
+    in_order = all(None in some or some == sorted(name for name in some if name is not None) for some in names)
     return in_order and "{}" not in kinds and all(same(a, b) for a, b in pairs)
 
 

@@ -19,7 +19,7 @@ from npo_core.problems.reading.structure import read_math
 from npo_core.problems.reading.values import Value, Words
 
 
-def given_math(text: str, pattern: regex.Pattern, *, last: bool) -> Given:
+def given_math(text: str, pattern: regex.Pattern, *, last: bool) -> Given[Value]:
     """The mathematics that a text answers with; `last`: the last formula in it counts where none is marked."""
     text = answer_part(text)
     if (claim := marked(text, pattern)) is not None:
@@ -42,7 +42,8 @@ def opposed(value: Value, rest: str) -> bool:
     if not rest.strip():
         return False
     later = said(rest)
-    others = [read_math(later.text, math=False) if later and later.text else None, last_number(rest).value]
+    claimed = read_math(later.text, math=False) if later and later.text else None
+    others: list[Value | None] = [claimed, last_number(rest).value]
     return any(other is not None and not isinstance(other, Words) and not same(other, value) for other in others)
 
 
@@ -50,7 +51,7 @@ FORMULA = regex.compile(r"(?<!\\)\$\$(.+?)\$\$|\\\[(.+?)\\\]|(?<![\\$\d])\$([^$\
 TAIL = regex.compile(r"(?:\b(?:is|are|equals|be|get|obtain|have|gives)|[:=])\s+(?=\S)")
 
 
-def last_formula(text: str) -> Given:
+def last_formula(text: str) -> Given[Value]:
     """The last formula between delimiters, or at the end of the last sentence, else the last number."""
     found = last_of(FORMULA.finditer(text, timeout=PATTERN_SECONDS))
     if found is not None:

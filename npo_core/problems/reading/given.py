@@ -23,17 +23,16 @@ from npo_core.problems.reading.words import COUNTS, MULTIPLIERS, NUMBERS, OPERAT
 BARE = 300  # characters of a text that may be an answer and nothing else
 
 
-def given_text(text: str, pattern: regex.Pattern) -> Given:
+def given_text(text: str, pattern: regex.Pattern) -> Given[str]:
     """What the pattern finds last, as text in its normal form; a box after it that stays open takes it away."""
     text = answer_part(text)
     matches = pattern.findall(text, timeout=PATTERN_SECONDS)
     if not matches:
         return Given(None, None)
     last = matches[-1]
-    if (box := text.rfind("\\boxed")) >= 0 and braces(text, box)[0] is None:
-        opened = box >= last_match(text, pattern).start(1)
-    else:
-        opened = False
+    opened, box = False, text.rfind("\\boxed")
+    if box >= 0 and braces(text, box)[0] is None and (match := last_match(text, pattern)) is not None:
+        opened = box >= match.start(1)
     said = last.rstrip(".") if PLAIN.fullmatch(last) else plain(last)
     nothing = opened or bool(last and not said)  # a pattern whose group is empty by intention has an empty answer
     return Given(None if nothing else said, Claim(last, PATTERN))
@@ -49,7 +48,7 @@ def plain(text: str) -> str:
 GROUPS = regex.compile(r"(?<=(?<![\d,])[1-9]\d{0,2}(?:,\d{3})*),(?=\d{3}(?:,\d{3})*(?![\d,]))")
 
 
-def given_number(text: str, pattern: regex.Pattern, *, last: bool) -> Given:
+def given_number(text: str, pattern: regex.Pattern, *, last: bool) -> Given[Number]:
     """The number that a text answers with; `last`: the last one that it names counts where none is marked."""
     text = answer_part(text)
     if (claim := marked(text, pattern)) is not None:
@@ -95,7 +94,7 @@ DENIED = regex.compile(
 )
 
 
-def last_number(text: str) -> Given:
+def last_number(text: str) -> Given[Number]:
     """The last number in a text, with what is beside it, where its sentence denies nothing."""
     line = next((line for line in reversed(text.splitlines()) if any(map(str.isdigit, line))), "")
     found = last_of(CHUNK.finditer(line))

@@ -16,7 +16,7 @@ MORE = regex.compile(
 ARTICLE = r"(?:\s+(?!and\b|or\b|is\b|are\b|could\b|can\b|would\b|nor\b|but\b|not\b|both\b)[a-z]{2,}|'[a-z])"
 
 
-def given_letter(text: str, letters: str, pattern: regex.Pattern) -> Given:
+def given_letter(text: str, letters: str, pattern: regex.Pattern) -> Given[str]:
     """The letter that a text gives as its answer, in upper case, and where; None where it is none, or several.
 
     Example:

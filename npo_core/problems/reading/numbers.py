@@ -81,7 +81,9 @@ def number_in(text: str, math: bool) -> Number | None:
     if not all(map(is_left_side, names)):
         return None
     number = signed(without_name(fractions(unwrapped(last))), math)
-    others = [signed(fractions(unwrapped(name)), math) for name in names] if number else []
+    if number is None:
+        return None
+    others = [signed(fractions(unwrapped(name)), math) for name in names]
     return None if any(other and other.value != number.value for other in others) else number  # 0 = 3
 
 

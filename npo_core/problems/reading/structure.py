@@ -93,8 +93,9 @@ def separators(text: str) -> list[str]:
 
 def gathered(kind: str, parts: list[str]) -> Items | None:
     """The values of parts; None where one of them has none."""
-    items = tuple(read(part) for part in parts)
-    return None if any(item is None or (isinstance(item, Words)) for item in items) else Items(kind, items)
+    values = [read(part) for part in parts]
+    items = tuple(value for value in values if value is not None and not isinstance(value, Words))
+    return Items(kind, items) if len(items) == len(values) else None
 
 
 def related(text: str) -> Value | None:
@@ -173,8 +174,9 @@ def matrix(text: str) -> Matrix | None:
     if found is None:
         return None
     rows = [row for row in found[2].split("\\\\") if row.strip()]
-    values = tuple(tuple(read(cell) for cell in row.split("&")) for row in rows)
-    return None if any(value is None for row in values for value in row) else Matrix(values)
+    values = [[read(cell) for cell in row.split("&")] for row in rows]
+    entries = tuple(tuple(value for value in row if value is not None) for row in values)
+    return Matrix(entries) if list(map(len, entries)) == list(map(len, values)) else None
 
 
 TRIGONOMETRY = regex.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
