@@ -34,7 +34,15 @@ from npo_core.config.model import BaseBounds, BuiltInModel, Lora, Model, Pretrai
 from npo_core.config.problems import ChainFacts, ChainProblems, Columns, DataProblems, Problems, Source
 from npo_core.config.run import RunConfig
 from npo_core.config.tracking import Tracking
-from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+from npo_core.config.training import (
+    EarlyBootstrap,
+    Evaluation,
+    Execution,
+    Guidance,
+    Injection,
+    RolloutCorrection,
+    Training,
+)
 from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
@@ -77,6 +85,7 @@ __all__ = [
     "Rescue",
     "Rest",
     "ReviewQueue",
+    "RolloutCorrection",
     "RunConfig",
     "SelfTeacher",
     "SnapshotGuide",

@@ -42,6 +42,8 @@ def prepare(trainer: GRPOTrainer) -> None:
         return {name: weight for name, weight in whole.items() if name not in model.all_tied_weights_keys}
 
     model.gather_sharded_state_dict_for_save = without_tied
+    if trainer.use_vllm:  # TRL then gathers one weight after another for it, as where accelerate has split them
+        trainer.vllm_generation._dist.fsdp_version = 2
     trainer.args.save_only_model = False  # transformers insists on it, for it would save the optimizer in parts
 
 
