@@ -155,6 +155,18 @@ class RunConfig(Closed):
                 f"training.micro_batch = {self.training.micro_batch} does not divide the {share} completions of one "
                 f"update that each of execution.processes = {processes} trains on: choose a divisor"
             )
+        each = processes // self.execution.nodes
+        if processes % self.execution.nodes:
+            yield (
+                f"execution.nodes = {self.execution.nodes} does not divide execution.processes = {processes}, which "
+                "are those of all machines together: choose a multiple of it"
+            )
+        elif self.execution.nodes > 1 and self.engine.rollouts and each % self.engine.tensor_parallel:
+            yield (
+                f"engine.tensor_parallel = {self.engine.tensor_parallel} does not divide the "
+                f"{each} processes on each of execution.nodes = {self.execution.nodes}: "
+                "vLLM splits rollouts inside one machine, choose a divisor"
+            )
         if self.execution.sharding != "none" and processes == 1:
             yield (
                 f"execution.sharding = {self.execution.sharding} needs processes to split the model among: set "

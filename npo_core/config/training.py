@@ -225,6 +225,12 @@ class Execution(Closed):
     processes: int = Field(
         1, ge=1, description="processes of a training stage, which share each batch: one a GPU, or that many on the CPU"
     )
+    nodes: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda number: number == 1,
+        description="machines that the processes of a training stage are spread over evenly; the others run `npo join`",
+    )
     generation_processes: int | None = Field(
         None,
         ge=1,

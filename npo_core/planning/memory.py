@@ -236,14 +236,15 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that stages on GPUs take: weights while they load, the state that a snapshot copies
-    (gathered before, where it is sharded); images read.
+    """Bytes of the first machine's memory that stages on GPUs take: weights while they load, the state that a snapshot
+    copies (gathered before, where it is sharded); images read.
     """
     weights = setting.size.parameters * setting.weight_bytes
-    held = max(setting.processes * weights, copied(setting))
+    here = setting.processes // setting.config.execution.nodes
+    held = max(here * weights, copied(setting))
     if setting.sharded > 1:
         gathered = max(weights, 2 * setting.size.trainable * setting.trained_bytes)
         held = max(weights, copied(setting) + gathered)
-    training = setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held
+    training = here * (HOST_LIBRARIES + images.read_ahead(setting)) + held
     generating = HOST_LIBRARIES + setting.generating * (HOST_LIBRARIES + weights)
     return max(training, generating if setting.generating > 1 else 0)

@@ -17,7 +17,7 @@ from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent
-from npo_core.stages import processes
+from npo_core.stages import nodes, processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
@@ -48,6 +48,8 @@ def attempt(spec: Spec, spec_file: Path, workspace: Workspace, scratch: Path) ->
     try:
         if processes.starts_others(spec):
             return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution))
+        if spec.execution.nodes > 1 and processes.first_of_several():
+            nodes.announce(spec)
         execute(spec, workspace, scratch)
     except BaseException as error:
         with suppress(OSError):

@@ -57,6 +57,7 @@ def shrink(config: RunConfig) -> RunConfig:
         "device": "cpu",
         "threads": 1,
         "processes": min(2, config.execution.processes),
+        "nodes": 1,
     }
     if isinstance(config.model, BuiltInModel):
         fields["model"] = {"kind": "built-in", "layers": 1, "width": 32, "heads": 2, "steps": 150, "batch": 32}
