@@ -24,10 +24,11 @@ def visible() -> list[str]:
 
 
 def wanted(config: RunConfig) -> int:
-    """How many GPUs a run uses at once."""
+    """How many GPUs of this machine a run uses at once."""
     execution, each = config.execution, config.engine.tensor_parallel if config.engine.kind == "vllm" else 1
     generating = (execution.generation_processes or 1) * each
-    return 0 if execution.device == "cpu" else max(execution.processes, config.engine.tensor_parallel, generating)
+    training = execution.processes // execution.nodes
+    return 0 if execution.device == "cpu" else max(training, config.engine.tensor_parallel, generating)
 
 
 def take(there: list[str], number: int) -> dict[str, FileLock]:

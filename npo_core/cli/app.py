@@ -17,6 +17,7 @@ from npo_core.cli.config import config
 from npo_core.cli.decide import decide
 from npo_core.cli.evaluate import evaluate
 from npo_core.cli.fork import fork
+from npo_core.cli.join import join
 from npo_core.cli.plan import plan
 from npo_core.cli.problems import problems
 from npo_core.cli.prove_replay import prove_replay
@@ -81,7 +82,7 @@ app = typer.Typer(
 )
 app.add_typer(run_app, name="run", rich_help_panel=RUN)
 command: Callable[..., None]
-for command in (fork, approve, prune, serve):
+for command in (fork, approve, prune, join, serve):
     app.command(rich_help_panel=RUN)(command)
 for command in (
     runs,

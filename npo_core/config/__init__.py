@@ -42,7 +42,15 @@ from npo_core.config.problems import (
 )
 from npo_core.config.run import RunConfig
 from npo_core.config.tracking import Tracking
-from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+from npo_core.config.training import (
+    EarlyBootstrap,
+    Evaluation,
+    Execution,
+    Guidance,
+    Injection,
+    RolloutCorrection,
+    Training,
+)
 from npo_core.config.verifier import Verifier, paper_verifier
 
 __all__ = [
@@ -86,6 +94,7 @@ __all__ = [
     "Rescue",
     "Rest",
     "ReviewQueue",
+    "RolloutCorrection",
     "RunConfig",
     "SelfTeacher",
     "SnapshotGuide",

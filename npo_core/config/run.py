@@ -13,7 +13,15 @@ from npo_core.config.mix import Mix
 from npo_core.config.model import BuiltInModel, Model
 from npo_core.config.problems import ChainProblems, DataProblems, Problems
 from npo_core.config.tracking import Tracking
-from npo_core.config.training import EarlyBootstrap, Evaluation, Execution, Guidance, Injection, Training
+from npo_core.config.training import (
+    EarlyBootstrap,
+    Evaluation,
+    Execution,
+    Guidance,
+    Injection,
+    RolloutCorrection,
+    Training,
+)
 from npo_core.config.verifier import LengthVerifier, TaskVerifier, leaves
 from npo_core.errors import ConfigError
 
@@ -147,6 +155,18 @@ class RunConfig(Closed):
                 f"training.micro_batch = {self.training.micro_batch} does not divide the {share} completions of one "
                 f"update that each of execution.processes = {processes} trains on: choose a divisor"
             )
+        each = processes // self.execution.nodes
+        if processes % self.execution.nodes:
+            yield (
+                f"execution.nodes = {self.execution.nodes} does not divide execution.processes = {processes}, which "
+                "are those of all machines together: choose a multiple of it"
+            )
+        elif self.execution.nodes > 1 and self.engine.rollouts and each % self.engine.tensor_parallel:
+            yield (
+                f"engine.tensor_parallel = {self.engine.tensor_parallel} does not divide the "
+                f"{each} processes on each of execution.nodes = {self.execution.nodes}: "
+                "vLLM splits rollouts inside one machine, choose a divisor"
+            )
         if self.execution.sharding != "none" and processes == 1:
             yield (
                 f"execution.sharding = {self.execution.sharding} needs processes to split the model among: set "
@@ -188,12 +208,12 @@ class RunConfig(Closed):
                 f"engine.tensor_parallel = {self.engine.tensor_parallel} does not divide execution.processes = "
                 f"{self.execution.processes}, among which rollouts split the model: choose a divisor"
             )
-        yield from self._lengths_fit()
-        if self.engine.rollouts and self.execution.sharding != "none":
+        if not self.engine.rollouts and self.training.rollout_correction != RolloutCorrection():
             yield (
-                "engine.rollouts = true with execution.sharding = fsdp2: TRL gathers no weights that transformers has "
-                "split, so vLLM would not get them: set engine.rollouts to false, or sharding: none"
+                "training.rollout_correction is for completions that vLLM samples, and engine.rollouts = false: leave "
+                "it out, or set engine.rollouts to true"
             )
+        yield from self._lengths_fit()
 
     def _lengths_fit(self) -> Iterator[str]:
         most, completion = self.engine.max_model_len, self.training.max_completion_tokens

@@ -8,6 +8,19 @@ from npo_core.config.closed import Closed
 from npo_core.config.verifier import OpinionVerifier
 
 
+class RolloutCorrection(Closed):
+    """Importance sampling of completions that vLLM sampled: the ratio of the trainer's probability to vLLM's is a
+    weight in the loss; see docs/engines.md."""
+
+    level: Literal["off", "token", "sequence"] = Field(
+        "sequence", description="whose ratio. token: each token's; sequence: a completion's; off: no correction"
+    )
+    beyond: Literal["truncate", "mask"] = Field(
+        "mask", description="a ratio above cap counts as cap (truncate), or is not trained on (mask)"
+    )
+    cap: float = Field(3.0, ge=1, description="largest ratio that counts as it is")
+
+
 class Training(Closed):
     """GRPO. Field names follow TRL where it has one."""
 
@@ -39,6 +52,11 @@ class Training(Closed):
     loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = Field("dapo", description="dapo is the token mean")
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group", description="whose standard deviation the advantages are divided by"
+    )
+    rollout_correction: RolloutCorrection = Field(
+        RolloutCorrection(),
+        exclude_if=lambda correction: correction == RolloutCorrection(),
+        description="how the loss corrects for vLLM's log-probabilities, where it samples (engine.rollouts)",
     )
     bf16: bool = Field(False, description="train in bfloat16 mixed precision")
     gradient_checkpointing: bool = Field(
@@ -206,6 +224,12 @@ class Execution(Closed):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
     processes: int = Field(
         1, ge=1, description="processes of a training stage, which share each batch: one a GPU, or that many on the CPU"
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda number: number == 1,
+        description="machines that the processes of a training stage are spread over evenly; the others run `npo join`",
     )
     generation_processes: int | None = Field(
         None,

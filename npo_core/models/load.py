@@ -25,7 +25,11 @@ def load_config(folder: Path | str) -> "PreTrainedConfig":
 
 
 def load_model(
-    folder: Path | str, dtype: "torch.dtype | None" = None, attention: str = "auto", shards: int = 1
+    folder: Path | str,
+    dtype: "torch.dtype | None" = None,
+    attention: str = "auto",
+    shards: int = 1,
+    bf16: bool = False,
 ) -> "PreTrainedModel":
     """The model of a folder or hub id, on the CPU.
 
@@ -35,6 +39,7 @@ def load_model(
         dtype: number format of the weights; None keeps the one that it was saved in.
         attention: `sdpa`, `eager`, `flash_attention_2`, or `auto` for the model's own choice.
         shards: above 1, each of as many processes has its part of the weights (FSDP2), on its own device.
+        bf16: weights that are split are gathered, and computed with, in bfloat16; gradients are summed in float32.
 
     Raises:
         ConfigError: the attention is not to be had here, or not in this model.
@@ -47,7 +52,7 @@ def load_model(
     if attention != "auto":
         chosen["attn_implementation"] = attention
     if shards > 1:
-        chosen["distributed_config"] = DistributedConfig(fsdp_size=shards)
+        chosen["distributed_config"] = DistributedConfig(fsdp_size=shards, fsdp_mixed_precision=bf16)
     base = base_of(folder)
     try:
         model = kind.from_pretrained(base, **chosen)

@@ -71,7 +71,7 @@ def look(
         return Machine("cpu", 0, "CPU", free_memory(), None, disk, speed)
     name = gpu.upper() if gpu else there[0][0] if there else "GPU"
     known = GPUS.get(gpu_of(name) or "")
-    memory = min((free for _, free in there[: config.execution.processes]), default=None)
+    memory = min((free for _, free in there[: config.execution.processes // config.execution.nodes]), default=None)
     if each := gpu_memory or (known.memory if gpu and known else None):
         memory = GIB * each
     host = free_memory() if there else None

@@ -64,12 +64,13 @@ def train(setting: Setting) -> Memory:
         always["base model for the KL"] = size.parameters * setting.weight_bytes
     if config.mix.self_teacher is not None:
         always["weights of the self-teacher"] = size.trainable * setting.trained_bytes
-    if setting.sharded > 1:  # embedding and head, and the block at work beside the next
-        rest = size.parameters - size.words
-        always["weights gathered"] = setting.weight_bytes * (size.words + 2 * rest / size.layers)
     phases = {"update": update(setting)}
     if not config.engine.rollouts:
-        phases |= images.beside(setting, setting.rows, generation(setting, setting.rows))
+        rollout = images.beside(setting, setting.rows, generation(setting, setting.rows, setting.sharded > 1))
+        if setting.sharded > 1:  # all of them, once a rollout
+            gathered = {"weights gathered": setting.product_bytes * size.parameters}
+            rollout = {phase: parts | gathered for phase, parts in rollout.items()}
+        phases |= rollout
     if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
     if setting.device == "cpu":
@@ -93,8 +94,11 @@ def update(setting: Setting) -> dict[str, float]:
     parts = {"gradients": gradients, "activations": activations(setting), "logits": logits(setting)}
     if setting.processes > setting.sharded:
         parts["gradients to exchange"] = gradients  # DDP's buckets
-    if setting.mixed:
-        parts["weights in bfloat16"] = 2 * (size.parameters - size.words) / setting.sharded
+    if setting.sharded > 1:  # embedding and head, and the block at work beside the next
+        rest = size.parameters - size.words
+        parts["weights gathered"] = setting.product_bytes * (size.words + 2 * rest / size.layers)
+    elif setting.mixed:
+        parts["weights in bfloat16"] = 2 * (size.parameters - size.words)
     return parts | images.update(setting)
 
 
@@ -168,13 +172,14 @@ def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, 
     return generation(setting, prompts * samples) | shared
 
 
-def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
+def generation(setting: Setting, rows: int, split: bool = False) -> dict[str, dict[str, float]]:
     """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others.
 
-    In mixed precision keys are float32 and values bfloat16.
+    In mixed precision keys are float32 and values bfloat16; both are, of a model that is `split` in training.
     """
     size, wide = setting.size, setting.product_bytes
-    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * (3 if setting.mixed else wide)
+    each = 3 if setting.mixed and not split else wide
+    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * each
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
     prompts = rows * setting.prompt_tokens
     return {
@@ -231,14 +236,15 @@ def probe(setting: Setting) -> Memory:
 
 
 def host(setting: Setting) -> float:
-    """Bytes of the machine's memory that stages on GPUs take: weights while they load, the state that a snapshot copies
-    (gathered before, where it is sharded); images read.
+    """Bytes of the first machine's memory that stages on GPUs take: weights while they load, the state that a snapshot
+    copies (gathered before, where it is sharded); images read.
     """
     weights = setting.size.parameters * setting.weight_bytes
-    held = max(setting.processes * weights, copied(setting))
+    here = setting.processes // setting.config.execution.nodes
+    held = max(here * weights, copied(setting))
     if setting.sharded > 1:
         gathered = max(weights, 2 * setting.size.trainable * setting.trained_bytes)
         held = max(weights, copied(setting) + gathered)
-    training = setting.processes * (HOST_LIBRARIES + images.read_ahead(setting)) + held
+    training = here * (HOST_LIBRARIES + images.read_ahead(setting)) + held
     generating = HOST_LIBRARIES + setting.generating * (HOST_LIBRARIES + weights)
     return max(training, generating if setting.generating > 1 else 0)

@@ -140,7 +140,8 @@ def assumptions(setting: Setting, machine: Machine, length: float, rate: float |
         )
         if setting.processes > 1 and speed.link < float("inf"):
             said.append(
-                f"Weights and gradients go between GPUs at {speed.link / 1e9:,.0f} GB/s, beside what is computed."
+                f"Weights and gradients go between GPUs at {speed.link / 1e9:,.0f} GB/s, beside what is computed"
+                + (", also from machine to machine." if setting.config.execution.nodes > 1 else ".")
             )
     if setting.processes > 1:
         spread = "split among" if setting.sharded > 1 else "copied to each of"

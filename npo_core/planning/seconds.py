@@ -18,8 +18,11 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     passes = passed(setting, length) / flops
     scored = stage.scored / (1 if stage.stage == "train" else setting.generating)
     gathered = gathering(setting, speed) if stage.stage == "train" else 0.0
-    total = batches * generation(setting, speed, flops, rows, length, gathered) + scored * passes
+    split = stage.stage == "train" and setting.sharded > 1  # a rollout then has the format that is computed in
+    wide = setting.product_bytes if split else setting.weight_bytes
+    total = batches * generation(setting, speed, flops, rows, length, wide) + scored * passes
     if stage.updates:
+        total += gathered * ceil(stage.completions / setting.config.training.batch)  # once a rollout
         # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
         times = (2 if setting.size.adapters else 3) + setting.config.training.gradient_checkpointing
         computing = times * passes * batches * rows  # however many updates a batch is split into
@@ -62,14 +65,14 @@ def language(size: ModelSize) -> int:
     return size.active - size.vision
 
 
-def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float, gathered: float = 0.0) -> float:
+def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float, wide: int) -> float:
     """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended.
 
-    `gathered`: seconds to bring split weights together, which is done for every token, beside what is computed.
+    `wide`: bytes a number of weights and cache.
     """
-    size, wide = setting.size, setting.weight_bytes
+    size = setting.size
     prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
     cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
     computing = rows * 2 * language(size) / flops
     reading = ((size.parameters - size.vision) * wide + rows * cached) / speed.bandwidth
-    return prompts + setting.completion_tokens * (max(computing, reading, gathered) + size.layers * speed.layer)
+    return prompts + setting.completion_tokens * (max(computing, reading) + size.layers * speed.layer)

@@ -22,7 +22,7 @@ class Setting:
     size: ModelSize
     device: str  # cpu or cuda
     longest_prompts: bool = True  # false: prompts from data count as empty
-    gpus: int = 1  # of the machine, where there are any
+    gpus: int = 1  # of all machines, where there are any
 
     @property
     def weight_bytes(self) -> int:
@@ -56,10 +56,10 @@ class Setting:
 
     @property
     def generating(self) -> int:
-        """Processes of a guide, probe or evaluation stage, each with a part of its own."""
+        """Processes of a guide, probe or evaluation stage, each with a part of its own; all on the first machine."""
         execution, engine = self.config.execution, self.config.engine
         each = engine.tensor_parallel if engine.kind == "vllm" else 1
-        found = max(self.gpus // each, 1) if self.device == "cuda" else 1
+        found = max(self.gpus // execution.nodes // each, 1) if self.device == "cuda" else 1
         return execution.generation_processes or found
 
     @property

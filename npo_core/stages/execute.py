@@ -19,7 +19,7 @@ from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
 from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent
-from npo_core.stages import processes
+from npo_core.stages import nodes, processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.engine import start_hosts
 from npo_core.stages.specs import SPECS, Spec
@@ -53,6 +53,8 @@ def attempt(
     try:
         if processes.starts_others(spec):
             return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution), watch)
+        if spec.execution.nodes > 1 and processes.first_of_several():
+            nodes.announce(spec)
         execute(spec, workspace, scratch, watch)
     except BaseException as error:
         with suppress(OSError):

@@ -12,9 +12,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from npo_core.config import EngineSettings, Execution
 from npo_core.errors import ConfigError, DeviceError
 from npo_core.names import ERROR_FILE
 from npo_core.process import PARENT
+from npo_core.stages import nodes
 from npo_core.stages.context import StageContext
 from npo_core.stages.forked import forks
 from npo_core.stages.specs import Spec
@@ -37,6 +39,11 @@ def starts_others(spec: Spec) -> bool:
     return spec.processes > 1 and LAUNCHED not in os.environ
 
 
+def first_of_several() -> bool:
+    """Whether this is the first process of a stage that has others."""
+    return LAUNCHED in os.environ and rank() == 0
+
+
 def rank() -> int:
     """Which process of the stage this is; the first is 0."""
     return int(os.environ["RANK"]) if LAUNCHED in os.environ else 0
@@ -47,13 +54,20 @@ def error_file(scratch: Path) -> Path:
     return scratch / (f"error-{rank()}.json" if LAUNCHED in os.environ else ERROR_FILE)
 
 
-def in_turn(context: StageContext) -> AbstractContextManager[None]:
-    """The first process does what is inside before the others, which find what it wrote or fetched."""
+@contextmanager
+def in_turn(context: StageContext) -> Iterator[None]:
+    """The first process does what is inside before the others, then the first of each other machine.
+
+    The others find what these wrote or fetched.
+    """
     if LAUNCHED not in os.environ:
-        return nullcontext()
+        yield
+        return
     from accelerate import PartialState
 
-    return PartialState(cpu=context.device == "cpu", timeout=PATIENCE).main_process_first()
+    state = PartialState(cpu=context.device == "cpu", timeout=PATIENCE)
+    with state.main_process_first(), state.local_main_process_first():
+        yield
 
 
 def start_processes(
@@ -73,29 +87,33 @@ def start_processes(
     """
     from accelerate.utils import patch_environment
 
-    check_devices(spec.processes, device)
+    place = nodes.first_place(spec.execution)
+    check_devices(spec.processes, device, place.machines)
     for file in scratch.glob("error-*.json"):
         file.unlink()
-    variables = {
-        LAUNCHED: "1",
-        PARENT: str(os.getpid()),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-    }
+    variables = {LAUNCHED: "1", PARENT: str(os.getpid())}
+    if place.machines == 1:
+        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     if device == "cpu":  # also where there is a GPU
         variables["CUDA_VISIBLE_DEVICES"] = ""
     with patch_environment(**variables):
-        if forks(spec.execution):
+        if forks(spec.execution) and place.machines == 1:
             codes = fork_launch(spec, spec_file, watch)
         else:
             watch()
-            codes = accelerate_launch(spec, spec_file, scratch)
+            asked = ([spec.stage, str(spec_file)], spec.processes, scratch, place)
+            codes = nodes.gathered(place, partial(accelerate_launch, *asked))
     return first_failure(scratch, spec.processes, codes) if codes else None
 
 
-def accelerate_launch(spec: Spec, spec_file: Path, scratch: Path) -> dict[int, int]:
-    """`accelerate launch --module ...` with a configuration of its own, so that a machine's has no say.
+def accelerate_launch(arguments: list[str], processes: int, folder: Path, place: nodes.Place) -> dict[int, int]:
+    """`accelerate launch --module npo_core.stages ...` with a configuration of its own, so that a machine's has no say.
 
-    Returns the exit codes (negative: signals) of the processes that had failed when the rest was ended, by rank.
+    Args:
+        processes: of all machines. folder: where the configuration is written.
+
+    Returns:
+        The exit codes (negative: signals) of this machine's processes that had failed when the rest was ended, by rank.
     """
     from accelerate.commands.config.config_args import ClusterConfig
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -108,17 +126,23 @@ def accelerate_launch(spec: Spec, spec_file: Path, scratch: Path) -> dict[int, i
         mixed_precision="no",  # the trainer's own arguments say
         use_cpu=False,
         debug=False,
-        num_processes=spec.processes,
+        num_processes=processes,
+        num_machines=place.machines,
+        machine_rank=place.machine,
+        same_network=True,
         gpu_ids="all",
-        main_process_ip="127.0.0.1",
-        main_process_port=0,  # a free one
+        main_process_ip=place.address,
+        main_process_port=place.port,
     )
-    (scratch / LAUNCH_FILE).write_text(json.dumps(cluster.to_dict()))
-    arguments = ["--config_file", str(scratch / LAUNCH_FILE), "--module", "npo_core.stages", spec.stage, str(spec_file)]
+    (folder / LAUNCH_FILE).write_text(json.dumps(cluster.to_dict()))
+    options = ["--config_file", str(folder / LAUNCH_FILE)]
+    if place.machines > 1:
+        options += ["--rdzv_conf", f"timeout={int(nodes.GATHERING.total_seconds())}"]
+    options += ["--module", "npo_core.stages", *arguments]
     try:
         # A signal ends this process at once, as it does any stage; the kernel then ends those that it started.
         with patch_environment(TORCHELASTIC_SIGNALS_TO_HANDLE="SIGUSR1"):
-            launch_command(launch_command_parser().parse_args(arguments))
+            launch_command(launch_command_parser().parse_args(options))
     except ChildFailedError as error:
         return {rank: failure.exitcode for rank, failure in error.failures.items()}
     return {}
@@ -207,13 +231,14 @@ def is_lost(error: BaseException) -> bool:
     return "DistError" in names or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
-def check_devices(processes: int, device: str) -> None:
-    """Raises ConfigError where there are fewer GPUs than processes that need one each."""
+def check_devices(processes: int, device: str, machines: int = 1) -> None:
+    """Raises ConfigError where there are fewer GPUs than processes of this machine, which need one each."""
     import torch
 
-    if device == "cuda" and torch.cuda.device_count() < processes:
+    if device == "cuda" and torch.cuda.device_count() < processes // machines:
+        spread = f" on execution.nodes = {machines}" if machines > 1 else ""
         raise ConfigError(
-            f"execution.processes = {processes}, but this machine has {torch.cuda.device_count()} GPUs: "
+            f"execution.processes = {processes}{spread}, but this machine has {torch.cuda.device_count()} GPUs: "
             "each process needs one, lower execution.processes."
         )
 

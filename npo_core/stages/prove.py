@@ -112,6 +112,8 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
     processes = processes_of(workspace, original, until)[-1]
     execution = values["execution"] | {"processes": processes} | ({"sharding": "none"} if processes == 1 else {})
+    if processes % execution.get("nodes", 1):  # another number of machines trained on
+        execution["nodes"] = 1
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until, "execution": execution})
     start = workspace.timeline.snapshots.get(original.start)
     for id_ in {start.id, *needed(workspace, spec, start)}:

@@ -57,6 +57,7 @@ def shrink(config: RunConfig) -> RunConfig:
         "device": "cpu",
         "threads": 1,
         "processes": min(2, config.execution.processes),
+        "nodes": 1,
     }
     if isinstance(config.model, PretrainedModel):
         fields["model"] |= {"path": str(tiny_model(config.model.path))}

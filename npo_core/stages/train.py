@@ -215,7 +215,8 @@ def policy(spec: TrainSpec, start: Snapshot, folder: Path, reference: Path | Non
     from npo_core.models.load import base_of, load_model
 
     shards = spec.processes if spec.execution.sharding == "fsdp2" else 1
-    model = load_model(base_of(folder), attention=start.info.get("attention", "auto"), shards=shards)
+    attention = start.info.get("attention", "auto")
+    model = load_model(base_of(folder), attention=attention, shards=shards, bf16=spec.training.bf16)
     if reference is not None:  # TRL loads its reference model from here; adapters it turns off instead
         model.config.name_or_path = str(reference)
     return model

@@ -50,6 +50,9 @@ STEP_SCHEMA = pa.schema(
         ("guide_kl", pa.float64()),  # KL(guide || policy), k3, nats a token
         ("clip_low", pa.float64()),  # share of tokens clipped
         ("clip_high", pa.float64()),
+        ("rollout_kl", pa.float64()),  # KL(vLLM || policy) of the policy's own tokens, k3, nats a token; vLLM alone
+        ("rollout_ratio", pa.float64()),  # mean weight by which their loss is corrected; null where it is not
+        ("rollout_beyond", pa.float64()),  # share of them, tokens or completions, above the cap
         ("tokens_generated", pa.float64()),  # by the policy, completions only, extra samples among them
         ("tokens_trained", pa.float64()),  # of the completions that the update computed
         ("completion_length", pa.float64()),  # mean, tokens

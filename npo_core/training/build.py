@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
-from npo_core.config import EngineSettings, Training
+from npo_core.config import EngineSettings, RolloutCorrection, Training
 from npo_core.problems import Completion, Judge, Outcome, ProblemSet, Verdict
 from npo_core.problems.judge import begin
 from npo_core.seeds import library_seed
@@ -70,12 +70,12 @@ def grpo_config(
         disable_tqdm=True,
         dataloader_num_workers=0,
         remove_unused_columns=False,
-        **vllm_rollouts(engine or EngineSettings()),
+        **vllm_rollouts(engine or EngineSettings(), training.rollout_correction),
     )
 
 
-def vllm_rollouts(engine: EngineSettings) -> dict[str, Any]:
-    """TRL's arguments for rollouts by vLLM on the trainer's own GPUs."""
+def vllm_rollouts(engine: EngineSettings, correction: RolloutCorrection) -> dict[str, Any]:
+    """TRL's arguments for rollouts by vLLM on the trainer's own GPUs; all that decides the objective is said."""
     if not engine.rollouts:
         return {}
     return {
@@ -84,6 +84,10 @@ def vllm_rollouts(engine: EngineSettings) -> dict[str, Any]:
         "vllm_gpu_memory_utilization": engine.rollout_memory,
         "vllm_tensor_parallel_size": engine.tensor_parallel,
         "vllm_max_model_length": engine.max_model_len,
+        "vllm_importance_sampling_correction": correction.level != "off",
+        "vllm_importance_sampling_mode": f"{correction.level}_{correction.beyond}".replace("off", "sequence"),
+        "vllm_importance_sampling_clip_max": correction.cap,
+        "vllm_importance_sampling_clip_min": None,
     }
 
 

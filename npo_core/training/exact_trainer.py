@@ -84,10 +84,16 @@ class ExactTrainer(SharingTrainer):
         size = self.generation_batch or len(prompt_ids)
         parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
         if self._draws_by_key(images, multimodal_fields):
-            self._sampled = [row for part in parts for row in self._sample(prompt_ids, part)]
+            with self._whole_weights():
+                self._sampled = [row for part in parts for row in self._sample(prompt_ids, part)]
             return [row.token_ids for row in self._sampled], None
-        with own_distribution(self.model):
+        with own_distribution(self.model), self._whole_weights():
             return self._generate_parts(parts, prompt_ids, images, multimodal_fields, *args, **kwargs)
+
+    def _whole_weights(self) -> AbstractContextManager:
+        """With split weights, what gathers them for a rollout of the model itself."""
+        split = self.is_distributed_loading_by_transformers and not self.use_vllm
+        return sharded.gathered(self.model) if split else nullcontext()
 
     def _generate_parts(self, parts, prompt_ids, images, multimodal_fields, *args, **kwargs):
         generate = super()._generate_single_turn
@@ -135,7 +141,8 @@ class ExactTrainer(SharingTrainer):
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
         ) as model:
-            asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, self._sharded)
+            split = self._sharded and not self.is_distributed_loading_by_transformers
+            asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, split)
             return sample(model, *asked, sampling, first, self._ended(part))
 
     def _ended(self, part: slice) -> Ended | None:

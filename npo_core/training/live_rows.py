@@ -11,6 +11,8 @@ SAMPLED_LOGPS, SAMPLED_ENTROPIES = "sampled_logps", "sampled_entropies"  # keys 
 def moving_rows(inputs: dict[str, torch.Tensor], completion_mask: torch.Tensor) -> torch.Tensor:
     """[B] bool: rows that can move the policy, and those of a guide, whose distance is measured."""
     moving = (inputs["advantages"] != 0) & (completion_mask.sum(1) > 0)
+    if (weights := inputs.get("importance_sampling_ratio")) is not None:  # 0: masked
+        moving &= (weights != 0).any(1)
     return moving | inputs["guide_mask"].any(1) if "guide_mask" in inputs else moving
 
 

@@ -25,6 +25,7 @@ LOGGED_AS = {
     "guide_kl": "guide/kl",
     "clip_low": "clip_ratio/low_mean",
     "clip_high": "clip_ratio/high_mean",
+    **{f"rollout_{name}": f"sampling/{name}" for name in ("kl", "ratio", "beyond")},
     "completion_length": "completions/mean_length",
     "cut_off": "completions/clipped_ratio",
     "seconds_generate": "seconds/generate",

@@ -1,7 +1,10 @@
-"""FSDP2: a model split among processes while it is loaded, with checkpoints that are whole, as one process writes."""
+"""FSDP2: a model split among processes while it is loaded. Its weights are gathered once a rollout, and its checkpoints
+are whole, as one process writes them.
+"""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,24 +13,28 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import register_fsdp_forward_method
-from transformers import Trainer
+from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from trl import GRPOTrainer
 
 from npo_core.errors import ConfigError
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def prepare(trainer: Trainer) -> None:
-    """Have a trainer's model generate, and be saved, like one that is not sharded. Raises ConfigError for adapters."""
+def prepare(trainer: GRPOTrainer) -> None:
+    """Have a trainer's model be saved, and given to vLLM, like one that is not sharded.
+
+    Raises:
+        ConfigError: it trains adapters.
+    """
     model = trainer.model
     if hasattr(model, "peft_config"):
         raise ConfigError(
             "execution.sharding = fsdp2 splits models that are trained whole, and this one trains adapters: set "
             "execution.sharding to none, each process then holds the frozen weights."
         )
-    register_fsdp_forward_method(model, "generate")  # which sees images before the model is called
     gather = model.gather_sharded_state_dict_for_save
 
     def without_tied(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -35,7 +42,31 @@ def prepare(trainer: Trainer) -> None:
         return {name: weight for name, weight in whole.items() if name not in model.all_tied_weights_keys}
 
     model.gather_sharded_state_dict_for_save = without_tied
+    if trainer.use_vllm:  # TRL then gathers one weight after another for it, as where accelerate has split them
+        trainer.vllm_generation._dist.fsdp_version = 2
     trainer.args.save_only_model = False  # transformers insists on it, for it would save the optimizer in parts
+
+
+@contextmanager
+def gathered(model: PreTrainedModel) -> Iterator[None]:
+    """Inside it each process has all weights, gathered once, in the number format that the model computes in.
+
+    The model is then called without communication, by each process as often as that one needs. No gradients.
+    """
+    blocks = [block for block in model.modules() if isinstance(block, FSDPModule)]
+    model._get_fsdp_state()._lazy_init()  # which a first call would do
+    groups = [group for block in blocks for group in block._get_fsdp_state()._fsdp_param_groups]
+    after = [group.post_forward_mesh_info for group in groups]  # None: weights stay after a call
+    model.set_reshard_after_forward(False)
+    try:
+        for block in blocks:
+            block.unshard()
+        yield
+    finally:
+        for group, info in zip(groups, after, strict=True):
+            group.post_forward_mesh_info = info
+        for block in blocks:
+            block.reshard()
 
 
 def save_optimizer_and_scheduler(trainer: Trainer, folder: str, save: Callable[[dict, str], None]) -> None:

@@ -155,8 +155,11 @@ class SharingTrainer(ImageTrainer):
             return False
         if any(value is not None and value is not False for value in beside.values()):
             return False  # images that TRL itself put beside the ids, or a loss of routers
-        if not attention_mask[:, -keep:].any():
+        tokens = attention_mask[:, -keep:].any(1)
+        if not tokens.any():
             return False  # TRL has masked every completion: nothing could be packed
+        if self._sharded and self._batch is None and not tokens.all():
+            return False  # rows that fill up would make fewer parts here than in another process, which waits
         if self._sharing is None:
             self._sharing = self._check(model, input_ids, attention_mask, keep)
         return self._sharing

@@ -152,26 +152,44 @@ class NPOTrainer(TaughtTrainer):
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
-        # Log-probabilities of a rollout function are its own matter; without the correction TRL computes no others.
-        if self.use_vllm and self.rollout_func is None and "old_per_token_logps" in output:
+        if self.use_vllm and self.rollout_func is None:  # its log-probabilities are its own matter
             self._check_weights(output)
+            self._record_correction(output)
         if self.model.training:
             self._count_trained(output)
             replace_old_logps(output)
         return output
 
     def _check_weights(self, output: dict) -> None:
-        """Stop where vLLM's log-probabilities are not this model's; a guide's slot has none of vLLM."""
-        sampled = output["sampling_per_token_logps"]
-        known = (output["completion_mask"] * output.get("tool_mask", 1)).bool() & ~sampled.isnan()
-        if GUIDE_MASK in output:
-            known &= ~output[GUIDE_MASK].bool()
-        log_r = (output["old_per_token_logps"] - sampled)[known].float().cpu().numpy()
+        """Stop where vLLM's log-probabilities are not this model's.
+
+        Where TRL needed none of this model's, they are computed for a micro batch of each process.
+        """
+        sampled, known = output["sampling_per_token_logps"], sampled_by_vllm(output)
+        if (own := output.get("old_per_token_logps")) is None:
+            some = slice(self.args.per_device_train_batch_size)
+            own, sampled, known = self._logps_of(output, some), sampled[some], known[some]
+        log_r = (own - sampled)[known].float().cpu().numpy()
         mine = [k3(log_r) * len(log_r), len(log_r)] if len(log_r) else [0.0, 0.0]
         total, tokens = gather(torch.tensor([mine], device=sampled.device)).sum(0).tolist()
         kl = total / max(tokens, 1)
         self._metrics["train" if self.model.training else "eval"]["sampling/kl"].append(kl)
         refuse_stale(kl, self.max_kl, f"the policy after update {self.state.global_step}")
+
+    def _record_correction(self, output: dict) -> None:
+        """How far the loss is corrected for vLLM's log-probabilities: mean weight, share of ratios above the cap."""
+        if (weights := output.get("importance_sampling_ratio")) is None:
+            return
+        counted, cap = sampled_by_vllm(output), self.vllm_importance_sampling_clip_max
+        log_r = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).masked_fill(~counted, 0.0)
+        if self.vllm_importance_sampling_mode.startswith("sequence"):
+            log_r, counted = log_r.sum(1, keepdim=True), counted.any(1, keepdim=True)
+        beyond = counted & (log_r.exp() > (math.inf if cap is None else cap))
+        sums = torch.stack([(weights * counted).sum(), beyond.sum(), counted.sum()]).float()
+        total, above, number = gather(sums[None]).sum(0).tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["sampling/ratio"].append(total / max(number, 1))
+        metrics["sampling/beyond"].append(above / max(number, 1))
 
     def _count_trained(self, output: dict) -> None:
         """Completion tokens of the rows that can move the policy, of all processes; where all are computed, all."""
@@ -329,6 +347,12 @@ class NPOTrainer(TaughtTrainer):
             for phase in ("generate", "verify", "step"):
                 logs[f"seconds/{phase}"] = self.seconds.pop(phase, 0.0)
         super().log(logs, *args, **kwargs)
+
+
+def sampled_by_vllm(batch: dict) -> torch.Tensor:
+    """[B, T] bool: tokens with a log-probability by vLLM. Those of a guide have none, beside the batch neither."""
+    known = (batch["completion_mask"] * batch.get("tool_mask", 1)).bool() & ~batch["sampling_per_token_logps"].isnan()
+    return known & ~batch[GUIDE_MASK].bool() if GUIDE_MASK in batch else known
 
 
 def replace_old_logps(batch: dict) -> None:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+import pytest
+import yaml
 from prefect.utilities.templating import apply_values, find_placeholders
 
 from tests.deployments.conftest import deployed_run
@@ -56,6 +58,27 @@ def test_a_job_ends_as_prefect_expects():
     # What prefect-kubernetes demands of a manifest.
     assert (pod["parallelism"], pod["completions"], pod["restartPolicy"]) == (1, 1, "Never")
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+
+
+@pytest.mark.parametrize(("index", "expected"), [("0", "flow of 2"), ("1", "join job-x-0.npo-runs:29500 1 of 2")])
+def test_of_several_pods_the_first_runs_the_flow_and_the_others_join(tmp_path, index, expected):
+    spec = rendered(nodes=2)["job_manifest"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}  # the others never end
+    pod = spec["template"]
+    text = (TEMPLATE.parent / "worker.yaml").read_text()
+    [service] = [document for document in yaml.safe_load_all(text) if document["kind"] == "Service"]
+    assert service["metadata"]["name"] == pod["spec"]["subdomain"] and service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == pod["metadata"]["labels"]
+    npo = tmp_path / "npo"
+    npo.write_text('#!/bin/sh\necho "$1 $MASTER_ADDR:$MASTER_PORT $JOB_COMPLETION_INDEX of $NPO_NODES"\n')
+    npo.chmod(0o755)
+    command = pod["spec"]["containers"][0]["command"]
+    assert command[:3] == ["tini", "-g", "--"]  # the image's entry point, which `command` replaces
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOSTNAME": f"job-x-{index}", "JOB_COMPLETION_INDEX": index}
+    flow = ["sh", "-c", 'echo "flow of $NPO_NODES"']
+    said = subprocess.run([*command[3:], *flow], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == expected
 
 
 def test_the_server_takes_the_template(server):

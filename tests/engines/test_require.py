@@ -52,14 +52,6 @@ def test_a_run_does_not_begin_without_it(tmp_path):
         ),
         (
             {
-                "engine": {"rollouts": True},
-                "model": {"kind": "pretrained", "path": "x"},
-                "execution": {"processes": 2, "sharding": "fsdp2"},
-            },
-            "engine.rollouts = true with execution.sharding = fsdp2",
-        ),
-        (
-            {
                 "engine": {"rollouts": True, "tensor_parallel": 3},
                 "model": {"kind": "pretrained", "path": "x"},
                 "execution": {"processes": 2},
@@ -80,3 +72,13 @@ def test_what_an_engine_cannot_do(values, sentence):
     parse_config({**values, "problems": TEXT, "engine": {}})
     with pytest.raises(ConfigError, match=sentence):
         parse_config({**values, "problems": TEXT})
+
+
+def test_weights_that_are_split_go_with_rollouts_and_a_correction_needs_them():
+    values = {"problems": TEXT, "model": {"kind": "pretrained", "path": "x"}, "engine": {"rollouts": True}}
+    values |= {"execution": {"processes": 2, "sharding": "fsdp2"}, "training": {"rollout_correction": {"cap": 2}}}
+    assert parse_config(values).training.rollout_correction.cap == 2
+    with pytest.raises(ConfigError, match="training.rollout_correction is for completions that vLLM samples"):
+        parse_config({**values, "engine": {}})
+    with pytest.raises(ConfigError, match="training.rollout_correction.cap.*0.5"):
+        parse_config({**values, "training": {"rollout_correction": {"cap": 0.5}}})

@@ -48,6 +48,14 @@ CROSS = {
         {"training": {"prompts_per_step": 3, "group_size": 4, "micro_batch": 4}, "execution": {"processes": 2}},
         ["training.micro_batch = 4", "6 completions", "execution.processes = 2", "choose a divisor"],
     ),
+    "processes that machines do not share evenly": (
+        {"execution": {"processes": 4, "nodes": 3}},
+        ["execution.nodes = 3 does not divide execution.processes = 4", "choose a multiple of it"],
+    ),
+    "an engine on two machines": (
+        {"execution": {"processes": 4, "nodes": 2}, "engine": {"rollouts": True, "tensor_parallel": 4}},
+        ["engine.tensor_parallel = 4 does not divide the 2 processes on each of execution.nodes = 2"],
+    ),
     "a model split among one": (
         {"execution": {"sharding": "fsdp2"}},
         ["execution.sharding = fsdp2", "set execution.processes to 2 or more"],

@@ -111,5 +111,8 @@ def test_each_process_needs_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     check_devices(4, "cuda")
     check_devices(8, "cpu")
+    check_devices(8, "cuda", machines=2)
     with pytest.raises(ConfigError, match="execution.processes = 8, but this machine has 4 GPUs"):
         check_devices(8, "cuda")
+    with pytest.raises(ConfigError, match="processes = 16 on execution.nodes = 2, but this machine has 4 GPUs"):
+        check_devices(16, "cuda", machines=2)

@@ -113,16 +113,6 @@ def test_a_rollout_function_gives_rewards_its_fields(make, tokenizer):
     assert (log["reward"], log["pass_rate"], log["groups/injected"], log["tokens_generated"]) == (0.5, 0.5, 0, 32)
 
 
-def test_samples_of_vllm_without_the_correction_are_trained_on(make, base_folder):
-    from tests.training.test_rollout_weights import StandIn
-
-    trainer = make(training={"steps": 2, "snapshot_every": 1000})
-    trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, False
-    trainer.vllm_generation, trainer._last_loaded_step = StandIn(trainer, base_folder, stale=False), -1
-    trainer.train()
-    assert trainer.state.global_step == 2
-
-
 def test_it_is_grpo_where_nothing_of_ours_is_asked(make):
     """The samples of TRL's own trainer in its first step, with the same seeds."""
     from npo_core.training.exact import seed_step

@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
-from npo_core.config import Mix, SelfTeacher
+from npo_core.config import EngineSettings, Mix, RolloutCorrection, SelfTeacher
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.mix import Mixer
 from npo_core.mix.store import Stored
 from npo_core.problems import ProblemSet
 from npo_core.problems.chain import solve
-from npo_core.training.build import Rewards, grpo_config, training_data
+from npo_core.training.build import Rewards, grpo_config, training_data, vllm_rollouts
 from npo_core.training.taught_trainer import lambda_at
 from npo_core.training.trainer import InjectionSettings, NPOTrainer
 from tests.training.test_injection import RIGHT, SHORT, WRONG, completion, guide_text, logps_by_hand, sample
@@ -30,6 +30,12 @@ LOGPS = np.array([-0.5, -1.0, -0.25], np.float32)
 GROUPS = [[WRONG, SHORT, WRONG, WRONG], [RIGHT, WRONG, SHORT, WRONG], [RIGHT, RIGHT, WRONG, RIGHT]]
 L, C = 4, 2.0  # the longest completion allowed; weight of replay
 LAMBDA, CLIP = 0.8, 0.3  # of a self-teacher
+CAP = 1.5  # of the correction for an engine's log-probabilities
+
+
+def apart(sample: int, tokens: int) -> list[float]:
+    """How much less likely, in nats, the engine found the tokens of a group's sample than the policy does."""
+    return [0.4 * ((3 * sample + 2 * token) % 5 - 2) for token in range(tokens)]
 
 
 class Spy(NPOTrainer):
@@ -72,6 +78,7 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
         scale="group",
         updates=1,
         teacher=None,
+        correction=None,
     ):
         problems = ProblemSet(problem_set.train[: len(groups) + stored], problem_set.held_out, problem_set.judge)
         script = {p.prompt: kinds for p, kinds in zip(problems.train, [*groups, *[groups[0]] * stored], strict=True)}
@@ -88,6 +95,9 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
         )
         args = grpo_config(settings, seed=0, output=tmp_path / "out", device="cpu")
         args.save_strategy = "no"
+        if correction is not None:  # the arguments of a run with vLLM, which TRL would start
+            for name, value in vllm_rollouts(EngineSettings(rollouts=True), correction).items():
+                setattr(args, name, name != "use_vllm" and value)
         rows = {p.id: trajectory(p, tokenizer) for p in problems.train}
         mixer = Mixer(Mix(**(mix or {})), group_size=len(groups[0]), guidance=None if mix else rows)
         if mixer.store is not None:
@@ -104,7 +114,20 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
             privileged=lambda id_: next(f"{p.answer}{p.prompt}" for p in problems.train if p.id == id_),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer._generate_single_turn = lambda prompt_ids, *_: (sample(prompt_ids, script, tokenizer), None)
+        fresh = AutoModelForCausalLM.from_pretrained(base_folder)
+
+        def generate(prompt_ids, *_):
+            rows = sample(prompt_ids, script, tokenizer)
+            if correction is None:
+                return rows, None
+            asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in prompt_ids]
+            known = [logps_by_hand(fresh, tokenizer, prompt, ids) for prompt, ids in zip(asked, rows, strict=True)]
+            n = len(groups[0])
+            far = [apart(i % n, len(ids)) for i, ids in enumerate(rows)]
+            return rows, [[p - d for p, d in zip(*both, strict=True)] for both in zip(known, far, strict=True)]
+
+        trainer._generate_single_turn, trainer.use_vllm = generate, correction is not None
+        trainer.max_kl = math.inf
         trainer.train()
         asked = [o.prompt_id for o in trainer.outcomes]  # of the only batch
         by_id = {p.id: p for p in problems.train}
@@ -130,7 +153,10 @@ def reference(base_folder, tokenizer):
         logits = model(input_ids=torch.tensor([[*prompt_ids, *ids]])).logits[0, len(prompt_ids) - 1 : -1]
         return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 
-    def terms(prompt: str, ids: list[int], advantage: float, ratio: str) -> torch.Tensor:
+    def terms(prompt: str, ids: list[int], advantage: float, ratio: str, weights=1.0) -> torch.Tensor:
+        return torch.tensor(weights) * uncorrected(prompt, ids, advantage, ratio)
+
+    def uncorrected(prompt: str, ids: list[int], advantage: float, ratio: str) -> torch.Tensor:
         log_pi = logps(prompt, ids)
         recorded = torch.tensor(LOGPS)
         if ratio == "taught":  # by the same weights, which see the answer before the prompt
@@ -254,6 +280,72 @@ def test_a_self_teacher_weighs_each_token(update, reference, tokenizer, loss, mi
     assert abs(expected.loss - plain.loss) > 1e-4
     loss = found.loss if micro_batch == 64 else expected.loss
     assert_equal(SimpleNamespace(loss=loss, gradient=found.gradient), expected)
+
+
+def weights(correction: RolloutCorrection, ids: list[int], sample: int) -> tuple[list[float], list[bool]]:
+    """What a completion's tokens weigh, and which ratios are above the cap: one a token or one for all."""
+    nats = apart(sample, len(ids))
+    ratios = [math.exp(n) for n in nats] if correction.level == "token" else [math.exp(sum(nats))]
+    instead = {"truncate": CAP, "mask": 0.0}[correction.beyond]
+    corrected = [instead if ratio > CAP else ratio for ratio in ratios]
+    return corrected * (len(ids) // len(ratios)), [ratio > CAP for ratio in ratios]
+
+
+@pytest.mark.parametrize("place", ["last", "append", "replayed"])
+@pytest.mark.parametrize("beyond", ["truncate", "mask"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_log_probabilities_of_an_engine_are_corrected(update, reference, tokenizer, level, beyond, place):
+    """The policy's own completions weigh as much as they are likelier here than in the engine; trajectories weigh 1."""
+    correction = RolloutCorrection(level=level, beyond=beyond, cap=CAP)
+    replay = {"mix": {"store": {}, "replay": {"rows": 2, "weight": C}}, "stored": 1}
+    changes = replay if place == "replayed" else {"injection": {"place": place, "importance_sampling": "guide"}}
+    found = update(correction=correction, **changes)
+    rows, added, counted, above = [], [], [], []
+    for problem, kinds in found.groups:
+        rewards = [float(kind == RIGHT) for kind in kinds]
+        injected = place != "replayed" and statistics.fmean(rewards) < 0.6
+        if injected and place == "last":
+            rewards[3] = 1.0
+        advantages = standard([*rewards, 1.0] if injected and place == "append" else rewards, "group")
+        own = own_rows(problem, kinds, tokenizer, advantages[:4])
+        kept = own[:3] if injected and place == "last" else own
+        for sample_number, row in enumerate(kept):
+            weighs, capped = weights(correction, row[1], sample_number)
+            rows.append((*row, weighs))
+            counted += weighs if level == "token" else weighs[:1]
+            above += capped
+        if injected:
+            added.append(guide_row(problem, tokenizer, advantages[-1], "guide"))
+    beside = []
+    if place == "replayed":
+        beside = [guide_row(found.left[0], tokenizer, C * (4 - 1) / math.sqrt(4), "off")]
+    assert len(added) == (2 if place != "replayed" else 0)
+    assert_equal(found, reference([*rows, *added], "dapo", beside, own=len(rows)))
+    logged = found.trainer.state.log_history[0]
+    assert logged["sampling/ratio"] == pytest.approx(statistics.fmean(counted), abs=1e-5)
+    assert logged["sampling/beyond"] == pytest.approx(statistics.fmean(above)) and 0 < statistics.fmean(above) < 1
+    plain = reference([*(row[:4] for row in rows), *added], "dapo", beside, own=len(rows))
+    assert abs(plain.loss - found.loss) > 1e-3
+
+
+def test_no_correction_is_the_loss_of_a_rollout_of_its_own(update):
+    """How far the engine is away is measured nevertheless."""
+    found = update(correction=RolloutCorrection(level="off"))
+    assert_equal(found, update())
+    logged = found.trainer.state.log_history[0]
+    own = (found.trainer.batch["completion_mask"] * (1 - found.trainer.batch["guide_mask"])).sum(1).tolist()
+    nats = [n for i, tokens in enumerate(own) for n in apart(found.trainer.batch["rows"][i].item() % 4, tokens)]
+    assert logged["sampling/kl"] == pytest.approx(statistics.fmean(math.expm1(n) - n for n in nats), abs=1e-5)
+    assert "sampling/ratio" not in logged
+
+
+def test_what_is_masked_is_not_computed(update):
+    """Of a masked completion nothing is trained, so that the update leaves it out like one without advantage."""
+    masked, cut = (update(correction=RolloutCorrection(beyond=b, cap=CAP)).trainer for b in ("mask", "truncate"))
+    trained = [trainer.state.log_history[0]["tokens_trained"] for trainer in (masked, cut)]
+    batch = masked.batch
+    out = (batch["importance_sampling_ratio"] == 0).any(1) & (batch["advantages"] != 0)
+    assert out.any() and trained[1] - trained[0] == batch["completion_mask"][out].sum()
 
 
 def test_a_teacher_fades():

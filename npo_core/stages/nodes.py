@@ -1,0 +1,155 @@
+"""A training stage over several machines: the others wait for the first one's `accelerate launch`, and take part.
+
+The first machine runs the recipe and starts stages; each other one runs `npo join`. torch's static rendezvous at
+$MASTER_ADDR:$MASTER_PORT, a port of the first machine, brings a stage's processes together. What they are to run they
+read there. Only the very first process writes to the workspace, which all machines have to reach.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from npo_core.config import Execution
+from npo_core.errors import ConfigError, DeviceError, NPOError
+from npo_core.process import PARENT, die_with_parent
+from npo_core.stages.specs import SPECS, Spec, TrainSpec
+from npo_core.stages.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
+DEFAULT_PORT = 29500
+JOIN = "--join"  # argument of `python -m npo_core.stages` in the processes of machines that join
+SPEC, READY = "npo/spec", "npo/ready"  # what is run; by number of a machine, what keeps it from taking part, or nothing
+GATHERING = timedelta(minutes=10)  # that a stage waits for all machines
+AGAIN = 1.0  # seconds before a machine offers itself for the next stage
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which machine of how many this is, and where they meet: an address and a port of the first, whose number is 0."""
+
+    machines: int = 1
+    machine: int = 0
+    address: str = "127.0.0.1"
+    port: int = 0  # a free one
+
+
+def first_place(execution: Execution) -> Place:
+    """That of the machine which starts stages.
+
+    Raises:
+        ConfigError: there are others, and no variable says where they find this one.
+    """
+    if execution.nodes == 1:
+        return Place()
+    if ADDRESS not in os.environ:
+        raise ConfigError(
+            f"execution.nodes = {execution.nodes}, but ${ADDRESS} is not set: give it the address of this machine that "
+            f"the others reach, and run `npo join` there (docs/scale.md); or set execution.nodes to 1."
+        )
+    return Place(execution.nodes, 0, os.environ[ADDRESS], int(os.environ.get(PORT, DEFAULT_PORT)))
+
+
+def gathered(place: Place, launch: Callable[[], dict[int, int]]) -> dict[int, int]:
+    """What a launcher of the first machine returns.
+
+    Raises:
+        DeviceError: not all machines came, or one was lost before its processes began.
+    """
+    from torch.distributed import DistError
+
+    try:
+        return launch()
+    except DistError as error:
+        first_line = str(error).partition("\n")[0]
+        raise DeviceError(
+            f"Not all machines of execution.nodes = {place.machines} met at {place.address}:{place.port} within "
+            f"{GATHERING.total_seconds() / 60:g} minutes ({first_line}): run `npo join` on each other "
+            "one, and see whether it reaches this address."
+        ) from error
+
+
+def meeting() -> "TCPStore":
+    """In a process of a stage over several machines: what all of them see, held by the first machine's launcher."""
+    from torch.distributed import TCPStore
+
+    port = int(os.environ[PORT])
+    return TCPStore(os.environ[ADDRESS], port, is_master=False, wait_for_workers=False, timeout=GATHERING)
+
+
+def announce(spec: Spec) -> None:
+    """In a stage's first process: tell those of other machines what is run, and wait until they can.
+
+    Raises:
+        ConfigError: one of them cannot.
+    """
+    store, others = meeting(), range(1, spec.execution.nodes)
+    store.set(SPEC, f"{spec.stage} {spec.model_dump_json()}")
+    for number in others:
+        if problem := store.get(f"{READY}/{number}").decode():
+            raise ConfigError(problem)
+
+
+def joined() -> int:
+    """In a process of a machine that joins: take part in the stage that the first process announces; its exit code."""
+    from npo_core.stages.execute import main
+
+    die_with_parent(int(os.environ[PARENT]))
+    store = meeting()
+    name, spec = store.get(SPEC).decode().split(" ", 1)
+    problem = obstacle(SPECS[name].model_validate_json(spec))
+    if os.environ["LOCAL_RANK"] == "0":
+        store.set(f"{READY}/{os.environ['GROUP_RANK']}", problem)
+    if problem:
+        return ConfigError.exit_code  # the first process says why
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spec.json"
+        file.write_text(spec)
+        return main(name, file)
+
+
+def obstacle(spec: Spec) -> str:
+    """Why this machine cannot take part in a stage, a sentence with the remedy; empty: it can."""
+    here, asked, number = int(os.environ["LOCAL_WORLD_SIZE"]), spec.processes, os.environ["GROUP_RANK"]
+    if here * spec.execution.nodes != asked:
+        return (
+            f"Machine {number} joined with {here} processes, but execution.processes = {asked} on execution.nodes = "
+            f"{spec.execution.nodes}: run `npo join --processes {asked // spec.execution.nodes}` there."
+        )
+    try:
+        if isinstance(spec, TrainSpec):
+            Workspace(spec.workspace).timeline.snapshots.get(spec.start)
+    except NPOError as error:
+        return (
+            f"Machine {number} does not find the run's snapshots in {spec.workspace} ({error}) With execution.nodes "
+            "above 1 the workspace has to be on S3, or on a file system that all machines share."
+        )
+    return ""
+
+
+def join(place: Place, processes: int) -> None:
+    """Take part in one stage after another, with so many processes of this machine. Never returns.
+
+    Whoever started the machines ends this one: Slurm and Kubernetes do, when the first machine's command is over.
+    """
+    from torch.distributed import DistError
+
+    from npo_core.stages.processes import LAUNCHED, accelerate_launch
+
+    os.environ |= {LAUNCHED: "1", PARENT: str(os.getpid())}
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            try:
+                failed = accelerate_launch([JOIN], processes * place.machines, Path(folder), place)
+            except (DistError, RuntimeError) as error:  # no stage yet, or its first machine is gone
+                print(f"npo join: {error!r}", flush=True)
+            else:
+                print(f"npo join: a stage ended, {failed or 'well'}", flush=True)
+            time.sleep(AGAIN)
