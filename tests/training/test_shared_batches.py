@@ -43,7 +43,8 @@ def assert_same(ground, one, several) -> None:
     for snapshots in zip(one.snapshots.values(), several.snapshots.values(), strict=True):
         old, new = (folder(ground, snapshot) for snapshot in snapshots)
         assert {file.name for file in new.iterdir()} == {file.name for file in old.iterdir()}
-        torch.testing.assert_close(*(load_file(at / "model.safetensors") for at in (new, old)), rtol=1e-5, atol=1e-6)
+        # AdamW divides a gradient of nearly nothing by its own size: its rounding becomes a share of an update.
+        torch.testing.assert_close(*(load_file(at / "model.safetensors") for at in (new, old)), rtol=1e-5, atol=1e-5)
         states = (torch.load(at / "optimizer.pt", weights_only=True)["state"] for at in (new, old))
         torch.testing.assert_close(*states, rtol=1e-4, atol=1e-6)
 
