@@ -46,26 +46,16 @@ class SharingTrainer(ImageTrainer):
         for model in [self.model] if self.ref_model is None else [self.model, self.ref_model]:
             self._bare(model).base_model.register_forward_hook(shared_prompt.keep_scored, with_kwargs=True)
 
-    def _bare(self, model: Any) -> Any:
-        """The transformers model, whatever wraps it."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if hasattr(model, "peft_config") else model
-
     @property
     def _sharded(self) -> bool:
         """Whether a model is split among processes, which then have to call it equally often."""
         whole = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
         return self.is_distributed_loading_by_transformers or self.accelerator.distributed_type not in whole
 
-    @property
-    def _in_step(self) -> bool:
-        """Whether processes have to compute alike: where one has no picture in its rows, FSDP2 waits for its tower."""
-        return self._sharded and self.open_images is not None
-
     def _prepare_inputs(self, generation_batch):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if not self.model.training or self._buffered_inputs is before or self._in_step:
+        if not self.model.training or self._buffered_inputs is before:
             return inputs
         self._buffered_inputs = live_rows.in_groups(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -128,9 +118,8 @@ class SharingTrainer(ImageTrainer):
 
     @property
     def _all_live(self) -> bool:
-        """Whether a term of the loss, or another process, needs every row."""
-        terms = self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1
-        return bool(terms or self._in_step)
+        """Whether a term of the loss needs every row."""
+        return bool(self.beta or self._entropy_bonus_enabled or self.aux_loss_enabled or self.top_entropy_quantile < 1)
 
     def _plain(self, model, input_ids, attention_mask, keep, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies of the tokens of some rows, one row behind another, by TRL's own pass."""
@@ -178,7 +167,7 @@ class SharingTrainer(ImageTrainer):
         groups = self._split(input_ids, attention_mask, width, rows)
         packed = shared_prompt.pack(groups.prompts, groups.completions, groups.prompt_of, width, input_ids.device)
         beside = self._beside(model, packed, groups.first, input_ids, attention_mask, keep)
-        with self._attention(model), self.accelerator.autocast():
+        with self._attention(model), self.accelerator.autocast(), self._seeing(model, beside):
             output = model(
                 input_ids=packed.input_ids,
                 shift_labels=packed.labels,

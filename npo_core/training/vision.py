@@ -6,12 +6,15 @@ set instead of pixels: a prompt's images are decoded once a generation batch, wh
 snapshots inside a generation window stay small.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.operations import recursively_apply
+from PIL import Image
 from trl import GRPOTrainer
 
 from npo_core.errors import ConfigError
@@ -36,6 +39,43 @@ class ImageTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.open_images = images
         self._read: dict[int, PromptInputs] = {}  # of the newest generation batch, by number
+
+    def _bare(self, model: Any) -> Any:
+        """The transformers model, whatever wraps it."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    @cached_property
+    def _blank(self) -> dict[str, torch.Tensor]:
+        """A small picture as the model takes it; nothing where no process waits for another's pictures."""
+        processor = getattr(self.processing_class, "image_processor", None)
+        if self.open_images is None or processor is None or self.accelerator.num_processes == 1:
+            return {}
+        fields = processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt")
+        return {name: values.to(self.accelerator.device) for name, values in fields.items()}
+
+    @contextmanager
+    def _seeing(self, model: Any, fields: dict[str, Any]) -> Iterator[None]:
+        """Around a pass of training: the vision tower is called, also where no row of this process has a picture.
+
+        It sees a blank one then, which counts for nothing. Without it, FSDP2 in another process would wait for this
+        one's part of the tower, and DDP, where activations are computed again, for the gradients of it.
+        """
+        if "pixel_values" in fields or not self._blank:
+            yield
+            return
+        base = self._bare(model).base_model
+
+        def see(module: torch.nn.Module, given: Any, embedded: torch.Tensor) -> torch.Tensor:
+            found: list[torch.Tensor] = []
+            recursively_apply(found.append, base.get_image_features(**self._blank))
+            return embedded + sum(values.sum() for values in found).to(embedded.dtype) * 0
+
+        hook = base.get_input_embeddings().register_forward_hook(see)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -100,7 +140,8 @@ class ImageTrainer(GRPOTrainer):
         for start in range(0, len(input_ids), size):
             part = slice(start, start + size)
             fields = self._fields(self._numbers[part].tolist(), input_ids.shape[1], logits_to_keep)
-            found.append(called(model, input_ids[part], attention_mask[part], logits_to_keep, **(kwargs | fields)))
+            with self._seeing(model, fields):
+                found.append(called(model, input_ids[part], attention_mask[part], logits_to_keep, **(kwargs | fields)))
         logps, entropies, losses = zip(*found, strict=True)
         entropies = None if entropies[0] is None else torch.cat(entropies)
         return torch.cat(logps), entropies, None if losses[0] is None else torch.stack(losses).mean()

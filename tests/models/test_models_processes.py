@@ -6,6 +6,7 @@ from npo_core.config import Guidance, Injection, Mix
 from npo_core.models.tiny import make_tiny
 from npo_core.timeline.segments import read_outcomes
 from tests.models.conftest import EXECUTION, Run
+from tests.models.pictures import picture_rows
 
 MIXED = {  # every part that draws prompts, rows or completions beside a batch's own
     "injection": Injection(gate="every", place="append", importance_sampling="guide"),
@@ -48,6 +49,29 @@ def test_pictures_are_mixed_inside_a_window_exactly(tmp_path):
     assert sum(row["rows_replayed"] or 0 for row in whole.steps) > 0
     half = run.train("half", whole.record.snapshots[3], **changes)
     assert half.record.snapshots == {step: whole.record.snapshots[step] for step in (4, 5, 6)}
+
+
+def half_without(folder):
+    """Every other row has no picture, so that one process has pictures where the other has none."""
+    rows = picture_rows(folder, 12)
+    return [row | {"image": row["image"] if number % 2 else []} for number, row in enumerate(rows[2:])]
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_one_process_has_pictures_and_the_other_none(tiny, tmp_path, sharding, again):
+    """Parts of one group each; activations kept, and computed again in the backward pass."""
+    run = Run(tmp_path, tiny("qwen3_vl"), half_without)
+    base, changes = run.base(), {"micro_batch": 4, "gradient_checkpointing": again}
+    one = run.train("one", base, **changes)
+    several = run.train(
+        "several", base, execution=EXECUTION.model_copy(update={"processes": 2, "sharding": sharding}), **changes
+    )
+    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
+    for name in ("loss", "grad_norm"):
+        expected = [row[name] for row in one.steps]
+        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert len({row["loss"] for row in one.steps}) > 2
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
