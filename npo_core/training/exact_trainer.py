@@ -76,7 +76,8 @@ class ExactTrainer(SharingTrainer):
         return self.args.steps_per_generation * self.num_iterations
 
     def training_step(self, *args, **kwargs):
-        exact.seed_step(self.sampling_seed, *divmod(self._step, self._window), self.accelerator.process_index)
+        window, position = divmod(self._step, self._window)
+        exact.seed_step(self.sampling_seed, window, position, self.accelerator.process_index)
         return super().training_step(*args, **kwargs)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):

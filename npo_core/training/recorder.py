@@ -85,7 +85,7 @@ class SegmentRecorder(TrainerCallback):
     ):
         self.store, self.segment, self.until, self.info, self.progress = store, segment, until, info, progress
         self.controller, self.tokens_left = controller, tokens_left
-        self.trainer: NPOTrainer | None = None
+        self.trainer: NPOTrainer  # set before training
         self.mixer: Mixer | None = None  # kept in every snapshot
         self.steps: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []

@@ -37,6 +37,8 @@ class SharingTrainer(ImageTrainer):
             sharing does so as well, after one warning.
     """
 
+    _buffered_inputs: list[dict]  # of TRL, after the first batch
+
     def __init__(self, *args: Any, share_prompts: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._sharing: bool | None = None if share_prompts else False  # None: not known yet
@@ -98,7 +100,7 @@ class SharingTrainer(ImageTrainer):
             return super()._get_per_token_logps_and_entropies(*asked, batch_size, **kwargs)
         else:
             found = self._plain(*asked, live.nonzero()[:, 0].tolist())
-        if live is None:
+        if live is None or self._batch is None:
             known = [torch.zeros_like(mask, dtype=torch.float32)] * 2
         else:
             known = [self._batch[name] for name in (live_rows.SAMPLED_LOGPS, live_rows.SAMPLED_ENTROPIES)]

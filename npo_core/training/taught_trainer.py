@@ -140,7 +140,7 @@ class TaughtTrainer(MixingTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._taught is not None:
+        if self._taught is not None and self.teacher is not None:
             weight = lambda_at(self.teacher, self._update)
             self._taught["advantages"] = weighed(
                 self._taught["advantages"], result[0].detach(), self._taught[TEACHER_LOGPS], weight, self.teacher.clip

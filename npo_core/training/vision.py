@@ -100,7 +100,7 @@ class ImageTrainer(GRPOTrainer):
         return output
 
     def _tokenize_prompts(self, prompts):
-        if self.open_images is None:
+        if self.open_images is None or self._numbers is None:
             return super()._tokenize_prompts(prompts)
         numbers = self._numbers.tolist()
         tokens = [self._prompt(number).ids for number in numbers]
@@ -143,8 +143,8 @@ class ImageTrainer(GRPOTrainer):
             with self._seeing(model, fields):
                 found.append(called(model, input_ids[part], attention_mask[part], logits_to_keep, **(kwargs | fields)))
         logps, entropies, losses = zip(*found, strict=True)
-        entropies = None if entropies[0] is None else torch.cat(entropies)
-        return torch.cat(logps), entropies, None if losses[0] is None else torch.stack(losses).mean()
+        whole = None if entropies[0] is None else torch.cat(entropies)
+        return torch.cat(logps), whole, None if losses[0] is None else torch.stack(losses).mean()
 
     def _fields(self, numbers: list[int], width: int, completion: int) -> dict[str, Any]:
         """What goes beside ids [rows, width] of prompts, padded on the left, and completions of `completion` tokens."""
