@@ -27,6 +27,7 @@ from npo_core.timeline.store import Store, json_bytes
 LOCAL_LOCK, LOCAL_OWNER = ".lock", ".lock.json"
 LEASE_FILE = "lease.json"  # in a folder of a process that was started by the holder of a lease
 LEASE_S, RENEW_S = 90.0, 20.0
+CONDITIONS = (("If-None-Match", None), ("If-Match", '"0"'))  # that an object which is there does not meet
 HELD: set[str] = set()  # URIs of the workspaces that this process holds
 log = logging.getLogger(__name__)
 
@@ -170,19 +171,22 @@ class S3Lease:
         else:
             raise WorkspaceBusyError(_busy(self.store.uri, self._holder(self.store)[0]))
         self._require_conditions()
-        if self.guard.left() <= 0:  # S3 took long to answer
-            self.renew()
-            self.check()
         GUARDS[self.guard.prefix] = self.guard
         self._thread.start()
 
     def _require_conditions(self) -> None:
-        """Raises ConfigError where S3 writes whatever was there: two commands would both have the workspace."""
-        if self.store.put_if(S3_LOCK, json_bytes({**self.who, "expires": self.expires}), None) is not None:
+        """Raises ConfigError where S3 does not write by conditions: two commands would both have the workspace."""
+        record, before = json_bytes({**self.who, "expires": self.expires}), self.expires
+        wrong = [f"ignores {name}" for name, etag in CONDITIONS if self.store.put_if(S3_LOCK, record, etag) is not None]
+        if not wrong:
+            self._renew(self.store)
+            self.check()
+            wrong = [] if self.expires > before else ["refuses If-Match"]
+        if wrong:
             self.store.remove(S3_LOCK)
             raise ConfigError(
-                f"The S3 of {self.store.uri} ignores If-None-Match, by which commands keep each other out of a "
-                "workspace: use an S3 with conditional writes, or a workspace on a disk."
+                f"The S3 of {self.store.uri} {wrong[0]}, by which commands keep each other out of a workspace: use an "
+                "S3 with conditional writes, or a workspace on a disk."
             )
 
     def release(self) -> None:
@@ -207,9 +211,12 @@ class S3Lease:
 
         Raises StorageError at once where S3 does not answer.
         """
-        if self._write(self.hasty, self.etag):
+        self._renew(self.hasty)
+
+    def _renew(self, store: Store) -> None:
+        if self._write(store, self.etag):
             return
-        holder, etag = self._holder(self.hasty)
+        holder, etag = self._holder(store)
         if holder.get("token") == self.who["token"]:  # the answer to an earlier write of ours went missing
             self._have(etag, holder["expires"])
         else:

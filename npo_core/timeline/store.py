@@ -198,9 +198,11 @@ class Store:
 
     def put_if(self, rel: str, data: bytes, etag: str | None) -> str | None:
         """S3 only: writes if the object still has `etag` (None: is absent); its new ETag, or None if it was not so."""
-        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         with self.failures(rel, len(data)):
-            return self._put_if(rel, data, condition)
+            if etag is None:
+                return self._put_if(rel, data, {"IfNoneMatch": "*"})
+            # Ceph 16 compares with the quotes, which are part of an ETag, and has none itself.
+            return self._put_if(rel, data, {"IfMatch": etag}) or self._put_if(rel, data, {"IfMatch": etag.strip('"')})
 
     def read_tagged(self, rel: str) -> tuple[bytes, str] | None:
         """S3 only: an object's content with an ETag that is not newer than it, or None if it is absent."""

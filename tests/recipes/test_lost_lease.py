@@ -28,7 +28,7 @@ def test_a_run_ends_before_it_writes_into_anothers_segment(home, s3_endpoint, mo
     monkeypatch.setitem(workspace_lock.__wrapped__.__kwdefaults__, "renew_s", 0.5)
     away, renew, at_theft = threading.Event(), S3Lease.renew, {}
 
-    def renewed(lease: S3Lease) -> None:
+    def renewed(lease: S3Lease) -> None:  # by its thread
         if away.is_set():
             raise StorageError("away")
         renew(lease)

@@ -83,6 +83,17 @@ class FaultyS3(ThreadingHTTPServer):
         self.unknown: set[str] = set()  # headers that it ignores
         self.url = f"http://127.0.0.1:{self.server_port}"
 
+    @classmethod
+    @contextmanager
+    def before(cls, endpoint: str) -> Iterator[FaultyS3]:
+        """One that serves until the end of the block."""
+        server = cls(endpoint)
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield server
+        server.back.set()
+        server.shutdown()
+        server.server_close()
+
     def take(self, request: Request) -> str:
         verdict = self.judge(request)
         self.seen.append((request.command, request.path, verdict))
