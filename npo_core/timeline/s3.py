@@ -81,7 +81,7 @@ class PatientS3(S3FileSystem):
     try and while it lasts (`guard`); it raises WorkspaceBusyError where that was lost.
     """
 
-    read_timeout = 60  # seconds without a byte; s3fs's 15 are short for a server that has much to do
+    read_timeout = 60  # seconds without a byte, as botocore has it; s3fs's 15 are short for a server with much to do
 
     def __init__(self, *args: Any, patience_s: float = PATIENCE_S, **kwargs: Any) -> None:
         config = {**ONCE, **kwargs.pop("config_kwargs", {})}
@@ -133,7 +133,7 @@ class PatientS3(S3FileSystem):
         """The content of a file at the first try, None if it is absent."""
         client = await self.get_s3(bucket)
         try:
-            answer = await client.get_object(Bucket=bucket, Key=f"{prefix}/{name}")
+            answer = await client.get_object(Bucket=bucket, Key=f"{prefix}/{name}".lstrip("/"))
             async with answer["Body"] as body:
                 return await body.read()
         except Exception as error:
