@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import platform
+import sys
 import threading
 import time
 import traceback
@@ -16,7 +17,7 @@ from typing import Any
 
 from npo_core import __version__
 from npo_core.config import Execution
-from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError
+from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError, WorkspaceBusyError
 from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages import nodes, processes
@@ -24,6 +25,7 @@ from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.engine import start_hosts
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline.lock import check_lease, go_on_under
 
 STOPPED = 143  # exit code after a stop, as after SIGTERM
 
@@ -65,6 +67,7 @@ def attempt(
 
 def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None] = lambda: None) -> None:
     """Run the stage's function and commit what it returns; `watch` is called once this process forks no more."""
+    go_on_under(workspace.store, scratch)
     started, device = time.time(), prepare_device(spec.execution)
     context = StageContext(workspace, scratch, device, processes.rank())
     try:
@@ -125,6 +128,7 @@ def watch_for_end(workspace: Workspace, parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent and not stop_asked(workspace):
             time.sleep(interval)
+            end_without_lease(workspace)
         os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -134,9 +138,20 @@ def watch_for_end(workspace: Workspace, parent: int) -> None:
 def stop_asked(workspace: Workspace) -> bool:
     """Whether there is a stop file; where the store does not answer, nobody asked yet."""
     try:
-        return workspace.store.exists(STOP_FILE)
+        return workspace.store.hasty().exists(STOP_FILE)
     except NPOError:
         return False
+
+
+def end_without_lease(workspace: Workspace) -> None:
+    """End this process where another one has the workspace; where the store does not answer, nobody knows yet."""
+    try:
+        check_lease(workspace.store)
+    except WorkspaceBusyError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+    except NPOError:
+        pass
 
 
 def as_known(error: BaseException, workspace: Workspace) -> BaseException:

@@ -28,6 +28,7 @@ from npo_core.stages.results import RESULTS, Cost, Result
 from npo_core.stages.specs import Spec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline.failures import as_storage_errors
+from npo_core.timeline.lock import hand_on
 
 POLL = 0.05  # seconds
 RETRYABLE = {kind.exit_code: kind.__name__ for kind in (StorageError, DeviceError, VerifierError)}
@@ -157,6 +158,7 @@ def prepare(workspace: Workspace, spec: Spec) -> Path:
             (scratch / name).unlink(missing_ok=True)
         (scratch / SPEC_FILE).write_text(spec.model_dump_json(indent=2))
         (scratch / LOG_FILE).touch()
+        hand_on(workspace.store, scratch)
     workspace.store.write_json(f"{spec.folder}/{SPEC_FILE}", spec.model_dump(mode="json"))
     return scratch
 

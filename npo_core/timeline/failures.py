@@ -9,7 +9,28 @@ from contextlib import contextmanager
 from npo_core.errors import StorageError
 
 _AGAIN = "nothing already written is lost, start the same command again."
+_BUSY = {  # codes that a later try may not get, beside those of status 5xx and 429
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "RequestTimeout",
+    "IncompleteBody",
+}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
+
+
+class GaveUp(OSError):
+    """A request to S3 failed for as long as it may be tried, in seconds, and with what it failed last."""
+
+    def __init__(self, last: Exception, tried_s: float) -> None:
+        super().__init__(errno.EAGAIN, str(last))
+        self.tried_s = tried_s
+
+
+class Unsure(OSError):
+    """The lease on a workspace is ours and about to run out: it could not be renewed for a while."""
 
 
 @contextmanager
@@ -36,6 +57,19 @@ def s3_code(error: BaseException) -> str:
     return ""
 
 
+def passes(error: BaseException) -> bool:
+    """Whether what S3 answered, or that it did not, may be over in a moment."""
+    from aiohttp import ClientConnectionError, ClientPayloadError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status == 429 or (status >= 500 and status != 501) or s3_code(error) in _BUSY
+    no_answer = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, TimeoutError, Unsure)
+    return isinstance(error, (*no_answer, ClientConnectionError, ClientPayloadError))
+
+
 def _kinds(local: bool) -> tuple[type[Exception], ...]:
     if local:
         return (OSError,)
@@ -48,6 +82,11 @@ def _kinds(local: bool) -> tuple[type[Exception], ...]:
 def _sentence(error: Exception, uri: str, rel: str, size: int | None, disk: str) -> str:
     number, code = getattr(error, "errno", None), s3_code(error)
     where = f"{uri}/{rel}".rstrip("/")
+    if isinstance(error, GaveUp):
+        return (
+            f"{where} cannot be reached ({error.strerror}; tried for {error.tried_s:.0f} s): check the network, "
+            f"AWS_ENDPOINT_URL and how many requests S3 takes; {_AGAIN}"
+        )
     if number in (errno.ENOSPC, errno.EDQUOT):
         amount = "" if size is None else f" ({size} bytes)"
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,7 @@ class Store:
 
     `uri` is a local path, `file://...` or `s3://bucket/prefix`; S3 takes credentials and AWS_ENDPOINT_URL from the
     environment, and `storage_options` go to s3fs. Raises ConfigError on any other URI. All methods raise StorageError
-    where the disk or S3 refuses.
+    where the disk or S3 refuses; S3 that does not answer is waited for first (`s3.PatientS3`).
 
     Example:
         store = Store("s3://runs/first")
@@ -46,8 +47,7 @@ class Store:
             raise ConfigError(f"The workspace {uri} has the scheme '{scheme}': give a folder or s3://bucket/prefix.")
         self.is_local = scheme != "s3"
         self._refuse_patterns(str(uri))
-        options = self.storage_options if self.is_local else _s3_options(self.storage_options)
-        self.fs, self._root = url_to_fs(str(uri), **options)
+        self.fs, self._root = _opened(str(uri), self.storage_options, self.is_local)
         if not self._root.strip("/") and not self.is_local:
             raise ConfigError(f"The workspace {uri} names no bucket: give s3://bucket/prefix.")
         if self.is_local:
@@ -85,6 +85,13 @@ class Store:
         full = self.path(rel)
         return Store(full if self.is_local else f"s3://{full}", self.storage_options)
 
+    def hasty(self) -> Store:
+        """The same folder for who must not wait: S3 that does not answer raises StorageError after seconds."""
+        if self.is_local:
+            return self
+        config = {"connect_timeout": 5, "read_timeout": 10, **self.storage_options.get("config_kwargs", {})}
+        return Store(self.uri, {**self.storage_options, "patience_s": 0.0, "config_kwargs": config})
+
     def read_bytes(self, rel: str) -> bytes:
         """The content of a file. Raises DamagedError if it is absent."""
         try:
@@ -110,7 +117,10 @@ class Store:
                 self.fs.put_file(str(file), self.path(rel))
 
     def create_bytes(self, rel: str, data: bytes) -> bool:
-        """Writes a file unless it exists; whether it did. Of several writers at once exactly one is told True."""
+        """Writes a file unless it exists; whether it did. Of several writers at once exactly one is told True.
+
+        In S3 that one may be told False where the answer to it went missing: what is there then is what it wrote.
+        """
         if not self.is_local:
             return self.put_if(rel, data, None) is not None
         with self.failures(rel, len(data)):
@@ -188,9 +198,11 @@ class Store:
 
     def put_if(self, rel: str, data: bytes, etag: str | None) -> str | None:
         """S3 only: writes if the object still has `etag` (None: is absent); its new ETag, or None if it was not so."""
-        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
         with self.failures(rel, len(data)):
-            return self._put_if(rel, data, condition)
+            if etag is None:
+                return self._put_if(rel, data, {"IfNoneMatch": "*"})
+            # Ceph 16 compares with the quotes, which are part of an ETag, and has none itself.
+            return self._put_if(rel, data, {"IfMatch": etag}) or self._put_if(rel, data, {"IfMatch": etag.strip('"')})
 
     def read_tagged(self, rel: str) -> tuple[bytes, str] | None:
         """S3 only: an object's content with an ETag that is not newer than it, or None if it is absent."""
@@ -222,7 +234,7 @@ class Store:
                 # S3 answers 409 when two conditional writes meet; which of them won shows at the next attempt.
                 if wait_s is None or s3_code(error) not in ("ConditionalRequestConflict", "409"):
                     raise
-                time.sleep(wait_s)
+                time.sleep(wait_s * random.SystemRandom().uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
     def _s3_names(self, full: str) -> set[str]:
@@ -287,10 +299,17 @@ class Store:
         """Ends uploads in parts that nobody will finish: they stay invisible but are paid for."""
         bucket, prefix, _ = self.fs.split_path(self.path(""))
         prefix = f"{prefix}/" if prefix else ""
-        found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
-        for upload in found:
-            self.fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        return sorted(upload["Key"].removeprefix(prefix) for upload in found)
+        ended, more = [], {"Prefix": prefix}
+        while more:
+            page = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, **more)
+            next_page = {"KeyMarker": page.get("NextKeyMarker"), "UploadIdMarker": page.get("NextUploadIdMarker")}
+            more = {"Prefix": prefix, **next_page} if page.get("IsTruncated") else {}
+            for upload in page.get("Uploads", []):
+                with suppress(FileNotFoundError):  # ended at a try whose answer went missing
+                    named = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    self.fs.call_s3("abort_multipart_upload", **named)
+                ended.append(upload["Key"].removeprefix(prefix))
+        return sorted(ended)
 
     def failures(self, rel: str, size: int | None = None) -> AbstractContextManager[None]:
         """A context that raises StorageError where the disk or S3 refuses what is done with `rel` in it."""
@@ -305,6 +324,15 @@ def json_bytes(obj: Any) -> bytes:
 def folder_bytes(folder: Path) -> int:
     """The size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _opened(uri: str, given: dict[str, Any], is_local: bool) -> tuple[Any, str]:
+    """The file system of a URI and the path in it."""
+    if is_local:
+        return url_to_fs(uri, **given)
+    from npo_core.timeline.s3 import PatientS3
+
+    return PatientS3(**_s3_options(given)), PatientS3._strip_protocol(uri)
 
 
 def _s3_options(given: dict[str, Any]) -> dict[str, Any]:

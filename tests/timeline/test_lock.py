@@ -152,7 +152,7 @@ def test_a_lost_lease_is_reported_and_left_to_its_owner(s3_store: Store) -> None
     with pytest.raises(WorkspaceBusyError, match=r"lock of s3://.* was lost to 'thief' \(pid 7\)"):
         with workspace_lock(s3_store, "first", renew_s=0.1) as lease:
             s3_store.write_json(S3_LOCK, {"token": "other", "owner": "thief", "pid": 7, "expires": time.time() + 60})
-            wait_until(lambda: lease.lost_to is not None)
+            wait_until(lambda: lease.guard.lost_to is not None)
             with pytest.raises(WorkspaceBusyError):
                 lease.check()
     assert s3_store.read_json(S3_LOCK)["owner"] == "thief"
@@ -177,7 +177,7 @@ def test_a_store_that_is_away_for_a_moment_does_not_lose_the_lease(
                 asked.append(1)
                 raise StorageError("away")
 
-            patch.setattr(s3_store, "put_if", away)
+            patch.setattr(lease.hasty, "put_if", away)
             wait_until(lambda: len(asked) >= 3)
         before = lease.expires
         wait_until(lambda: lease.expires > before)

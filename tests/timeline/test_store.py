@@ -20,10 +20,10 @@ import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from s3fs import S3FileSystem
 
 from npo_core.errors import ConfigError, DamagedError, StorageError
 from npo_core.timeline import Snapshots, Store, disk, snapshot_id
+from npo_core.timeline.s3 import PatientS3
 
 NAMES = st.text(alphabet="abcXYZ019_-é ", min_size=1, max_size=12).filter(lambda name: name.strip() == name)
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
@@ -319,10 +319,10 @@ def test_killed_uploads_leave_all_or_nothing(s3_store: Store, tmp_path: Path) ->
 PART_WRITER = """
 import os, signal, sys
 from pathlib import Path
-from s3fs import S3FileSystem
 from npo_core.timeline import Snapshots, Store, store
+from npo_core.timeline.s3 import PatientS3
 store.PART_BYTES = 5 * 2**20  # S3 takes no smaller ones
-root, parts, call = Path(sys.argv[1]), [], S3FileSystem._call_s3
+root, parts, call = Path(sys.argv[1]), [], PatientS3._try
 
 async def killed(self, method, *args, **kwargs):
     if method == "upload_part":
@@ -331,7 +331,7 @@ async def killed(self, method, *args, **kwargs):
             os.kill(os.getpid(), signal.SIGKILL)
     return await call(self, method, *args, **kwargs)
 
-S3FileSystem._call_s3 = killed
+PatientS3._try = killed
 for step in (1, 2):
     folder = root / f"checkpoint-{step}"
     folder.mkdir(exist_ok=True)
@@ -360,7 +360,7 @@ def test_an_upload_that_is_killed_between_two_parts_is_no_snapshot(s3_store: Sto
 def test_several_files_and_parts_are_uploaded_at_once(s3_store: Store, tmp_path: Path, monkeypatch) -> None:
     """All parts that may be under way together are there before the first of them ends."""
     monkeypatch.setattr("npo_core.timeline.store.PART_BYTES", 5 * 2**20)
-    call, under_way, most = S3FileSystem._call_s3, set(), []
+    call, under_way, most = PatientS3._try, set(), []
 
     async def counted(self, method, *args, **kwargs):
         if method != "upload_part":
@@ -372,7 +372,7 @@ def test_several_files_and_parts_are_uploaded_at_once(s3_store: Store, tmp_path:
         finally:
             under_way.remove(part)
 
-    monkeypatch.setattr(S3FileSystem, "_call_s3", counted)
+    monkeypatch.setattr(PatientS3, "_try", counted)
     src = make_folder(tmp_path / "src", {"a": bytes(11 * 2**20), "b": bytes(11 * 2**20), "last": b"l"})
     s3_store.put_folder(src, "f", "last")
     assert max(most) > 3 and s3_store.list("f") == ["a", "b", "last"]
@@ -486,9 +486,7 @@ def test_missing_credentials_are_named(s3_endpoint: str, monkeypatch: pytest.Mon
 
 
 def test_an_endpoint_that_is_away_is_named(s3_endpoint: str) -> None:
-    away = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
-    store = Store("s3://runs/x", away)
-    store.fs.retries = 1
+    store = Store("s3://runs/x", {"endpoint_url": "http://127.0.0.1:9", "patience_s": 0.0})
     with pytest.raises(StorageError, match="s3://runs/x/y cannot be reached .*AWS_ENDPOINT_URL"):
         store.write_bytes("y", b"")
 
