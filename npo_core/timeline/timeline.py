@@ -16,11 +16,15 @@ R = TypeVar("R", bound=Record)
 
 
 class Timeline:
-    """All branches, segments and snapshots of a run, in its workspace. Records are added, never changed."""
+    """All branches, segments and snapshots of a run, in its workspace.
+
+    Records are added, never changed: each is read once, as long as it is listed.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.snapshots = Snapshots(store.child("snapshots"))
+        self._known: dict[str, Record] = {}  # by path; what was read
 
     def branch(self, name: str) -> Branch:
         """The branch of this name. Raises DataError if there is none, DamagedError if its record is damaged."""
@@ -63,7 +67,8 @@ class Timeline:
 
     def segments(self) -> list[Segment]:
         """All finished segments, sorted by branch, start and id."""
-        ids = [id_ for id_ in self.store.list("segments") if self.store.exists(f"segments/{id_}/segment.json")]
+        files = {id_: f"segments/{id_}/segment.json" for id_ in self.store.list("segments")}
+        ids = [id_ for id_, file in files.items() if file in self._known or self.store.exists(file)]
         return sorted(map(self.segment, ids), key=lambda segment: (segment.branch, segment.t0, segment.id))
 
     def add_segment(self, segment: Segment) -> Segment:
@@ -106,6 +111,8 @@ class Timeline:
         return self.store.create_bytes(rel, json_bytes(record.model_dump(mode="json")))
 
     def _named(self, kind: type[R], word: str, name: str, rel: str, folder: str) -> R:
+        if isinstance(there := self._known.get(rel), kind):
+            return there
         data: Any = self.store.read_json(rel, default=None)
         if data is None:
             known = [file.removesuffix(".json") for file in self.store.list(folder)]
@@ -113,7 +120,8 @@ class Timeline:
                 f"There is no {word} '{name}' in {self.store.uri}: give one of {', '.join(known) or '(none yet)'}."
             )
         try:
-            return kind.model_validate(data)
+            found = self._known[rel] = kind.model_validate(data)
+            return found
         except ValidationError as error:
             raise DamagedError(
                 f"{self.store.uri}/{rel} is no record of a {word} ({_first(error)}): restore it, or delete it and "

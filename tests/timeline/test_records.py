@@ -46,6 +46,25 @@ def test_records_come_back(timeline: Timeline) -> None:
     assert timeline.segment("scout-0-60").snapshots == {40: "4040404040404040", 60: GUIDE}
 
 
+def test_a_record_is_read_once(local_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many questions are asked; what another process adds is found, since folders are listed each time."""
+    bootstrapped(Timeline(local_store))
+    asked: list[str] = []
+    read, exists = Store.read_json, Store.exists
+    monkeypatch.setattr(
+        Store, "read_json", lambda self, rel, **default: asked.append(rel) or read(self, rel, **default)
+    )
+    monkeypatch.setattr(Store, "exists", lambda self, rel: asked.append(rel) or exists(self, rel))
+    timeline = Timeline(local_store)
+    timeline.states("replay"), timeline.draw()
+    assert len(asked) == 3 + 2 * 3  # branches; segments, seen and read
+    asked.clear()
+    timeline.states("scout"), timeline.tree(), timeline.final()
+    assert not asked
+    Timeline(local_store).add_branch(Branch(name="more", parent=GUIDE, parent_step=60, reason="elsewhere"))
+    assert [branch.name for branch in timeline.branches()] == ["late", "more", "replay", "scout"]
+
+
 def test_draw(timeline: Timeline) -> None:
     assert timeline.draw() == "no branches yet"
     assert bootstrapped(timeline).draw().splitlines() == [
