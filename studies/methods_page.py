@@ -184,7 +184,7 @@ def keep_points(results: dict[str, Arms], file: Path) -> None:
     for task, arms in results.items():
         for name, found in arms.items():
             rows += [
-                [task, name, seed, *(f"{value:g}" for value in point)]
+                [task, name, seed, *("" if isnan(value) else f"{value:.10g}" for value in point)]
                 for seed, points in sorted(found.items())
                 for point in points
             ]
