@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from npo_core.config import Execution
+from npo_core.config import Execution, parse_config
 from npo_core.errors import ConfigError, DeviceError
 from npo_core.names import ERROR_FILE
+from npo_core.recipes.run import look_first
 from npo_core.stages import nodes
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import main
@@ -131,8 +133,47 @@ def test_a_machine_that_does_not_come(tmp_path, monkeypatch):
         nodes.gathered(place, lambda: accelerate_launch(["nothing"], 2, tmp_path, place))
 
 
-def test_the_others_have_to_find_the_first(monkeypatch):
+def test_the_others_have_to_find_the_first(monkeypatch, tmp_path):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert first_place(Execution()) == Place()
     with pytest.raises(ConfigError, match="execution.nodes = 2, but .MASTER_ADDR is not set.*npo join"):
         first_place(TWO)
+    with pytest.raises(ConfigError, match="MASTER_ADDR is not set"):  # before the base is made, not after
+        look_first(parse_config({"execution": TWO.model_dump()}), str(tmp_path / "run"))
+    monkeypatch.setenv("MASTER_ADDR", ADDRESS)
+    assert first_place(TWO) == Place(2, 0, ADDRESS, nodes.DEFAULT_PORT)
+    monkeypatch.setenv("MASTER_PORT", "many")
+    with pytest.raises(ConfigError, match="MASTER_PORT = many is no port"):
+        first_place(TWO)
+
+
+def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(monkeypatch):
+    from torch.distributed import TCPStore
+
+    codes = queue.SimpleQueue()
+    monkeypatch.setattr(nodes, "LOOK", 0.05)
+    monkeypatch.setattr(os, "_exit", codes.put)
+    launcher = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launcher.set(nodes.SPEC, "what is run")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(launcher.port))
+    nodes.end_with_first(nodes.meeting())
+    time.sleep(0.2)
+    assert codes.empty()
+    del launcher
+    assert codes.get(timeout=10) == 74
+
+
+def test_a_machine_with_another_version_says_so(monkeypatch):
+    monkeypatch.setenv("GROUP_RANK", "1")
+    for name, asked in (("later", "{}"), ("train", '{"of": "another version"}')):
+        assert "Machine 1 does not know" in (said := nodes.obstacle(name, asked)) and "the same version" in said
+
+
+def test_only_the_first_machine_goes_on_under_a_lease_that_lies_there(monkeypatch):
+    """Another one may have been the first of an earlier run, whose lease is over."""
+    monkeypatch.delenv("GROUP_RANK", raising=False)
+    assert nodes.on_first_machine()
+    for number, first in (("0", True), ("1", False)):
+        monkeypatch.setenv("GROUP_RANK", number)
+        assert nodes.on_first_machine() is first
