@@ -17,14 +17,15 @@ import pytest
 
 from npo_core.config import Execution, parse_config
 from npo_core.errors import ConfigError, DeviceError
-from npo_core.names import ERROR_FILE
+from npo_core.names import ERROR_FILE, SPEC_FILE
 from npo_core.recipes.run import look_first
-from npo_core.stages import nodes
+from npo_core.stages import nodes, prove
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import main
 from npo_core.stages.launch import read_result
 from npo_core.stages.nodes import Place, first_place, join
 from npo_core.stages.processes import PARENT, accelerate_launch
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_marks
 from tests.training.test_shared_batches import assert_same
@@ -177,3 +178,19 @@ def test_only_the_first_machine_goes_on_under_a_lease_that_lies_there(monkeypatc
     for number, first in (("0", True), ("1", False)):
         monkeypatch.setenv("GROUP_RANK", number)
         assert nodes.on_first_machine() is first
+
+
+def test_a_proof_is_spread_over_machines_only_where_they_can_meet_and_find_the_copy(bench, tmp_path, monkeypatch):
+    ground = bench()
+    found = ground.train("one", 2)
+    spec = ground.spec("one", ground.base, 2, execution=TWO)
+    ground.workspace.store.write_json(f"stages/train-{found.id}/{SPEC_FILE}", spec.model_dump(mode="json"))
+    monkeypatch.setattr(prove, "processes_of", lambda *_: [2])
+    segment = ground.workspace.timeline.segment(found.id)
+    for address, machines in ((None, 1), (ADDRESS, 2)):
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        if address:
+            monkeypatch.setenv("MASTER_ADDR", address)
+        copy = Workspace(tmp_path / f"proof-{machines}")
+        execution = prove.respecify(ground.workspace, copy, segment, 2).execution
+        assert (execution.nodes, execution.processes) == (machines, 2)
