@@ -96,8 +96,12 @@ def announce(spec: Spec) -> None:
     Raises:
         ConfigError: one of them cannot.
     """
+    from npo_core.stages.execute import prepare_device
+
     store, others = meeting(), range(1, spec.execution.nodes)
-    store.set(SPEC, f"{spec.stage} {spec.model_dump_json()}")
+    execution = spec.execution.model_copy(update={"device": prepare_device(spec.execution)})  # what `auto` is here
+    told = spec.model_copy(update={"execution": execution})
+    store.set(SPEC, f"{spec.stage} {told.model_dump_json()}")
     for number in others:
         if problem := store.get(f"{READY}/{number}").decode():
             raise ConfigError(problem)
@@ -164,12 +168,19 @@ def obstacle(name: str, asked: str) -> str:
 
 def missing(spec: Spec, number: str) -> str:
     """What the machine `number` lacks for a stage, as `obstacle` says it."""
+    from npo_core.stages.execute import prepare_device
+    from npo_core.stages.processes import check_devices
+
     here, asked = int(os.environ["LOCAL_WORLD_SIZE"]), spec.processes
     if here * spec.execution.nodes != asked:
         return (
             f"Machine {number} joined with {here} processes, but execution.processes = {asked} on execution.nodes = "
             f"{spec.execution.nodes}: run `npo join --processes {asked // spec.execution.nodes}` there."
         )
+    try:
+        check_devices(asked, prepare_device(spec.execution), spec.execution.nodes)
+    except ConfigError as error:
+        return f"Machine {number}: {error}"
     try:
         if isinstance(spec, TrainSpec):
             Workspace(spec.workspace).timeline.snapshots.get(spec.start)

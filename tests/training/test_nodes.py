@@ -194,3 +194,14 @@ def test_a_proof_is_spread_over_machines_only_where_they_can_meet_and_find_the_c
         copy = Workspace(tmp_path / f"proof-{machines}")
         execution = prove.respecify(ground.workspace, copy, segment, 2).execution
         assert (execution.nodes, execution.processes) == (machines, 2)
+
+
+def test_a_machine_without_the_gpus_of_the_first_says_so(bench, monkeypatch):
+    """`auto` is a GPU there, and would be the CPU here: the two would wait for each other in different libraries."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    spec = bench().spec("two", "", 2, execution=TWO.model_copy(update={"device": "cuda"}))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "Machine 1: execution.device = cuda, but torch" in nodes.missing(spec, "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "Machine 1: execution.processes = 2 on execution.nodes = 2, but" in nodes.missing(spec, "1")
