@@ -35,7 +35,7 @@ class Machine:
     """
 
     device: str  # cpu or cuda
-    gpus: int  # 0 on a CPU
+    gpus: int  # of all machines; 0 on a CPU
     name: str
     memory: float | None
     host: float | None
@@ -75,7 +75,7 @@ def look(
     if each := gpu_memory or (known.memory if gpu and known else None):
         memory = GIB * each
     host = free_memory() if there else None
-    gpus = max(config.execution.processes, len(there))
+    gpus = max(config.execution.processes, len(there) * config.execution.nodes)  # machines are alike
     return Machine("cuda", gpus, name, memory, host, disk, known.speed if known else None)
 
 

@@ -15,6 +15,7 @@ from npo_core.mix.rescue import mix_of
 from npo_core.names import DRAWS, FORK, FORK_FILE, GRPO, PLATEAU, RESULT_FILE, STARTED_FILE
 from npo_core.stages.forked import accelerated
 from npo_core.stages.functions import keep_functions, require_same_functions
+from npo_core.stages.nodes import first_place
 from npo_core.stages.preflight import function_sources, preflight
 from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
@@ -181,6 +182,7 @@ def look_first(config: RunConfig | None, uri: str) -> RunConfig:
     workspace.require_same(config)
     require_same_draws(workspace)
     require_trackers(config.tracking)
+    first_place(config.execution)
     taken_in = workspace.store.exists(f"{Run(config, workspace).base().folder}/{RESULT_FILE}")
     require_same_functions(workspace, config, function_sources(config) if taken_in else preflight(config))
     return config

@@ -67,7 +67,8 @@ def attempt(
 
 def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None] = lambda: None) -> None:
     """Run the stage's function and commit what it returns; `watch` is called once this process forks no more."""
-    go_on_under(workspace.store, scratch)
+    if nodes.on_first_machine():  # on another one a file of an earlier run may lie there; that one writes nothing
+        go_on_under(workspace.store, scratch)
     started, device = time.time(), prepare_device(spec.execution)
     context = StageContext(workspace, scratch, device, processes.rank())
     try:

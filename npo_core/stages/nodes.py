@@ -7,6 +7,7 @@ read there. Only the very first process writes to the workspace, which all machi
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npo_core import __version__
 from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError
 from npo_core.process import PARENT, die_with_parent
@@ -29,6 +31,7 @@ JOIN = "--join"  # argument of `python -m npo_core.stages` in the processes of m
 SPEC, READY = "npo/spec", "npo/ready"  # what is run; by number of a machine, what keeps it from taking part, or nothing
 GATHERING = timedelta(minutes=10)  # that a stage waits for all machines
 AGAIN = 1.0  # seconds before a machine offers itself for the next stage
+LOOK = 5.0  # seconds between two looks whether the first machine's launcher is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +48,19 @@ def first_place(execution: Execution) -> Place:
     """That of the machine which starts stages.
 
     Raises:
-        ConfigError: there are others, and no variable says where they find this one.
+        ConfigError: there are others, and no variable says where they find this one, or one says it wrongly.
     """
     if execution.nodes == 1:
         return Place()
-    if ADDRESS not in os.environ:
+    address, port = os.environ.get(ADDRESS), os.environ.get(PORT) or str(DEFAULT_PORT)
+    if not address:
         raise ConfigError(
             f"execution.nodes = {execution.nodes}, but ${ADDRESS} is not set: give it the address of this machine that "
             f"the others reach, and run `npo join` there (docs/scale.md); or set execution.nodes to 1."
         )
-    return Place(execution.nodes, 0, os.environ[ADDRESS], int(os.environ.get(PORT, DEFAULT_PORT)))
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"${PORT} = {port} is no port: give a free one of this machine, or leave it out.")
+    return Place(execution.nodes, 0, address, int(port))
 
 
 def gathered(place: Place, launch: Callable[[], dict[int, int]]) -> dict[int, int]:
@@ -90,8 +96,12 @@ def announce(spec: Spec) -> None:
     Raises:
         ConfigError: one of them cannot.
     """
+    from npo_core.stages.execute import prepare_device
+
     store, others = meeting(), range(1, spec.execution.nodes)
-    store.set(SPEC, f"{spec.stage} {spec.model_dump_json()}")
+    execution = spec.execution.model_copy(update={"device": prepare_device(spec.execution)})  # what `auto` is here
+    told = spec.model_copy(update={"execution": execution})
+    store.set(SPEC, f"{spec.stage} {told.model_dump_json()}")
     for number in others:
         if problem := store.get(f"{READY}/{number}").decode():
             raise ConfigError(problem)
@@ -104,25 +114,73 @@ def joined() -> int:
     die_with_parent(int(os.environ[PARENT]))
     store = meeting()
     name, spec = store.get(SPEC).decode().split(" ", 1)
-    problem = obstacle(SPECS[name].model_validate_json(spec))
+    problem = obstacle(name, spec)
     if os.environ["LOCAL_RANK"] == "0":
         store.set(f"{READY}/{os.environ['GROUP_RANK']}", problem)
     if problem:
         return ConfigError.exit_code  # the first process says why
+    end_with_first(store)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "spec.json"
         file.write_text(spec)
         return main(name, file)
 
 
-def obstacle(spec: Spec) -> str:
-    """Why this machine cannot take part in a stage, a sentence with the remedy; empty: it can."""
-    here, asked, number = int(os.environ["LOCAL_WORLD_SIZE"]), spec.processes, os.environ["GROUP_RANK"]
+def end_with_first(store: "TCPStore") -> None:
+    """Have this process end soon after the first machine's launcher, which holds the store.
+
+    What waits for a process there would not always notice: NCCL gives up after hours.
+    """
+
+    def watch() -> None:
+        try:
+            while True:
+                store.get(SPEC)
+                time.sleep(LOOK)
+        except RuntimeError as error:
+            print(f"npo join: the first machine has ended the stage ({error!r})", flush=True)
+            os._exit(DeviceError.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def on_first_machine() -> bool:
+    """Whether this process is of the machine that starts stages."""
+    return os.environ.get("GROUP_RANK", "0") == "0"
+
+
+def obstacle(name: str, asked: str) -> str:
+    """Why this machine cannot take part in the stage `name`, a sentence with the remedy; empty: it can.
+
+    `asked`: its specification, as JSON.
+    """
+    number = os.environ["GROUP_RANK"]
+    try:
+        spec = SPECS[name].model_validate_json(asked)
+    except (KeyError, ValueError) as error:
+        first_line = str(error).partition("\n")[0]
+        return (
+            f"Machine {number} does not know what it is to run ({first_line}) with npo {__version__}: install the same "
+            "version on all machines."
+        )
+    return missing(spec, number)
+
+
+def missing(spec: Spec, number: str) -> str:
+    """What the machine `number` lacks for a stage, as `obstacle` says it."""
+    from npo_core.stages.execute import prepare_device
+    from npo_core.stages.processes import check_devices
+
+    here, asked = int(os.environ["LOCAL_WORLD_SIZE"]), spec.processes
     if here * spec.execution.nodes != asked:
         return (
             f"Machine {number} joined with {here} processes, but execution.processes = {asked} on execution.nodes = "
             f"{spec.execution.nodes}: run `npo join --processes {asked // spec.execution.nodes}` there."
         )
+    try:
+        check_devices(asked, prepare_device(spec.execution), spec.execution.nodes)
+    except ConfigError as error:
+        return f"Machine {number}: {error}"
     try:
         if isinstance(spec, TrainSpec):
             Workspace(spec.workspace).timeline.snapshots.get(spec.start)

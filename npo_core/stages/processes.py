@@ -80,7 +80,8 @@ def start_processes(
             lock that a thread holds at a fork is never released in the new process.
 
     Returns:
-        None, or what the process that failed by itself said: kind, message, retryable, exit_code.
+        None, or what the process that failed by itself said: kind, message, retryable, exit_code; the last alone where
+        it said nothing.
 
     Raises:
         ConfigError: there are fewer GPUs than processes.
@@ -189,7 +190,8 @@ def forked(rank: int, stage: str, spec_file: Path, meeting: socket.socket) -> No
 
 
 def first_failure(scratch: Path, processes: int, codes: dict[int, int]) -> dict[str, Any]:
-    """What ended a stage: an error of one of its processes, before a death of one, before what others saw of that.
+    """What ended a stage: an error of one of its processes, before a death or an end without a word, before what
+    others saw of that.
 
     Args:
         codes: exit codes (negative: signals) of the processes that had failed when the rest was ended.
@@ -198,16 +200,20 @@ def first_failure(scratch: Path, processes: int, codes: dict[int, int]) -> dict[
     own = [described for described in said if not described["consequence"]]
     if own:
         return own[0]
+    silent = [code for rank, code in codes.items() if code > 0 and not (scratch / f"error-{rank}.json").exists()]
     died = [(code == -signal.SIGTERM, rank, code) for rank, code in codes.items() if code < 0]
+    asked = all(by_us for by_us, _, _ in died)  # SIGTERM is what the rest is ended with
+    if silent and asked:
+        return {"exit_code": silent[0]}  # its lease was another's, or it found the stop file
     if died:
-        _, rank, code = min(died)  # SIGTERM is what the rest is ended with
+        _, rank, code = min(died)
         return described(
             DeviceError(
                 f"Process {rank} of {processes} was killed by signal {-code}: starting the stage again goes on from "
                 "what it committed."
             )
         )
-    return said[0] if said else {"exit_code": max(codes.values())}
+    return said[0]
 
 
 def described(error: BaseException) -> dict[str, Any]:

@@ -5,6 +5,7 @@ snapshot. What is compared: the token ids of every group (by hash), loss, gradie
 update, and the content of every snapshot (weights, optimizer, schedule, data position).
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 from npo_core.errors import DataError
 from npo_core.names import RESULT_FILE, SPEC_FILE
 from npo_core.stages.launch import Watcher, run_stage
+from npo_core.stages.nodes import ADDRESS
 from npo_core.stages.problems import copy_problems
 from npo_core.stages.specs import TrainSpec
 from npo_core.stages.workspace import Workspace
@@ -112,7 +114,8 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     values = workspace.store.read_json(f"stages/train-{original.id}/{SPEC_FILE}")
     processes = processes_of(workspace, original, until)[-1]
     execution = values["execution"] | {"processes": processes} | ({"sharding": "none"} if processes == 1 else {})
-    if processes % execution.get("nodes", 1):  # another number of machines trained on
+    several = workspace.store.is_local and ADDRESS in os.environ  # others may be there, and would find the copy
+    if not several or processes % execution.get("nodes", 1):  # or another number of machines trained on
         execution["nodes"] = 1
     spec = TrainSpec.model_validate(values | {"workspace": copy.uri, "until": until, "execution": execution})
     start = workspace.timeline.snapshots.get(original.start)

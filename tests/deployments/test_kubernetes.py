@@ -70,6 +70,9 @@ def test_of_several_pods_the_first_runs_the_flow_and_the_others_join(tmp_path, i
     [service] = [document for document in yaml.safe_load_all(text) if document["kind"] == "Service"]
     assert service["metadata"]["name"] == pod["spec"]["subdomain"] and service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == pod["metadata"]["labels"]
+    [policy] = [document["spec"] for document in yaml.safe_load_all(text) if document["kind"] == "NetworkPolicy"]
+    runs = {"podSelector": {"matchLabels": pod["metadata"]["labels"]}}
+    assert policy == {**runs, "policyTypes": ["Ingress"], "ingress": [{"from": [runs]}]}
     npo = tmp_path / "npo"
     npo.write_text('#!/bin/sh\necho "$1 $MASTER_ADDR:$MASTER_PORT $JOB_COMPLETION_INDEX of $NPO_NODES"\n')
     npo.chmod(0o755)

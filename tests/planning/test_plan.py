@@ -210,6 +210,13 @@ def test_a_flow_or_gpu_that_does_not_exist_is_named():
         look(tiny(), gpu="H9000")
 
 
+def test_all_gpus_of_each_machine_generate(monkeypatch):
+    monkeypatch.setattr("npo_core.planning.machine.gpus_here", lambda: [("NVIDIA H100", 80.0)] * 8)
+    config = pretrained(execution__device="cuda", execution__processes=8, execution__nodes=2)
+    machine = look(config)
+    assert (machine.gpus, Setting(config, LARGE, "cuda", gpus=machine.gpus).generating) == (16, 8)
+
+
 def test_a_container_limits_memory(tmp_path):
     (tmp_path / "memory.current").write_text("3000\n")
     (tmp_path / "memory.stat").write_text("anon 10\ninactive_file 500\n")

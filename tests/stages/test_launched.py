@@ -97,6 +97,7 @@ LOST, DATA = LostProcess("The connection broke."), DataError("The cache is anoth
         ({}, {0: -signal.SIGTERM, 1: -signal.SIGKILL}, "DeviceError"),
         ({1: DATA}, {0: -signal.SIGABRT, 1: 65}, "DataError"),
         ({0: LOST, 1: LOST}, {0: 74, 1: 74}, "LostProcess"),
+        ({1: LOST}, {0: -signal.SIGKILL, 1: 75}, "DeviceError"),
     ],
 )
 def test_the_failure_that_came_first_is_told(tmp_path, errors, codes, kind):
@@ -104,7 +105,15 @@ def test_the_failure_that_came_first_is_told(tmp_path, errors, codes, kind):
         (tmp_path / f"error-{rank}.json").write_text(json.dumps(described(error)))
     failure = first_failure(tmp_path, 2, codes)
     assert failure["kind"] == kind
-    assert kind != "DeviceError" or "Process 1 of 2 was killed by signal 9" in failure["message"]
+    assert kind != "DeviceError" or "of 2 was killed by signal 9" in failure["message"]
+
+
+@pytest.mark.parametrize("other", [74, 75, -signal.SIGTERM])
+def test_a_lost_lease_is_no_lost_process(tmp_path, other):
+    """Who finds the workspace another's ends without a word, with a code after which nothing is tried again."""
+    if other == 74:
+        (tmp_path / "error-1.json").write_text(json.dumps(described(LOST)))
+    assert first_failure(tmp_path, 2, {0: 75, 1: other}) == {"exit_code": 75}
 
 
 def test_each_process_needs_a_gpu(monkeypatch):

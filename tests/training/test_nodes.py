@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from npo_core.config import Execution
+from npo_core.config import Execution, parse_config
 from npo_core.errors import ConfigError, DeviceError
-from npo_core.names import ERROR_FILE
-from npo_core.stages import nodes
+from npo_core.names import ERROR_FILE, SPEC_FILE
+from npo_core.recipes.run import look_first
+from npo_core.stages import nodes, prove
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import main
 from npo_core.stages.launch import read_result
 from npo_core.stages.nodes import Place, first_place, join
 from npo_core.stages.processes import PARENT, accelerate_launch
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_marks
 from tests.training.test_shared_batches import assert_same
@@ -131,8 +134,74 @@ def test_a_machine_that_does_not_come(tmp_path, monkeypatch):
         nodes.gathered(place, lambda: accelerate_launch(["nothing"], 2, tmp_path, place))
 
 
-def test_the_others_have_to_find_the_first(monkeypatch):
+def test_the_others_have_to_find_the_first(monkeypatch, tmp_path):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert first_place(Execution()) == Place()
     with pytest.raises(ConfigError, match="execution.nodes = 2, but .MASTER_ADDR is not set.*npo join"):
         first_place(TWO)
+    with pytest.raises(ConfigError, match="MASTER_ADDR is not set"):  # before the base is made, not after
+        look_first(parse_config({"execution": TWO.model_dump()}), str(tmp_path / "run"))
+    monkeypatch.setenv("MASTER_ADDR", ADDRESS)
+    assert first_place(TWO) == Place(2, 0, ADDRESS, nodes.DEFAULT_PORT)
+    monkeypatch.setenv("MASTER_PORT", "many")
+    with pytest.raises(ConfigError, match="MASTER_PORT = many is no port"):
+        first_place(TWO)
+
+
+def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(monkeypatch):
+    from torch.distributed import TCPStore
+
+    codes = queue.SimpleQueue()
+    monkeypatch.setattr(nodes, "LOOK", 0.05)
+    monkeypatch.setattr(os, "_exit", codes.put)
+    launcher = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launcher.set(nodes.SPEC, "what is run")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(launcher.port))
+    nodes.end_with_first(nodes.meeting())
+    time.sleep(0.2)
+    assert codes.empty()
+    del launcher
+    assert codes.get(timeout=10) == 74
+
+
+def test_a_machine_with_another_version_says_so(monkeypatch):
+    monkeypatch.setenv("GROUP_RANK", "1")
+    for name, asked in (("later", "{}"), ("train", '{"of": "another version"}')):
+        assert "Machine 1 does not know" in (said := nodes.obstacle(name, asked)) and "the same version" in said
+
+
+def test_only_the_first_machine_goes_on_under_a_lease_that_lies_there(monkeypatch):
+    """Another one may have been the first of an earlier run, whose lease is over."""
+    monkeypatch.delenv("GROUP_RANK", raising=False)
+    assert nodes.on_first_machine()
+    for number, first in (("0", True), ("1", False)):
+        monkeypatch.setenv("GROUP_RANK", number)
+        assert nodes.on_first_machine() is first
+
+
+def test_a_proof_is_spread_over_machines_only_where_they_can_meet_and_find_the_copy(bench, tmp_path, monkeypatch):
+    ground = bench()
+    found = ground.train("one", 2)
+    spec = ground.spec("one", ground.base, 2, execution=TWO)
+    ground.workspace.store.write_json(f"stages/train-{found.id}/{SPEC_FILE}", spec.model_dump(mode="json"))
+    monkeypatch.setattr(prove, "processes_of", lambda *_: [2])
+    segment = ground.workspace.timeline.segment(found.id)
+    for address, machines in ((None, 1), (ADDRESS, 2)):
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        if address:
+            monkeypatch.setenv("MASTER_ADDR", address)
+        copy = Workspace(tmp_path / f"proof-{machines}")
+        execution = prove.respecify(ground.workspace, copy, segment, 2).execution
+        assert (execution.nodes, execution.processes) == (machines, 2)
+
+
+def test_a_machine_without_the_gpus_of_the_first_says_so(bench, monkeypatch):
+    """`auto` is a GPU there, and would be the CPU here: the two would wait for each other in different libraries."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    spec = bench().spec("two", "", 2, execution=TWO.model_copy(update={"device": "cuda"}))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "Machine 1: execution.device = cuda, but torch" in nodes.missing(spec, "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "Machine 1: execution.processes = 2 on execution.nodes = 2, but" in nodes.missing(spec, "1")
