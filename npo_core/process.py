@@ -9,6 +9,7 @@ import platform
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -57,6 +58,17 @@ def own_stdout() -> int:
     kept = os.dup(1)
     os.dup2(2, 1)
     return kept
+
+
+def own_progress_lock() -> None:
+    """Give this process a lock of its own for tqdm's bars.
+
+    tqdm's default is a semaphore that forked processes share: one that is killed while it holds it, as every loading of
+    a model does for a moment, would have all others wait for good.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 @contextmanager

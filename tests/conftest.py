@@ -12,11 +12,14 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from npo_core.process import own_progress_lock
+
 # The same examples each time, however slow the machine.
 settings.register_profile(
     "npo", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("npo")
+own_progress_lock()  # this process is forked, and forks are killed
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"  # who forgets to name a server gets none
 VLLM = Path(os.environ.get("NPO_VLLM_PYTHON", Path(__file__).parents[1] / ".venv-vllm/bin/python"))
 

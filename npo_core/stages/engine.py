@@ -72,8 +72,10 @@ def at_once(engine: EngineSettings) -> int:
 
 def begin(execution: Execution, workspace: str, parent: int) -> None:
     """What a process that generates does first."""
+    from npo_core.process import own_progress_lock
     from npo_core.stages.execute import prepare_device, watch_for_end
     from npo_core.stages.workspace import Workspace
 
+    own_progress_lock()
     watch_for_end(Workspace(workspace), parent)
     prepare_device(execution)

@@ -19,7 +19,7 @@ from npo_core import __version__
 from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError, WorkspaceBusyError
 from npo_core.names import RESULT_FILE, STOP_FILE
-from npo_core.process import PARENT, die_with_parent
+from npo_core.process import PARENT, die_with_parent, own_progress_lock
 from npo_core.stages import nodes, processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.engine import start_hosts
@@ -35,6 +35,7 @@ def main(name: str, spec_file: Path, parent: int | None = None) -> int:
 
     `parent` is the process whose end ends the stage; None: the one that $NPO_PARENT names, else the one there is now.
     """
+    own_progress_lock()
     spec = SPECS[name].model_validate_json(spec_file.read_text())
     workspace = Workspace(spec.workspace)
     scratch = scratch_folder(workspace, spec)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -635,6 +636,25 @@ def test_ends_without_a_word(fresh, own_forks, end, code, retryable):
     with pytest.raises(StageError, match="before it had a result") as caught:
         run_stage(run.evaluate())
     assert (caught.value.exit_code, caught.value.retryable) == (code, retryable)
+
+
+@pytest.mark.timeout(60)
+def test_a_stage_that_was_killed_at_a_progress_bar_holds_up_no_other(reference, fresh, own_forks, monkeypatch):
+    """tqdm's own lock is shared by forks of a process; a killed one never releases it."""
+    from tqdm.std import TqdmDefaultWriteLock, tqdm
+
+    shared = multiprocessing.RLock()
+    monkeypatch.setattr(TqdmDefaultWriteLock, "mp_lock", shared, raising=False)
+    monkeypatch.setattr(tqdm, "_lock", TqdmDefaultWriteLock())
+    killed = os.fork()
+    if killed == 0:
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    assert not shared.acquire(timeout=0)  # it is held for good
+    run = fresh("train")
+    own_forks()
+    assert run.outcome(run.spec("train"), run_stage(run.spec("train")).result) == reference.left["train"]
 
 
 def test_an_old_error_is_not_told_again(fresh, own_forks):
