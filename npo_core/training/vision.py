@@ -47,9 +47,9 @@ class ImageTrainer(GRPOTrainer):
 
     @cached_property
     def _blank(self) -> dict[str, torch.Tensor]:
-        """A small picture as the model takes it; nothing where no process waits for another's pictures."""
+        """A small picture as the model takes it; nothing where prompts have none."""
         processor = getattr(self.processing_class, "image_processor", None)
-        if self.open_images is None or processor is None or self.accelerator.num_processes == 1:
+        if self.open_images is None or processor is None:
             return {}
         fields = processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt")
         return {name: values.to(self.accelerator.device) for name, values in fields.items()}
@@ -59,7 +59,8 @@ class ImageTrainer(GRPOTrainer):
         """Around a pass of training: the vision tower is called, also where no row of this process has a picture.
 
         It sees a blank one then, which counts for nothing. Without it, FSDP2 in another process would wait for this
-        one's part of the tower, and DDP, where activations are computed again, for the gradients of it.
+        one's part of the tower, and DDP, where activations are computed again, for the gradients of it. One process
+        alone does the same, so that AdamW, which passes over weights without a gradient, decays the same weights.
         """
         if "pixel_values" in fields or not self._blank:
             yield

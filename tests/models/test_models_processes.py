@@ -1,6 +1,8 @@
 """A tiny Qwen3-VL in two processes, each with the images of its own rows: the tokens and losses of one process."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from npo_core.config import Guidance, Injection, Mix
 from npo_core.models.tiny import make_tiny
@@ -72,6 +74,8 @@ def test_one_process_has_pictures_and_the_other_none(tiny, tmp_path, sharding, a
         expected = [row[name] for row in one.steps]
         assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert len({row["loss"] for row in one.steps}) > 2
+    ends = [run.workspace.snapshot_folder(segment.record.end) / "model.safetensors" for segment in (one, several)]
+    torch.testing.assert_close(*map(load_file, ends), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
