@@ -60,7 +60,9 @@ def environment(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory
     home = tmp_path_factory.mktemp("home")
     (home / "prefect").mkdir()
     shutil.copy(prefect_database, home / "prefect/prefect.db")
-    with patch.dict(os.environ, QUIET, NPO_HOME=str(home), PREFECT_HOME=str(home / "prefect"), HF_HUB_OFFLINE="1"):
+    later = {"PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "600"}  # as `make serve`: it says itself who is late
+    own = {"NPO_HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "HF_HUB_OFFLINE": "1"}
+    with patch.dict(os.environ, {**QUIET, **later, **own}):
         process, url = start_server()
         try:
             wait_until_healthy(process, url)
