@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from npo_core.config import Guidance, Injection, Mix
+from npo_core.config import Execution, Guidance, Injection, Mix
 from npo_core.models.tiny import make_tiny
 from npo_core.timeline.segments import read_outcomes
 from tests.models.conftest import EXECUTION, Run
@@ -25,6 +25,21 @@ MIXED = {  # every part that draws prompts, rows or completions beside a batch's
 }
 
 
+def two(sharding: str) -> Execution:
+    return EXECUTION.model_copy(update={"processes": 2, "sharding": sharding})
+
+
+def assert_one(run: Run, one, several) -> None:
+    """Tokens and verdicts are the same; losses, gradients and weights are close."""
+    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
+    for name in ("loss", "grad_norm"):
+        expected = [row[name] for row in one.steps]
+        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert len({row["loss"] for row in one.steps}) > 2  # there was something to get wrong
+    ends = [run.workspace.snapshot_folder(segment.record.end) / "model.safetensors" for segment in (one, several)]
+    torch.testing.assert_close(*map(load_file, ends), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
 def test_pictures_are_mixed_in_two_processes(tmp_path, sharding):
     make_tiny("qwen3_vl", tmp_path / "model", ends=0.1)  # whatever ends is right here
@@ -33,13 +48,8 @@ def test_pictures_are_mixed_in_two_processes(tmp_path, sharding):
     one = run.train("one", base, **changes)
     for name in ("rows_replayed", "prompts_chosen", "tokens_extra", "groups_injected"):
         assert sum(row[name] or 0 for row in one.steps) > 0, name
-    several = run.train(
-        "several", base, execution=EXECUTION.model_copy(update={"processes": 2, "sharding": sharding}), **changes
-    )
-    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
-    for name in ("loss", "grad_norm"):
-        expected = [row[name] for row in one.steps]
-        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    several = run.train("several", base, execution=two(sharding), **changes)
+    assert_one(run, one, several)
 
 
 def test_pictures_are_mixed_inside_a_window_exactly(tmp_path):
@@ -66,16 +76,8 @@ def test_one_process_has_pictures_and_the_other_none(tiny, tmp_path, sharding, a
     run = Run(tmp_path, tiny("qwen3_vl"), half_without)
     base, changes = run.base(), {"micro_batch": 4, "gradient_checkpointing": again}
     one = run.train("one", base, **changes)
-    several = run.train(
-        "several", base, execution=EXECUTION.model_copy(update={"processes": 2, "sharding": sharding}), **changes
-    )
-    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
-    for name in ("loss", "grad_norm"):
-        expected = [row[name] for row in one.steps]
-        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert len({row["loss"] for row in one.steps}) > 2
-    ends = [run.workspace.snapshot_folder(segment.record.end) / "model.safetensors" for segment in (one, several)]
-    torch.testing.assert_close(*map(load_file, ends), rtol=1e-5, atol=1e-5)
+    several = run.train("several", base, execution=two(sharding), **changes)
+    assert_one(run, one, several)
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp2"])
@@ -83,9 +85,5 @@ def test_pictures_in_two_processes(tiny, tmp_path, sharding):
     run = Run(tmp_path, tiny("qwen3_vl"))
     base = run.base()
     one = run.train("one", base)
-    several = run.train("several", base, execution=EXECUTION.model_copy(update={"processes": 2, "sharding": sharding}))
-    assert read_outcomes(run.workspace.store, several.record) == read_outcomes(run.workspace.store, one.record)
-    for name in ("loss", "grad_norm"):
-        expected = [row[name] for row in one.steps]
-        assert [row[name] for row in several.steps] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert len({row["loss"] for row in one.steps}) > 2  # there was something to get wrong
+    several = run.train("several", base, execution=two(sharding))
+    assert_one(run, one, several)
