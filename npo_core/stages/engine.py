@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from npo_core.config import EngineSettings, Execution
 from npo_core.engines import Engine
+from npo_core.process import own_progress_lock
 from npo_core.stages.context import StageContext
 from npo_core.stages.forked import forks
 from npo_core.stages.processes import generation_processes, gpus_each
@@ -72,7 +73,6 @@ def at_once(engine: EngineSettings) -> int:
 
 def begin(execution: Execution, workspace: str, parent: int) -> None:
     """What a process that generates does first."""
-    from npo_core.process import own_progress_lock
     from npo_core.stages.execute import prepare_device, watch_for_end
     from npo_core.stages.workspace import Workspace
 

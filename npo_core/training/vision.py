@@ -9,6 +9,7 @@ snapshots inside a generation window stay small.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,13 @@ class ImageTrainer(GRPOTrainer):
 
     @cached_property
     def _blank(self) -> dict[str, torch.Tensor]:
-        """A small picture as the model takes it; nothing where prompts have none."""
+        """A small picture as the vision tower takes it; nothing where prompts have none, or the model no tower."""
         processor = getattr(self.processing_class, "image_processor", None)
-        if self.open_images is None or processor is None:
+        look = getattr(self._bare(self.model).base_model, "get_image_features", None)
+        if self.open_images is None or processor is None or look is None:
             return {}
-        fields = processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt")
-        return {name: values.to(self.accelerator.device) for name, values in fields.items()}
+        fields, taken = processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt"), signature(look).parameters
+        return {name: values.to(self.accelerator.device) for name, values in fields.items() if name in taken}
 
     @contextmanager
     def _seeing(self, model: Any, fields: dict[str, Any]) -> Iterator[None]:

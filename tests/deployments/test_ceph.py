@@ -6,7 +6,6 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import boto3
@@ -20,7 +19,7 @@ from npo_core.timeline import Store, workspace_lock
 from npo_core.timeline.lock import S3_LOCK
 from tests.deployments.ceph import cluster, missing
 from tests.flows.conftest import outcome, tiny
-from tests.timeline.faults import FaultyS3, always
+from tests.timeline.faults import FaultyS3, always, winners
 from tests.timeline.test_store import contents, make_folder
 
 pytestmark = [
@@ -89,19 +88,7 @@ def test_one_of_sixteen_creates_and_one_of_two_starters_holds(ceph):
     for stale in (False, True):
         if stale:
             store.write_json(S3_LOCK, {"token": "dead", "owner": "dead", "expires": 1.0})
-        won, start, leave = [], threading.Barrier(2), threading.Barrier(2)
-
-        def take(number: int, won=won, start=start, leave=leave) -> None:
-            start.wait()
-            with ExitStack() as stack:
-                with suppress(WorkspaceBusyError):
-                    stack.enter_context(workspace_lock(store, str(number)))
-                    won.append(number)
-                leave.wait(timeout=60)
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(take, range(2)))
-        assert len(won) == 1 and not store.exists(S3_LOCK)
+        assert len(winners(store)) == 1 and not store.exists(S3_LOCK)
 
 
 def test_a_lease_is_renewed_and_taken_by_others_only_when_it_ran_out(ceph):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from npo_core.errors import WorkspaceBusyError
+from npo_core.timeline import Store, workspace_lock
 
 REFUSALS = {
     "slow": (503, [], b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
@@ -121,3 +125,21 @@ def first(times: int, verdict: str, where: Callable[[Request], bool] = lambda re
 def always(verdict: str, where: Callable[[Request], bool] = lambda request: True) -> Judge:
     """All requests of a kind get a verdict."""
     return lambda request: verdict if where(request) else "pass"
+
+
+def winners(store: Store) -> list[int]:
+    """Which of two that start at once hold the workspace; both wait until the other has tried."""
+    won: list[int] = []
+    start, leave = threading.Barrier(2), threading.Barrier(2)
+
+    def take(number: int) -> None:
+        start.wait()
+        with ExitStack() as stack:
+            with suppress(WorkspaceBusyError):
+                stack.enter_context(workspace_lock(store, str(number)))
+                won.append(number)
+            leave.wait(timeout=60)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(take, range(2)))
+    return won
