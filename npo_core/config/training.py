@@ -20,6 +20,15 @@ class RolloutCorrection(Closed):
     )
     cap: float = Field(3.0, ge=1, description="largest ratio that counts as it is")
 
+    @model_validator(mode="after")
+    def _off_has_no_cap(self) -> Self:
+        if self.level == "off" and (self.beyond, self.cap) != ("mask", 3.0):
+            raise ValueError(
+                f"training.rollout_correction.level = off corrects nothing, so beyond = {self.beyond} and cap = "
+                f"{self.cap:g} would have no effect: leave both out, or set level to token or sequence"
+            )
+        return self
+
 
 class Training(Closed):
     """GRPO. Field names follow TRL where it has one."""

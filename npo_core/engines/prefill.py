@@ -1,8 +1,24 @@
 """Samples of one prompt share its prefill: a prompt goes through the model once, whatever number of samples it has."""
 
+from typing import Any
+
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+
+class Cache(DynamicCache):
+    """Holds keys in the number format of values.
+
+    In mixed precision a model makes keys in float32 and values in bfloat16, and attention casts both to bfloat16: to
+    cast keys once, as they come, changes no bit, and the cache has half the bytes.
+    """
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `DynamicCache.update`."""
+        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
 
 
 def shared_prefill(
@@ -16,7 +32,7 @@ def shared_prefill(
     """
     beside = {name: value for name, value in inputs.items() if name != "input_ids"}
     positions = model._prepare_position_ids_for_generation(inputs["input_ids"], beside)  # [..., P, T]
-    cache = DynamicCache(config=model.config)
+    cache = Cache(config=model.config)
     output = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_select_indices(prompt_of)
     return {

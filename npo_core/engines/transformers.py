@@ -10,7 +10,7 @@ import torch
 from npo_core.engines.base import Generated
 from npo_core.engines.sampling import Sampling, readable, sample
 from npo_core.models.inputs import beside_ids, read_prompts
-from npo_core.models.load import load_model, load_processor, tokenizer_of
+from npo_core.models.load import load_model, load_processor, narrow_products, tokenizer_of
 from npo_core.problems import Problem
 
 MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and as much again for its log-softmax
@@ -25,7 +25,8 @@ class TransformersEngine:
         device: `cpu` or `cuda`.
         batch: completions generated, or scored, at once. Part of what makes two runs equal bit for bit.
         attention: see `npo_core.models.load.load_model`.
-        bf16: compute in bfloat16 where weights are float32, as training does with `training.bf16`.
+        bf16: compute in bfloat16 where weights are float32, as training does with `training.bf16`; those of linear
+            layers are then held in bfloat16.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class TransformersEngine:
     ):
         self.processor = load_processor(folder)
         self.tokenizer = tokenizer_of(self.processor)
-        self.model = load_model(folder, attention=attention).to(device).eval()
+        model = load_model(folder, attention=attention)
+        self.model = (narrow_products(model) if bf16 else model).to(device).eval()
         self.device, self.batch, self.bf16 = device, batch, bf16
 
     def _precision(self) -> torch.autocast:

@@ -66,7 +66,7 @@ def train(setting: Setting) -> Memory:
         always["weights of the self-teacher"] = size.trainable * setting.trained_bytes
     phases = {"update": update(setting)}
     if not config.engine.rollouts:
-        rollout = images.beside(setting, setting.rows, generation(setting, setting.rows, setting.sharded > 1))
+        rollout = images.beside(setting, setting.rows, generation(setting, setting.rows))
         if setting.sharded > 1:  # all of them, once a rollout
             gathered = {"weights gathered": setting.product_bytes * size.parameters}
             rollout = {phase: parts | gathered for phase, parts in rollout.items()}
@@ -172,14 +172,10 @@ def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, 
     return generation(setting, prompts * samples) | shared
 
 
-def generation(setting: Setting, rows: int, split: bool = False) -> dict[str, dict[str, float]]:
-    """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others.
-
-    In mixed precision keys are float32 and values bfloat16; both are, of a model that is `split` in training.
-    """
+def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
+    """Two phases of a batch of `rows` completions: its prompts at once, and the last token after all others."""
     size, wide = setting.size, setting.product_bytes
-    each = 3 if setting.mixed and not split else wide
-    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * each
+    q, cached = size.heads * size.head, 2 * size.key_value_heads * size.head * wide
     prompt = wide * (3 * size.intermediate + 3 * q) + (8 + 2 * wide) * size.hidden + setting.prompt_tokens
     prompts = rows * setting.prompt_tokens
     return {
@@ -203,11 +199,20 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
 
 
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
-    """Bytes of libraries and of `models` models at rest, by part."""
-    weights = setting.size.parameters * setting.weight_bytes
-    adapters = setting.size.trainable * setting.trained_bytes if setting.size.adapters else 0
+    """Bytes of libraries and of `models` models at rest, by part.
+
+    In mixed precision a GPU gets no more than embeddings in float32; a CPU keeps the pages of the file that it read.
+    """
+    size = setting.size
+    looked_up = min(size.vocabulary * size.hidden, size.words)
+    weights: float = size.parameters * setting.weight_bytes
+    narrow = 2 * size.parameters if setting.mixed else 0
+    if setting.mixed and setting.device == "cuda":
+        head = 2 * looked_up if size.words == looked_up else 0  # of a head that is the embedding, autocast's copy
+        weights, narrow = 2 * (size.parameters + looked_up), head
+    adapters = size.trainable * setting.trained_bytes if size.adapters else 0
     found = {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
-    return found | ({"weights in bfloat16": 2 * setting.size.parameters} if setting.mixed else {})
+    return found | ({"weights in bfloat16": models * narrow} if narrow else {})
 
 
 def guide(setting: Setting) -> Memory:

@@ -18,9 +18,7 @@ def seconds(stage: Work, setting: Setting, speed: Speed | None, length: float) -
     passes = passed(setting, length) / flops
     scored = stage.scored / (1 if stage.stage == "train" else setting.generating)
     gathered = gathering(setting, speed) if stage.stage == "train" else 0.0
-    split = stage.stage == "train" and setting.sharded > 1  # a rollout then has the format that is computed in
-    wide = setting.product_bytes if split else setting.weight_bytes
-    total = batches * generation(setting, speed, flops, rows, length, wide) + scored * passes
+    total = batches * generation(setting, speed, flops, rows, length) + scored * passes
     if stage.updates:
         total += gathered * ceil(stage.completions / setting.config.training.batch)  # once a rollout
         # Backward is twice forward; without gradients of the weights, once. Checkpointing goes forward again.
@@ -65,12 +63,9 @@ def language(size: ModelSize) -> int:
     return size.active - size.vision
 
 
-def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float, wide: int) -> float:
-    """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended.
-
-    `wide`: bytes a number of weights and cache.
-    """
-    size = setting.size
+def generation(setting: Setting, speed: Speed, flops: float, rows: int, length: float) -> float:
+    """Seconds of a batch: its prompts at once, then a token of every row at a time, until the longest has ended."""
+    size, wide = setting.size, setting.product_bytes  # weights and cache have the format that is computed in
     prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
     cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
     computing = rows * 2 * language(size) / flops

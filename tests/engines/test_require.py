@@ -82,3 +82,8 @@ def test_weights_that_are_split_go_with_rollouts_and_a_correction_needs_them():
         parse_config({**values, "engine": {}})
     with pytest.raises(ConfigError, match="training.rollout_correction.cap.*0.5"):
         parse_config({**values, "training": {"rollout_correction": {"cap": 0.5}}})
+    off = {"level": "off", "cap": 2}
+    with pytest.raises(ConfigError, match="level = off corrects nothing.*cap = 2.*leave both out"):
+        parse_config({**values, "training": {"rollout_correction": off}})
+    parse_config({**values, "training": {"rollout_correction": {"level": "off"}}})
+    parse_config({**values, "training": {"rollout_correction": off | {"level": "token"}}})

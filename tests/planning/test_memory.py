@@ -1,5 +1,7 @@
 """The formulas of memory against what autograd really keeps, and against a hand count."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -85,6 +87,16 @@ def test_parts_of_training_add_up_by_hand():
     assert update["gradients"] == 2 * LARGE.parameters
     cache = memory.generation(Setting(config, LARGE, "cuda"), rows=32)["generation"]["KV cache"]
     assert cache == 32 * (1024 + 6) * 2 * 8 * 128 * 2 * 29  # rows, tokens, keys and values, heads, bytes, layers
+
+
+@pytest.mark.parametrize(("tied", "narrow"), [(False, 0), (True, 2 * LARGE.vocabulary * LARGE.hidden)])
+def test_in_mixed_precision_an_engine_keeps_embeddings_alone_in_float32(tied, narrow):
+    table = LARGE.vocabulary * LARGE.hidden
+    size = replace(LARGE, words=table if tied else 2 * table)
+    config = pretrained(model__dtype="float32", training__bf16=True)
+    parts = memory.loaded(Setting(config, size, "cuda"))
+    assert parts["weights"] == 4 * table + 2 * (size.parameters - table)
+    assert parts.get("weights in bfloat16", 0) == narrow
 
 
 def test_float32_takes_twice_the_weights_of_bfloat16():
