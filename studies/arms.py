@@ -11,7 +11,10 @@ from npo_core.shipped import shipped
 from npo_core.stages.workspace import Workspace
 
 TASKS = {"E": "rare-facts.yaml", "B": "milder-facts.yaml", "G": "gap.yaml", "S": "numbers-smollm2.yaml"}
-REAL = "S"  # whose runs have their configuration's length
+REAL, REAL_STEPS = (
+    "S",
+    120,
+)  # the pretrained model, whose updates are dear: those of an arm; baselines have twice as many
 STEPS = 300  # optimizer updates of an arm
 # What a method leaves to its task; signals of a task that is learned in 300 updates.
 SIGNALS = {"auto.control.trigger.window": 30, "auto.control.trigger.warm_up": 30, "training.snapshot_every": 20}
@@ -64,7 +67,9 @@ def configure(task: str, name: str, seed: int, folder: Path, quick: dict[str, An
     """
     arm = ARMS[name]
     fields = {"name": f"{name}-s{seed}", "seed": seed, "method": arm.method}
-    fields |= {"training.steps": arm.updates, "execution.device": "cpu"} if task != REAL else real_fields(folder)
+    fields |= {"training.steps": arm.updates, "execution.device": "cpu"}
+    if task == REAL:
+        fields |= {"training.steps": REAL_STEPS * (2 if name in BASELINES else 1), **real_fields(folder)}
     fields |= arm.fields
     if arm.after:
         teacher = Workspace(folder / f"{task}-{arm.after}-s{seed}")

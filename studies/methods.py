@@ -2,7 +2,7 @@
 
     python -m studies.methods                             # `make study`: every arm and seed on tasks E and B
     python -m studies.methods --arms grpo remind --seeds 1
-    python -m studies.methods --tasks S --arms grpo pool-rescue-replay-8    # a real model in FOLDER/model, on a GPU
+    python -m studies.methods --tasks S --arms grpo pool-rescue-replay-8    # a pretrained model in FOLDER/model
     python -m studies.methods --only-report               # the page again, from what has run
 
 The protocol is studies/protocol.md. A run leaves its points in one small file, FOLDER/points/TASK-ARM-sSEED.json, and

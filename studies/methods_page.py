@@ -7,8 +7,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.arms import ARMS, BASELINE, BASELINES
-from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached
+from studies.arms import ARMS, BASELINE, BASELINES, REAL, REAL_STEPS
+from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached, with_cost
 
 if TYPE_CHECKING:
     from studies.methods import Point
@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 Arms = dict[str, dict[int, list["Point"]]]
 STEPS = (120, 180, 300)  # evaluated updates of an arm's final branch
 HEADLINE_STEP = 180  # where GRPO climbs steepest
+UNKNOWN = "not recorded"
 THRESHOLDS = (0.5, 0.8)
 HEADER = ("task", "arm", "seed", "step", "pass_rate", "updates", "flops", "tokens", "seconds")  # of results-points.csv
 BEGIN, END = "<!-- begin of what python -m studies.methods generated -->", "<!-- end -->"
+
+
+def steps_of(task: str) -> tuple[int, ...]:
+    """Updates of the final branch after which a task's arms are compared."""
+    return (REAL_STEPS // 2, REAL_STEPS) if task == REAL else STEPS
+
+
+def headline_step(task: str) -> int:
+    """The one of them that the answer is given at."""
+    return REAL_STEPS if task == REAL else HEADLINE_STEP
 
 
 def comparisons(task: str, arms: Arms) -> Iterator[tuple[str, str, int, str, Comparison]]:
@@ -26,7 +37,7 @@ def comparisons(task: str, arms: Arms) -> Iterator[tuple[str, str, int, str, Com
     for name, found in arms.items():
         if name == BASELINE:
             continue
-        for step in STEPS:
+        for step in steps_of(task):
             for baseline in BASELINES:
                 for cost in known_costs(arms):
                     if baseline in arms and baseline != name and (one := compare(found, arms[baseline], cost, step)):
@@ -71,7 +82,10 @@ def table(arms: Arms, baseline: str, step: int) -> str:
         if not rates:
             continue
         same = name == baseline
-        cells = ["" if same else cell(compare(found, arms[baseline], cost, step)) for cost in costs]
+        cells = [
+            "" if same else cell(compare(found, arms[baseline], cost, step)) if with_cost(found, cost) else UNKNOWN
+            for cost in costs
+        ]
         lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -83,16 +97,20 @@ def hardest(found: dict[int, list["Point"]], arms: Arms, cost: str, step: int) -
     return min(known.items(), key=lambda item: item[1].difference[0]) if known else None
 
 
-def answer(arms: Arms) -> str:
-    """A line an arm: differences at the headline's update to the strongest group size of GRPO at each kind of cost."""
+def against(one: tuple[str, Comparison] | None) -> str:
+    """A cell that names the baseline, too."""
+    return cell(None) if one is None else f"{cell(one[1])} to `{one[0]}`"
+
+
+def answer(arms: Arms, step: int) -> str:
+    """A line an arm: differences after so many updates to the strongest group size of GRPO at each kind of cost."""
     costs = known_costs(arms)
     lines = heading(costs)
     for name, found in arms.items():
-        rates = [point.pass_rate for points in found.values() if (point := at_step(points, HEADLINE_STEP))]
+        rates = [point.pass_rate for points in found.values() if (point := at_step(points, step))]
         if name in BASELINES or not rates:
             continue
-        worst = [hardest(found, arms, cost, HEADLINE_STEP) for cost in costs]
-        cells = ["beyond the run" if one is None else f"{cell(one[1])} to `{one[0]}`" for one in worst]
+        cells = [against(hardest(found, arms, cost, step)) if with_cost(found, cost) else UNKNOWN for cost in costs]
         lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -117,18 +135,19 @@ def median(values: list[float | None]) -> str:
 
 def section(arms: Arms, task: str) -> str:
     """The tables of a task in Markdown."""
+    headline = headline_step(task)
     parts = [
         f"### Task {task}",
         f"![pass rate by updates, FLOPs and tokens](pictures/study-{task.lower()}.png)",
-        f"After {HEADLINE_STEP} updates, minus the strongest of GRPO's group sizes at each kind of cost:",
-        answer(arms),
+        f"After {headline} updates, minus the strongest of GRPO's group sizes at each kind of cost:",
+        answer(arms, headline),
     ]
-    for step in STEPS:
+    for step in steps_of(task):
         parts.append(f"After {step} updates of the final branch, minus `{BASELINE}` (groups of 8):")
         parts.append(table(arms, BASELINE, step))
     if "grpo-4" in arms:
-        parts.append(f"After {HEADLINE_STEP} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
-        parts.append(table(arms, "grpo-4", HEADLINE_STEP))
+        parts.append(f"After {headline} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
+        parts.append(table(arms, "grpo-4", headline))
     parts.append("All updates until a pass rate is reached, median over seeds:")
     parts.append(times(arms))
     return "\n\n".join(parts)
@@ -155,7 +174,8 @@ def draw(task: str, arms: Arms, path: Path) -> None:
     colours = dict(zip(ARMS, plt.get_cmap("tab20").colors, strict=False))
     for panel, cost in zip(panels, costs, strict=True):
         for name, found in arms.items():
-            curves = list(found.values())
+            if not (curves := list(with_cost(found, cost).values())):
+                continue
             length = min(map(len, curves))
             spent, rates = (
                 np.array([[getattr(point, what) for point in curve[:length]] for curve in curves])
@@ -164,7 +184,7 @@ def draw(task: str, arms: Arms, path: Path) -> None:
             x, style = spent.mean(axis=0), "--" if name in BASELINES else "-"
             panel.plot(x, rates.mean(axis=0), style, color=colours[name], label=name, linewidth=1.8)
             panel.fill_between(x, rates.min(axis=0), rates.max(axis=0), color=colours[name], alpha=0.08)
-        longest = max(getattr(points[-1], cost) for points in arms[BASELINE].values())
+        longest = max(getattr(points[-1], cost) for points in with_cost(arms[BASELINE], cost).values())
         panel.set(xlim=(0, longest), ylim=(0, 1), xlabel=f"{COSTS[cost].removeprefix('equal ')} in all")
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.25)

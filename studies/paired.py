@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from studies.methods import Point
 
+Curves = dict[int, list["Point"]]  # by seed
 COSTS = {"updates": "equal updates", "flops": "equal FLOPs", "tokens": "equal tokens", "seconds": "equal seconds"}
 RESAMPLES = 9999
 
@@ -30,10 +31,14 @@ class Comparison:
     better: float
 
 
-def known_costs(arms: dict[str, dict[int, list["Point"]]]) -> dict[str, str]:
-    """The kinds of cost that every point of a task's arms has: seconds are not recorded of every run."""
-    points = [point for found in arms.values() for curve in found.values() for point in curve]
-    return {cost: name for cost, name in COSTS.items() if not any(isnan(getattr(point, cost)) for point in points)}
+def with_cost(found: Curves, cost: str) -> Curves:
+    """The seeds of an arm whose every point has a kind of cost: seconds are not recorded of every run."""
+    return {seed: curve for seed, curve in found.items() if not any(isnan(getattr(point, cost)) for point in curve)}
+
+
+def known_costs(arms: dict[str, Curves]) -> dict[str, str]:
+    """The kinds of cost that some arms of a task can be compared at."""
+    return {cost: name for cost, name in COSTS.items() if sum(bool(with_cost(of, cost)) for of in arms.values()) > 1}
 
 
 def at_cost(baseline: Sequence["Point"], cost: str, spent: float) -> float | None:
@@ -51,11 +56,9 @@ def at_step(points: Sequence["Point"], step: int) -> "Point | None":
     return next((point for point in points if point.step == step), None)
 
 
-def compare(
-    arm: dict[int, list["Point"]], baseline: dict[int, list["Point"]], cost: str, step: int
-) -> Comparison | None:
+def compare(arm: Curves, baseline: Curves, cost: str, step: int) -> Comparison | None:
     """At an update of the arm's final branch; None where a baseline was not run for as long, or nothing is shared."""
-    pairs = {}
+    arm, baseline, pairs = with_cost(arm, cost), with_cost(baseline, cost), {}
     for seed in sorted(set(arm) & set(baseline)):
         if (point := at_step(arm[seed], step)) is None:
             continue

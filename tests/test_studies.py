@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from studies import mechanism, methods, methods_page, paired, results_report, signal_report, triggers_report
+from studies.arms import configure
 from studies.methods import Point
 from studies.results import ARMS, SEEDS
 
@@ -155,6 +156,25 @@ def test_seconds_are_compared_where_every_run_recorded_them():
     assert "equal seconds" in methods_page.table(timed, "grpo", 180) and "nan" not in methods_page.table(
         timed, "grpo", 180
     )
+
+
+def test_seconds_of_some_seeds_are_compared_by_these():
+    timed = {seed: [p._replace(seconds=2.0 * p.step) for p in straight(0.001, 180)] for seed in (1, 2, 3)}
+    arms = {"grpo": timed | {4: straight(0.001, 180)}, "other": timed | {4: straight(0.002, 180)}, "third": timed}
+    arms["third"] = {4: straight(0.001, 180)}
+    assert "seconds" in paired.known_costs(arms)
+    assert paired.compare(arms["other"], arms["grpo"], "seconds", 180).seeds == [1, 2, 3]
+    assert paired.compare(arms["other"], arms["grpo"], "tokens", 180).seeds == [1, 2, 3, 4]
+    assert f"| {methods_page.UNKNOWN} |" in methods_page.table(arms, "grpo", 180)
+
+
+def test_the_pretrained_model_is_compared_at_its_own_lengths(tmp_path):
+    lengths = {arm: configure("S", arm, 1, tmp_path).training.steps for arm in ("grpo", "pool-rescue-replay-8")}
+    assert lengths == {"grpo": 240, "pool-rescue-replay-8": 120}
+    assert methods_page.headline_step("S") == 120 and methods_page.headline_step("E") == 180
+    arms = {name: {seed: straight(0.001 * seed, steps) for seed in (1, 2, 3)} for name, steps in lengths.items()}
+    assert "After 120 updates of the final branch" in methods_page.section(arms, "S")
+    assert "180" not in methods_page.section(arms, "S")
 
 
 def test_a_rescue_is_priced_by_the_rounds_that_it_took():
