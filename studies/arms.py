@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.number_problems import write_problems
-from npo_core.config import RunConfig, load_config
+from npo_core.config import Plateau, RunConfig, load_config
 from npo_core.shipped import shipped
 from npo_core.stages.workspace import Workspace
 
@@ -22,30 +22,48 @@ SIGNALS = {"auto.control.trigger.window": 30, "auto.control.trigger.warm_up": 30
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with its settings. `updates`: how long it trains; `after`: an arm whose end is its teacher."""
+    """A method with its settings. `updates`: how long it trains; `after`: an arm whose end is its teacher.
+
+    `late`: a plateau breakthrough behind it.
+    """
 
     method: str
     fields: dict[str, Any] = field(default_factory=dict)
     updates: int = STEPS
     after: str = ""
+    late: Plateau | None = None
 
 
 BASELINE = "grpo"
 # Baselines run long enough to be read at the cost of every other arm; groups of 4 are the fair baseline by tokens.
+FOURS = {"training.group_size": 4, "training.micro_batch": 64}
 BASELINES = {
     BASELINE: Arm("grpo", updates=540),
-    "grpo-4": Arm("grpo", {"training.group_size": 4, "training.micro_batch": 64}, updates=1080),
+    "grpo-4": Arm("grpo", FOURS, updates=1080),
     "grpo-16": Arm("grpo", {"training.group_size": 16, "training.micro_batch": 256}, updates=300),
 }
 HEADLINE = {name: Arm(name) for name in ("rare-success-replay", "pool-rescue-replay-8")}
+SMALL = {f"{name}-of-4": Arm(name, FOURS, updates=600) for name in HEADLINE}  # the same with groups of 4
+LATE = {"guide_step": 180, "rollback_step": 120, "until": STEPS}
 OTHERS = {
     "pool-rescue-replay-32": Arm("pool-rescue-replay-32"),
     "pool-rescue": Arm("pool-rescue"),
+    "pool-rescue-from-120": Arm(
+        "pool-rescue",
+        {
+            "mix.sources": [{"kind": "extra-samples", "chunks": 4, "from_step": 120}],
+            "mix.prompts": [{"kind": "mistake-pool", "share": 0.5, "from_step": 120}],
+        },
+    ),
     "extra-samples": Arm("extra-samples"),
     "auto-npo-prices": Arm("auto-npo-prices", SIGNALS),
     "auto-npo": Arm("auto-npo", SIGNALS),
     "npo-early": Arm("npo-early"),
+    "npo-early-ladder": Arm("npo-early", {"training.snapshot_every": 20, "bootstrap.ladder": [20, 40, 60]}),
+    "npo-late": Arm("grpo", updates=180, late=Plateau(**LATE)),
+    "npo-early-late": Arm("npo-early", updates=180, late=Plateau(**LATE)),
     "rollback-without-guide": Arm("npo-early", {"bootstrap.guided": False, "bootstrap.fresh_randomness": True}),
+    "late-rollback-without-guide": Arm("grpo", updates=180, late=Plateau(**LATE, guided=False, fresh_randomness=True)),
     "far-future": Arm("far-future"),
     "rlep": Arm("rlep"),
     "dapo-dynamic-sampling": Arm("dapo-dynamic-sampling"),
@@ -56,7 +74,7 @@ OTHERS = {
     "past-self": Arm("past-self", {"mix.guide.from_step": 60}),
     "rlsd": Arm("rlsd"),
 }
-ARMS = BASELINES | HEADLINE | OTHERS
+ARMS = BASELINES | HEADLINE | SMALL | OTHERS
 
 
 def configure(task: str, name: str, seed: int, folder: Path, quick: dict[str, Any] | None = None) -> RunConfig:

@@ -61,8 +61,13 @@ def run_job(job: Job, folder: str, keep: bool = True, quick: dict[str, Any] | No
         return [Point(**point) for point in json.loads(file.read_text())["points"]]
     workspace, config = Workspace(Path(folder) / job.name), configure(*job, Path(folder), quick)
     started = time.monotonic()
-    if not (workspace.store.exists("config.json") and load(workspace).complete):
+    there = workspace.store.exists("config.json")
+    done, late = there and load(workspace).complete, ARMS[job.arm].late
+    begun = late is not None and there and final_name(workspace).startswith("late-")
+    if not (done or begun):
         run_local(config.recipe or BASELINE, config, workspace.uri)
+    if late is not None and not (done and begun):
+        run_local("plateau-breakthrough", config, workspace.uri, plateau=late)
     points = [
         Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total, p.seconds_total)
         for p in load(workspace).points
@@ -75,6 +80,12 @@ def run_job(job: Job, folder: str, keep: bool = True, quick: dict[str, Any] | No
     if not keep:
         shutil.rmtree(Path(folder) / job.name)
     return points
+
+
+def final_name(workspace: Workspace) -> str:
+    """Of the branch that was opened last; empty before the first."""
+    branch = workspace.timeline.final()
+    return branch.name if branch else ""
 
 
 def run_all(jobs: list[Job], folder: Path, workers: int, keep: bool) -> None:

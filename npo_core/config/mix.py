@@ -79,6 +79,9 @@ class ExtraSamples(Closed):
     chunks: int = Field(
         1, ge=1, description="rounds of training.group_size samples a prompt at most; a solved prompt is asked no more"
     )
+    from_step: int = Field(
+        0, ge=0, exclude_if=lambda step: step == 0, description="optimizer update after which it begins"
+    )
     budget: int | None = Field(None, ge=1, description="extra samples a batch at most; none: chunks alone bounds them")
     choice: Literal["all", "history", "bandit"] = Field(
         "all",

@@ -54,6 +54,8 @@ class ExtraSamples:
 
     def find(self, wanted: Sequence[str], batch: Batch) -> dict[str, Sequence[Trajectory]]:
         """The first right completion of each prompt that more samples solve."""
+        if batch.step <= self.settings.from_step:
+            return {}
         found: dict[str, Sequence[Trajectory]] = {}
         left, chunks = self.ranked(wanted), self.settings.chunks
         groups_left = chunks * len(left) if self.settings.budget is None else self.settings.budget // batch.group_size

@@ -152,11 +152,12 @@ class Run:
 def require_recipe(config: RunConfig, recipe: str) -> None:
     """Raises ConfigError where the configuration's method is for another recipe, or `mix` needs one.
 
-    A fork takes any: it goes on as the run before did, whose recipe it was.
+    A fork takes any: it goes on as the run before did, whose recipe it was. So does a plateau breakthrough; where
+    nothing was trained yet it begins as GRPO, which `require_trained` looks at.
     """
     if recipe == FORK:
         return
-    if config.recipe not in (None, recipe):
+    if config.recipe not in (None, recipe) and recipe != PLATEAU:
         raise ConfigError(
             f"method = {config.method} is for the recipe {config.recipe}, not {recipe}: run that one, or leave the "
             "method out."
@@ -227,6 +228,15 @@ def require_recipe_of_fork(workspace: Workspace, recipe: str) -> None:
     )
 
 
+def require_trained(workspace: Workspace, config: RunConfig, recipe: str) -> None:
+    """Raises ConfigError where a plateau breakthrough would begin as GRPO, and the method begins otherwise."""
+    if recipe == PLATEAU and config.recipe not in (None, GRPO, PLATEAU) and not workspace.timeline.branches():
+        raise ConfigError(
+            f"method = {config.method} begins with the recipe {config.recipe}, and nothing was trained in "
+            f"{workspace.uri} yet: run {config.recipe} on it first, or leave the method out."
+        )
+
+
 @contextmanager
 def open_run(
     config: RunConfig,
@@ -247,6 +257,7 @@ def open_run(
     require_engine(config.engine, gpu=accelerated(config.execution))
     workspace = Workspace(uri)
     require_recipe_of_fork(workspace, recipe)
+    require_trained(workspace, config, recipe)
     with workspace_lock(workspace.store, owner=f"npo {config.name}"):
         require_same_draws(workspace)
         workspace.store.clean_leftovers()

@@ -110,6 +110,13 @@ def test_extra_samples_stop_at_the_first_right_one():
     assert seen.counts["prompts_rescued"] == 1
 
 
+def test_extra_samples_begin_after_their_update():
+    mixed, asked = mixer(sources=[{"kind": "extra-samples", "from_step": 4}]), []
+    for step in (4, 5):
+        mixed.find(IDS[:1], batch(step, {IDS[0]: 0.0}, asked=asked))
+    assert asked == [IDS[:1]]
+
+
 def test_a_budget_goes_to_who_is_likeliest():
     """16 samples are two prompts; by history the one that was right most often, and one never seen."""
     mixed, asked = mixer(sources=[{"kind": "extra-samples", "chunks": 2, "budget": 16, "choice": "history"}]), []

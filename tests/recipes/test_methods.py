@@ -19,11 +19,12 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.mix.plugin import plugin
 from npo_core.problems.load import load_problems
 from npo_core.recipes.counting import count
-from npo_core.recipes.run import look_first, require_recipe
+from npo_core.recipes.run import look_first, open_run, require_recipe
 from npo_core.reporting.records import read_stages
 from npo_core.shipped import presets, shipped
 from npo_core.stages.guides import write_beyond
 from npo_core.stages.workspace import Workspace
+from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_outcomes
 from tests.recipes.conftest import tiny
 
@@ -100,6 +101,19 @@ def test_a_method_belongs_to_its_recipe():
         require_recipe(RunConfig(method="rlep"), "grpo")
     with pytest.raises(ConfigError, match="mix.guide is for the recipe grpo"):
         require_recipe(RunConfig(mix={"guide": {"kind": "model", "path": "x"}}), "auto-npo")
+
+
+def test_a_breakthrough_goes_on_from_any_method_that_has_trained(tmp_path):
+    for method in ("pool-rescue-replay-8", "npo-early"):
+        require_recipe(RunConfig(method=method), "plateau-breakthrough")
+    uri = str(tmp_path / "run")
+    with pytest.raises(ConfigError, match="method = npo-early begins with the recipe early-bootstrap.*on it first"):
+        with open_run(RunConfig(method="npo-early"), uri, "plateau-breakthrough"):
+            pass
+    Workspace(uri).timeline.add_branch(Branch(name="replay", parent=None, parent_step=0, reason="a test"))
+    for method, folder in (("npo-early", uri), ("pool-rescue", str(tmp_path / "new"))):
+        with open_run(RunConfig(method=method), folder, "plateau-breakthrough"):
+            pass
 
 
 def test_a_workspace_keeps_what_a_method_was_when_it_began(tmp_path):

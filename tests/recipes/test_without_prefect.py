@@ -65,6 +65,37 @@ def test_the_study_of_methods_runs_and_counts(tmp_path, monkeypatch):
     assert read_all(tmp_path) == {"E": {"pool-rescue-replay-8": {0: found}}}
 
 
+def test_a_late_arm_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    """Killed after its first recipe, and in its second: the points are those of a run that was not."""
+    import benchmarks.common as common
+    from npo_core.config import Plateau
+    from npo_core.recipes.local import LocalSteps
+    from studies import methods
+
+    monkeypatch.setenv("NPO_HOME", str(tmp_path / "home"))
+    late = Plateau(guide_step=8, rollback_step=4, until=12)
+    monkeypatch.setitem(methods.ARMS, "npo-late", methods.ARMS["npo-late"].__class__("grpo", updates=8, late=late))
+    quick = {**common.QUICK, "training.steps": 8, "bootstrap.scout_steps": 4, "model.bounds": None}
+    job, run_local = methods.Job("E", "npo-late", 0), methods.run_local
+    whole = methods.run_job(job, str(tmp_path / "whole"), quick=quick)
+    assert whole[-1].step == 12 and whole[-1].updates == 16
+
+    class Killed(Exception): ...
+
+    def killed(*_, **__):
+        raise Killed
+
+    def between(recipe, config, uri, plateau=None):
+        return killed() if plateau else run_local(recipe, config, uri)
+
+    for place, name, what in ((methods, "run_local", between), (LocalSteps, "evaluate", killed)):
+        with monkeypatch.context() as cut, pytest.raises(Killed):
+            cut.setattr(place, name, what)
+            methods.run_job(job, str(tmp_path / "cut"), quick=quick)
+    again = methods.run_job(job, str(tmp_path / "cut"), quick=quick)
+    assert [p._replace(seconds=0) for p in again] == [p._replace(seconds=0) for p in whole]
+
+
 def test_the_gpu_check_runs_without_prefect(tmp_path):
     """Its first part, the demo through the stages; the others take minutes and import nothing else."""
     (tmp_path / "no").mkdir()
