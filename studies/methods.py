@@ -68,11 +68,15 @@ def run_job(job: Job, folder: str, keep: bool = True, quick: dict[str, Any] | No
         run_local(config.recipe or BASELINE, config, workspace.uri)
     if late is not None and not (done and begun):
         run_local("plateau-breakthrough", config, workspace.uri, plateau=late)
+    run = load(workspace)
     points = [
-        Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total, p.seconds_total)
-        for p in load(workspace).points
+        Point(p.step, p.pass_rate, p.updates_total, p.flops_total, p.tokens_total, p.seconds_total) for p in run.points
     ]
-    record = {"points": [point._asdict() for point in points], "seconds": time.monotonic() - started}
+    record = {
+        "points": [point._asdict() for point in points],
+        "decisions": [decided(made) for made in run.decisions if made["flow"] == "auto-npo"],
+        "seconds": time.monotonic() - started,
+    }
     file.parent.mkdir(exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text(json.dumps(record))
@@ -80,6 +84,12 @@ def run_job(job: Job, folder: str, keep: bool = True, quick: dict[str, Any] | No
     if not keep:
         shutil.rmtree(Path(folder) / job.name)
     return points
+
+
+def decided(made: dict[str, Any]) -> dict[str, Any]:
+    """Of AutoNPO's decision: what it saw, what it chose, and what that brought over the abandoned branch."""
+    seen = {name: made[name] for name in ("step", "intervene", "delta", "pool_q")}
+    return seen | {"brought": (made.get("outcome") or {}).get("difference")}
 
 
 def final_name(workspace: Workspace) -> str:
