@@ -130,6 +130,18 @@ def read_all(folder: Path) -> dict[str, dict[str, dict[int, list[Point]]]]:
     return found
 
 
+def read_decisions(folder: Path) -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
+    """Task -> arm -> of each run what AutoNPO decided, of all finished runs that say so."""
+    found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {}
+    for task in TASKS:
+        for arm in ARMS:
+            if ARMS[arm].method.startswith("auto-npo"):
+                files = sorted((folder / "points").glob(f"{task}-{arm}-s*.json"))
+                said = [json.loads(file.read_text()).get("decisions") for file in files]
+                found.setdefault(task, {})[arm] = [decisions for decisions in said if decisions is not None]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["E", "B"])
@@ -155,7 +167,7 @@ def main() -> None:
             parser.error(
                 f"--folder {folder} holds no finished run of {BASELINE}, so the page stays as it is: run it first"
             )
-        write(found, DOCS)
+        write(found, DOCS, read_decisions(folder))
 
 
 if __name__ == "__main__":

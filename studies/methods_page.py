@@ -5,15 +5,16 @@ import json
 from collections.abc import Iterator
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from studies.arms import ARMS, BASELINE, BASELINES, REAL, REAL_STEPS
+from studies.arms import ARMS, BASELINE, BASELINES, OTHERS, REAL, REAL_STEPS
 from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached, with_cost
 
 if TYPE_CHECKING:
     from studies.methods import Point
 
 Arms = dict[str, dict[int, list["Point"]]]
+Decisions = dict[str, list[list[dict[str, Any]]]]  # arm -> run -> what AutoNPO decided
 STEPS = (120, 180, 300)  # evaluated updates of an arm's final branch
 HEADLINE_STEP = 180  # where GRPO climbs steepest
 UNKNOWN = "not recorded"
@@ -133,7 +134,46 @@ def median(values: list[float | None]) -> str:
     return f"{text} ({never} of {len(values)} never)" if never else text
 
 
-def section(arms: Arms, task: str) -> str:
+def order(arms: Arms, step: int) -> str:
+    """All arms by their lead over GRPO at the same step of the final branch, beside their lead at equal cost."""
+    costs = {"step": "at the same step", **known_costs(arms)}
+    leads = {
+        name: one
+        for name, found in arms.items()
+        if name not in BASELINES and (one := compare(found, arms[BASELINE], "step", step))
+    }
+    lines = heading(costs)
+    for name in sorted(leads, key=lambda name: -leads[name].difference[0]):
+        cells = [
+            cell(compare(arms[name], arms[BASELINE], cost, step)) if with_cost(arms[name], cost) else UNKNOWN
+            for cost in costs
+        ]
+        lines.append(f"| `{name}` | {len(leads[name].seeds)} | {leads[name].mean:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def decisions_table(decided: Decisions) -> str:
+    """A line an arm: what AutoNPO decided, a run, and what its rollbacks brought."""
+    head = "| arm | runs | decisions | to do nothing | without a rollback | rollbacks | updates rolled back | brought |"
+    lines = [head, "|---" * 8 + "|"]
+    for name, runs in decided.items():
+        made = [one for run in runs for one in run]
+        back = [one for one in made if one["intervene"] and one["delta"] and one["delta"] > 0]
+        brought = [one["brought"] for one in back if one["brought"] is not None]
+        counts = (
+            len(made),
+            sum(not one["intervene"] for one in made),
+            sum(one["intervene"] for one in made) - len(back),
+            len(back),
+            sum(one["delta"] for one in back),
+        )
+        cells = [f"{count / len(runs):.1f}" for count in counts]
+        gained = f"{sum(brought) / len(brought):+.3f}, {sum(one < 0 for one in brought)} of {len(brought)} lost"
+        lines.append(f"| `{name}` | {len(runs)} | {' | '.join(cells)} | {gained if brought else ''} |")
+    return "\n".join(lines)
+
+
+def section(arms: Arms, task: str, decided: Decisions | None = None) -> str:
     """The tables of a task in Markdown."""
     headline = headline_step(task)
     parts = [
@@ -148,15 +188,31 @@ def section(arms: Arms, task: str) -> str:
     if "grpo-4" in arms:
         parts.append(f"After {headline} updates, minus `grpo-4` (groups of 4, the fair baseline by tokens):")
         parts.append(table(arms, "grpo-4", headline))
+    if any(name in OTHERS for name in arms):
+        parts.append(
+            f"All arms after {headline} updates of the final branch, ordered by their lead over `{BASELINE}` at the "
+            "same step of it, as methods are usually published, and their lead at equal cost:"
+        )
+        parts.append(order(arms, headline))
+    if decided := {name: runs for name, runs in (decided or {}).items() if runs}:
+        parts.append(
+            "What AutoNPO decided, a run on average. *Brought*: pass rate in training over the last fifth of a replay, "
+            "minus that of the branch it left:"
+        )
+        parts.append(decisions_table(decided))
     parts.append("All updates until a pass rate is reached, median over seeds:")
     parts.append(times(arms))
     return "\n\n".join(parts)
 
 
-def text(results: dict[str, Arms], before: str = "") -> str:
+def text(results: dict[str, Arms], before: str = "", decided: dict[str, Decisions] | None = None) -> str:
     """All tables in Markdown; those of `before` stay where a task has no runs here."""
     kept = {part[:1]: part.strip() for part in before.split("### Task ")[1:]}
-    new = {task: section(arms, task).removeprefix("### Task ") for task, arms in results.items() if BASELINE in arms}
+    new = {
+        task: section(arms, task, (decided or {}).get(task)).removeprefix("### Task ")
+        for task, arms in results.items()
+        if BASELINE in arms
+    }
     return "\n\n".join(f"### Task {part}" for _, part in sorted((kept | new).items()))
 
 
@@ -212,7 +268,7 @@ def keep_points(results: dict[str, Arms], file: Path) -> None:
         csv.writer(lines, lineterminator="\n").writerows([HEADER, *rows])
 
 
-def write(results: dict[str, Arms], docs: Path) -> None:
+def write(results: dict[str, Arms], docs: Path, decided: dict[str, Decisions] | None = None) -> None:
     """Tables into docs/results.md between its marks, records into docs/results.json, points and pictures beside.
 
     What is there of a task without runs here, which another machine may have, stays.
@@ -227,4 +283,4 @@ def write(results: dict[str, Arms], docs: Path) -> None:
         draw(task, arms, docs / f"pictures/study-{task.lower()}.png")
     before, rest = page.read_text().split(BEGIN)
     old, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n{text(ran, old)}\n\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n\n{text(ran, old, decided)}\n\n{END}{after}")

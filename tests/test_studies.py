@@ -168,6 +168,35 @@ def test_seconds_of_some_seeds_are_compared_by_these():
     assert f"| {methods_page.UNKNOWN} |" in methods_page.table(arms, "grpo", 180)
 
 
+def test_the_order_by_step_is_another_than_that_at_equal_cost():
+    """`early` is ahead by step, and threw 60 updates away; `plain` is ahead at what it cost."""
+    seeds, thrown = (1, 2, 3), 60
+    arms = {
+        "grpo": {seed: straight(0.001, 540) for seed in seeds},
+        "remind": {seed: straight(0.0011, 300) for seed in seeds},
+        "npo-early": {
+            seed: [p._replace(updates=p.updates + thrown, tokens=p.tokens + 600) for p in straight(0.0012, 300)]
+            for seed in seeds
+        },
+    }
+    first, second = methods_page.order(arms, 180).splitlines()[2:]
+    assert first.startswith("| `npo-early` | 3 | 0.216 | **+0.036 (+0.036 to +0.036)** | **-0.024")
+    assert second.startswith("| `remind` | 3 | 0.198 | **+0.018 (+0.018 to +0.018)** | **+0.018")
+    assert methods_page.order(arms, 180) in methods_page.section(arms, "E")
+
+
+def test_what_autonpo_decided_is_counted_a_run(tmp_path):
+    made = {"step": 60, "intervene": True, "delta": 40, "pool_q": 0.3, "brought": -0.02}
+    runs = [[made, made | {"delta": 0, "brought": None}], [made | {"intervene": False, "delta": None, "brought": None}]]
+    (tmp_path / "points").mkdir()
+    for seed, decisions in enumerate(runs):
+        (tmp_path / f"points/E-auto-npo-s{seed}.json").write_text(json.dumps({"decisions": decisions}))
+    decided = methods.read_decisions(tmp_path)["E"]
+    assert decided["auto-npo"] == runs
+    row = methods_page.decisions_table({"auto-npo": runs}).splitlines()[-1]
+    assert row == "| `auto-npo` | 2 | 1.5 | 0.5 | 0.5 | 0.5 | 20.0 | -0.020, 1 of 1 lost |"
+
+
 def test_the_pretrained_model_is_compared_at_its_own_lengths(tmp_path):
     lengths = {arm: configure("S", arm, 1, tmp_path).training.steps for arm in ("grpo", "pool-rescue-replay-8")}
     assert lengths == {"grpo": 240, "pool-rescue-replay-8": 120}
