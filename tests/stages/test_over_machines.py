@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import signal
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from npo_core.errors import ConfigError, DeviceError, StageError
 from npo_core.stages import elsewhere, guides, nodes
+from npo_core.stages.context import StageContext
 from npo_core.stages.engine import of_machine
 from npo_core.stages.launch import run_stage
 from npo_core.stages.processes import generation_processes
@@ -121,6 +123,17 @@ def test_a_machine_whose_processes_cannot_be_asked_is_named(monkeypatch, told, p
     store.set(f"{elsewhere.HOSTS}/1", told)
     with pytest.raises(DeviceError, match=problem):
         elsewhere.managers(2)
+
+
+def test_each_machine_finds_its_own_files_of_a_snapshot(fresh, reference, monkeypatch):
+    """One machine's processes are told the folder, those of several how to come by one."""
+    run, opened = fresh("guide"), []
+    monkeypatch.setattr("npo_core.engines.dealt.DealtEngine", lambda hosts, folder, *_, **__: opened.append(folder))
+    context = StageContext(run.workspace, run.workspace.scratch, "cpu", hosts=object())
+    for spec in (run.guide(), over_two(run.guide())):
+        guides.load_engine(spec, context, reference.found["base"])
+    folder, there = opened
+    assert pickle.loads(pickle.dumps(there))() == folder == run.workspace.snapshot_folder(reference.found["base"])
 
 
 def test_each_machine_makes_what_guides_beyond_snapshots(fresh, reference, monkeypatch, tmp_path):
