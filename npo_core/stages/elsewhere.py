@@ -29,13 +29,13 @@ def generate(spec: Spec) -> int:
     try:
         how, key = of_machine(spec, prepare_device(spec.execution), int(number)), os.urandom(32)
         if how["start"] == "spawn":  # new interpreters take their time
-            nodes.stay_in_touch()
+            nodes.stay_in_touch(spec)
         started = start_managers(**how, address=own_address(), authkey=key)
     except Exception as error:
         store.set(f"{HOSTS}/{number}", json.dumps({"problem": repr(error)}))
         raise
     if how["start"] == "fork":  # no thread before
-        nodes.stay_in_touch()
+        nodes.stay_in_touch(spec)
     store.set(f"{HOSTS}/{number}", json.dumps({"key": key.hex(), "addresses": [it.address for it in started]}))
     code = nodes.until_done()
     for manager in started:

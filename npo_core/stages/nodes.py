@@ -34,7 +34,7 @@ ADDRESS, PORT = "MASTER_ADDR", "MASTER_PORT"
 DEFAULT_PORT = 29500
 JOIN = "--join"  # argument of `python -m npo_core.stages` in the processes of machines that join
 SPEC, READY = "npo/spec", "npo/ready"  # what is run; by number of a machine, what keeps it from taking part, or nothing
-ALIVE, DONE = "npo/alive", "npo/done"  # by number of a machine, how many signs it gave; that the stage is over
+SIGNS, DONE = "npo/signs", "npo/done"  # by number of a machine, how many it gave; that the stage is over
 GATHERING = timedelta(minutes=10)  # that a stage waits for all machines
 AGAIN = 1.0  # seconds before a machine offers itself for the next stage
 LOOK = 1.0  # seconds between two signs of a machine, and between two looks for them
@@ -117,22 +117,31 @@ def announce(spec: Spec) -> None:
             raise ConfigError(problem)
 
 
+class Silence:
+    """How long the number of signs has stayed the same. Looks are counted, not time, as who looks may have paused."""
+
+    def __init__(self, limit: float):
+        self.limit, self.signs, self.seconds = limit, 0, 0.0
+
+    def too_long(self, signs: int) -> bool:
+        """To be asked every LOOK seconds."""
+        self.seconds = self.seconds + LOOK if signs == self.signs else 0.0
+        self.signs = signs
+        return self.seconds > self.limit
+
+
 def watch_machines(spec: Spec, error_file: Path) -> None:
     """In a stage's first process: end it once another machine has given no sign for `execution.lost_after` seconds.
 
-    What waits for that machine would not always notice: NCCL and gloo give up after hours. Looks are counted, not time,
-    so that a pause of this machine is none of another.
+    What waits for that machine would not always notice: NCCL and gloo give up after hours.
     """
-    store, others = meeting(), range(1, spec.machines)
+    store = meeting()
+    others = {number: Silence(spec.execution.lost_after) for number in range(1, spec.machines)}
 
     def watch() -> None:
-        signs, silent = dict.fromkeys(others, 0), dict.fromkeys(others, 0.0)
         while True:
-            for number in others:
-                found = store.add(f"{ALIVE}/{number}", 0)
-                silent[number] = silent[number] + LOOK if found == signs[number] else 0.0
-                signs[number] = found
-                if silent[number] > spec.execution.lost_after:
+            for number, silence in others.items():
+                if silence.too_long(store.add(f"{SIGNS}/{number}", 0)):
                     return end_for(number, spec, error_file)
             time.sleep(LOOK)
 
@@ -180,7 +189,7 @@ def joined() -> int:
     os.environ |= environment(spec.execution)  # as on the first machine; what is for a GPU is read later
     if spec.generates:
         return elsewhere.generate(spec) if first_here else 0
-    stay_in_touch()
+    stay_in_touch(spec)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "spec.json"
         file.write_text(asked)
@@ -200,21 +209,30 @@ def until_done() -> int:
     return DeviceError.exit_code
 
 
-def stay_in_touch() -> None:
+def stay_in_touch(spec: Spec) -> None:
     """Give signs of this machine, and have this process end soon after the first machine's launcher, which holds them.
 
-    What waits for a process there would not always notice: NCCL gives up after hours.
+    What waits for a process there would not always notice: NCCL gives up after hours. Nor does the store, where it gets
+    no answer.
     """
-    store, sign = meeting(), f"{ALIVE}/{os.environ['GROUP_RANK']}"
+    store, own, limit = meeting(), f"{SIGNS}/{os.environ['GROUP_RANK']}", spec.execution.lost_after
+    given = 0
+
+    def give() -> None:
+        nonlocal given
+        with suppress(RuntimeError):  # the launcher has ended
+            while True:
+                given = store.add(own, 1)
+                time.sleep(LOOK)
 
     def watch() -> None:
-        try:
-            while True:
-                store.add(sign, 1)
-                time.sleep(LOOK)
-        except RuntimeError as error:
-            print(f"npo join: the first machine has ended the stage ({error!r})", flush=True)
-            os._exit(DeviceError.exit_code)
+        silence, giving = Silence(limit), threading.Thread(target=give, daemon=True)
+        giving.start()
+        while giving.is_alive() and not silence.too_long(given):
+            time.sleep(LOOK)
+        why = f"gave no answer for {limit:g} seconds" if giving.is_alive() else "has ended the stage"
+        print(f"npo join: the first machine {why}", flush=True)
+        os._exit(DeviceError.exit_code)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -57,7 +57,6 @@ def test_guidance_goes_on_when_what_generates_elsewhere_was_killed(fresh, refere
 def test_evaluation_goes_on_when_a_machine_falls_silent(fresh, reference, second):
     """As one does whose power or network is gone: nothing says so, and whoever asked it would wait for good."""
     run, silenced = fresh("evaluate"), threading.Event()
-    spec = over_two(run.evaluate(), lost_after=5.0)
 
     def silence(event) -> None:
         if not silenced.is_set():
@@ -65,9 +64,10 @@ def test_evaluation_goes_on_when_a_machine_falls_silent(fresh, reference, second
             silenced.set()
 
     with pytest.raises(StageError, match="Machine 1 of execution.nodes = 2 was lost: it gave no sign for 5") as failed:
-        run_stage(spec, silence)
+        run_stage(over_two(run.evaluate(), lost_after=5.0), silence)
     assert failed.value.retryable and failed.value.exit_code == 74
     second.signal(signal.SIGCONT)
+    spec = over_two(run.evaluate())
     assert run.outcome(spec, run_stage(spec).result) == reference.left["evaluate"]
     assert not second.hosts()  # they are over with the stage
 

@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -135,18 +136,38 @@ def test_the_others_have_to_find_the_first(monkeypatch, tmp_path):
         first_place(TWO)
 
 
-def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(launcher, codes):
-    nodes.stay_in_touch()
+def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(launcher, codes, bench):
+    nodes.stay_in_touch(bench().spec("two", "", STEPS, execution=TWO))
     time.sleep(0.2)
     assert codes.empty()
     launcher.clear()
     assert codes.get(timeout=10) == 74
 
 
+def test_a_process_of_another_machine_ends_when_the_first_falls_silent(launcher, codes, bench, monkeypatch):
+    """The store waits for an answer for good."""
+    spec = bench().spec("two", "", STEPS, execution=TWO.model_copy(update={"lost_after": 0.5}))
+    meeting, silent = nodes.meeting(), threading.Event()
+
+    class Silent:
+        def add(self, key: str, amount: int) -> int:
+            if silent.is_set():
+                time.sleep(3)
+                raise RuntimeError("the test is over")
+            return meeting.add(key, amount)
+
+    monkeypatch.setattr(nodes, "meeting", Silent)
+    nodes.stay_in_touch(spec)
+    time.sleep(1)
+    assert codes.empty()
+    silent.set()
+    assert codes.get(timeout=2) == 74
+
+
 def test_a_machine_that_gives_no_sign_ends_the_stage(launcher, codes, bench, tmp_path):
     """Whatever the stage waits for meanwhile, such as NCCL, which would wait for hours."""
     spec = bench().spec("two", "", STEPS, execution=TWO.model_copy(update={"lost_after": 1.0}))
-    nodes.stay_in_touch()
+    nodes.stay_in_touch(spec)
     nodes.watch_machines(spec, tmp_path / ERROR_FILE)
     time.sleep(2)
     assert codes.empty()
@@ -168,11 +189,11 @@ def test_a_process_that_is_through_gives_signs_until_the_stage_is_over(launcher,
     with ThreadPoolExecutor(1) as other:
         code = other.submit(nodes.joined)
         nodes.announce(ground.spec("two", ground.base, STEPS, execution=TWO))
-        signs = [launcher[0].add(f"{nodes.ALIVE}/1", 0)]
+        signs = {launcher[0].add(f"{nodes.SIGNS}/1", 0)}
         while len(signs) < 5:
             time.sleep(0.1)
-            signs.append(launcher[0].add(f"{nodes.ALIVE}/1", 0))
-        assert signs[-1] > signs[0] and not code.done()
+            signs.add(launcher[0].add(f"{nodes.SIGNS}/1", 0))
+        assert not code.done()
         nodes.dismiss()
         assert code.result(timeout=10) == 0
     launcher.clear()
