@@ -43,9 +43,20 @@ class Spec(Closed):
         return values | {"engine": engine.get(self.of_engine)}
 
     @property
+    def machines(self) -> int:
+        """How many machines take part."""
+        several = self.generates and self.execution.generation_processes != 1
+        return self.execution.nodes if several else 1
+
+    @property
     def processes(self) -> int:
-        """How many processes the stage runs in."""
-        return 1
+        """How many processes a launcher starts: to generate one on each machine, which starts those that compute."""
+        return self.machines
+
+    @property
+    def reads(self) -> str | None:
+        """A snapshot that has to be there."""
+        return None
 
     @property
     def folder(self) -> str:
@@ -90,9 +101,19 @@ class TrainSpec(Spec):
     )
 
     @property
+    def machines(self) -> int:
+        """How many machines train."""
+        return self.execution.nodes
+
+    @property
     def processes(self) -> int:
         """How many processes train."""
         return self.execution.processes
+
+    @property
+    def reads(self) -> str:
+        """Where it starts."""
+        return self.start
 
 
 class GuideSpec(Spec):
@@ -132,6 +153,11 @@ class GuideSpec(Spec):
     )
 
     @property
+    def reads(self) -> str:
+        """Where the replay starts."""
+        return self.rollback
+
+    @property
     def drawn_outside(self) -> int:
         """Models outside the run that sample: a file of completions costs no tokens."""
         return int(isinstance(self.outside, config.ModelGuide))
@@ -154,6 +180,11 @@ class ProbeSpec(Spec):
         False, exclude_if=lambda on: not on, description="without candidates too: the policy may stay where it is"
     )
 
+    @property
+    def reads(self) -> str:
+        """The policy that is probed."""
+        return self.snapshot
+
 
 class EvaluateSpec(Spec):
     """Pass rate of snapshots on the held-out problems."""
@@ -165,6 +196,11 @@ class EvaluateSpec(Spec):
     max_completion_tokens: int
     bf16: bool = Field(False, exclude_if=lambda on: not on, description="compute in bfloat16, as training does")
     snapshots: list[str]
+
+    @property
+    def reads(self) -> str:
+        """The first that is evaluated."""
+        return self.snapshots[0]
 
     @property
     def protocol(self) -> str:
