@@ -95,7 +95,8 @@ def append(
     added[NUMBERS] = torch.tensor(own_numbers + own_numbers[:1] * (share - len(own)) or [0] * share)
     base = output | {"advantages": output["advantages"] * scale}
     base["num_items_in_batch"] = output["num_items_in_batch"] + counted_tokens
-    return {name: joined(name, value, added, share, pad_id) for name, value in base.items()}
+    added |= filled(output, added["completion_ids"].shape[1], share)
+    return {name: joined(name, value, added, pad_id) for name, value in base.items()}
 
 
 def weigh(
@@ -144,25 +145,30 @@ def completions(output: dict, own: Sequence[RowBeside], prompts: Sequence[list[i
     return added | {GUIDE_MASK: added["completion_mask"].clone()}
 
 
-def joined(name: str, value: object, added: dict[str, torch.Tensor], share: int, pad_id: int) -> object:
+def filled(output: dict, long: int, share: int) -> dict[str, torch.Tensor]:
+    """What rows beside the batch have of `FILLED`, as wide as their completions may make the batch: `long` tokens."""
+    width, found = max(output["completion_ids"].shape[1], long), {}
+    for name in FILLED.keys() & output.keys():
+        per_sequence = name == "importance_sampling_ratio" and output[name].shape[1] == 1
+        found[name] = torch.full((share, 1 if per_sequence else width), FILLED[name])
+    return found
+
+
+def joined(name: str, value: object, added: dict[str, torch.Tensor], pad_id: int) -> object:
     """A tensor of the batch with the rows beside it behind its own."""
-    if not isinstance(value, torch.Tensor) or value.dim() == 0:
-        if isinstance(value, torch.Tensor):
-            return value
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
+        return value
+    if not isinstance(value, torch.Tensor) or name not in added:
         raise ConfigError(f"Rows beside the batch (appended slots, mix.replay) cannot go with {name} of this trainer.")
-    if name not in added:
-        if name not in FILLED:
-            raise ConfigError(f"Rows beside the batch (appended slots, mix.replay) cannot go with {name}.")
-        added = added | {name: torch.full((share, *value.shape[1:]), FILLED[name])}
     new = added[name].to(value.device, value.dtype)
     if value.dim() == 1:
         return torch.cat([value, new])
-    fill = pad_id if name in ("prompt_ids", "completion_ids") else 0
+    fill = pad_id if name in ("prompt_ids", "completion_ids") else FILLED.get(name, 0)
     width = max(value.shape[1], new.shape[1])
     return torch.cat([padded(rows, width, fill, left=name.startswith("prompt")) for rows in (value, new)])
 
 
-def padded(rows: torch.Tensor, width: int, fill: int, left: bool) -> torch.Tensor:
+def padded(rows: torch.Tensor, width: int, fill: float, left: bool) -> torch.Tensor:
     """Rows [N, T] as [N, width]."""
     missing = width - rows.shape[1]
     return torch.nn.functional.pad(rows, (missing, 0) if left else (0, missing), value=fill)

@@ -266,6 +266,20 @@ def test_replayed_rows_are_added_to_grpos_loss(update, reference, tokenizer, los
     assert_equal(found, reference(rows, loss, beside, own=len(rows)))
 
 
+@pytest.mark.parametrize("level", [None, "token", "sequence"])
+@pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
+def test_a_replayed_row_may_be_longer_than_all_of_the_batch(update, reference, tokenizer, loss, level):
+    """What was recorded a token while sampling becomes as wide as the batch does; nothing else has an advantage."""
+    correction = level and RolloutCorrection(level=level, beyond="truncate", cap=CAP)
+    replay = {"store": {}, "replay": {"rows": 2, "weight": C}}
+    found = update([[SHORT] * 4, [SHORT] * 4], mix=replay, stored=1, loss=loss, correction=correction)
+    batch, [left] = found.trainer.batch, found.left
+    assert batch["completion_mask"].sum(1).tolist()[7:9] == [2, 3]
+    rows = [row for problem, kinds in found.groups for row in own_rows(problem, kinds, tokenizer, [0.0] * 4)]
+    beside = [guide_row(left, tokenizer, C * (4 - 1) / math.sqrt(4), "off")]
+    assert_equal(found, reference(rows, loss, beside, own=len(rows)))
+
+
 @pytest.mark.parametrize("micro_batch", [64, 3])
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
 def test_a_self_teacher_weighs_each_token(update, reference, tokenizer, loss, micro_batch):
