@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npo_core.config import EngineSettings, Execution
+from npo_core.config import Execution
 from npo_core.engines import Engine
 from npo_core.process import own_progress_lock
 from npo_core.stages.context import StageContext
 from npo_core.stages.forked import forks
 from npo_core.stages.processes import generation_processes, gpus_each
-from npo_core.stages.specs import Spec
+from npo_core.stages.specs import GuideSpec, Spec
 
 if TYPE_CHECKING:
     from npo_core.engines.dealt import Hosts
@@ -61,14 +61,18 @@ def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":
         devices = [",".join(there[at : at + each]) for at in range(0, number * each, each)]
     start = "fork" if context.device == "cpu" and forks(spec.execution) else "spawn"
     arguments = (spec.execution, spec.workspace, os.getpid())
-    return Hosts(devices, start=start, begin=begin, arguments=arguments, at_once=at_once(spec.engine))
+    return Hosts(devices, start=start, begin=begin, arguments=arguments, at_once=at_once(spec))
 
 
-def at_once(engine: EngineSettings) -> int:
-    """Parts that a process generates at a time: vLLM fills the places of rows that have ended from the next."""
+def at_once(spec: Spec) -> int:
+    """What a process that generates is given at a time.
+
+    To vLLM two parts: it fills the places of rows that have ended in one from the other. Of guidance one chunk more:
+    its answers are verified while others generate.
+    """
     from npo_core.engines.vllm import AT_ONCE
 
-    return AT_ONCE if engine.kind == "vllm" else 1
+    return (AT_ONCE if spec.engine.kind == "vllm" else 1) + isinstance(spec, GuideSpec)
 
 
 def begin(execution: Execution, workspace: str, parent: int) -> None:
