@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import numpy as np
 import psutil
 import pytest
 
-from npo_core.config import TracesGuide
+from npo_core.config import Execution, TracesGuide
 from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
 from npo_core.problems.load import load_problems
+from npo_core.stages.forked import environment
 from npo_core.stages.launch import run_stage
 from npo_core.stages.processes import generation_processes
 
@@ -130,6 +132,28 @@ def test_what_a_process_starts_does_not_end_with_the_thread_that_asked():
             hosts.ask(methodcaller("wait", 2), own)
     finally:
         hosts.close()
+
+
+ARENAS = """
+import ctypes, sys, threading, numpy
+threads = [threading.Thread(target=numpy.ones, args=[100_000]) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+library = ctypes.CDLL(None)
+library.fdopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(library.fdopen(1, b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other words for it")
+def test_threads_of_stages_share_memory():
+    """A model that computes in a thread would wait for the kernel for a seventh of its time."""
+    told = subprocess.run(
+        [sys.executable, "-c", ARENAS], env=environment(Execution()), capture_output=True, text=True, check=True
+    ).stdout
+    assert told.count("<heap nr=") == 1
 
 
 def test_more_processes_than_gpus_are_refused(config, monkeypatch):
