@@ -26,7 +26,7 @@ def visible() -> list[str]:
 def wanted(config: RunConfig) -> int:
     """How many GPUs of this machine a run uses at once."""
     execution, each = config.execution, config.engine.tensor_parallel if config.engine.kind == "vllm" else 1
-    generating = (execution.generation_processes or 1) * each
+    generating = -(-(execution.generation_processes or 1) // execution.nodes) * each
     training = execution.processes // execution.nodes
     return 0 if execution.device == "cpu" else max(training, config.engine.tensor_parallel, generating)
 

@@ -16,7 +16,7 @@ def join(
         int | None, typer.Option(min=1, help="Of this machine; none: one a GPU, or one where there is none.")
     ] = None,
 ) -> None:
-    """Take part in the training stages of a run on another machine, until this command is ended.
+    """Take part in the stages of a run on another machine, until this command is ended.
 
     The other machine runs the recipe with execution.nodes above 1. Slurm and Kubernetes give all options and end the
     command when the recipe is over.

@@ -229,14 +229,20 @@ class Execution(Closed):
         1,
         ge=1,
         exclude_if=lambda number: number == 1,
-        description="machines that the processes of a training stage are spread over evenly; the others run `npo join`",
+        description="machines that the processes of a stage are spread over evenly; the others run `npo join`",
+    )
+    lost_after: float = Field(
+        60.0,
+        ge=5,
+        exclude_if=lambda seconds: seconds == 60.0,
+        description="seconds without a sign of another of the `nodes` after which the stage ends, to be tried again",
     )
     generation_processes: int | None = Field(
         None,
         ge=1,
         exclude_if=lambda number: number is None,
-        description="processes that guidance, probes and evaluation are dealt out among, one a GPU, or for each "
-        "engine.tensor_parallel of them; none: as many as there are GPUs, 1 without one",
+        description="processes of all machines that guidance, probes and evaluation are dealt out among, one a GPU, or "
+        "for each engine.tensor_parallel of them; none: as many as there are GPUs, 1 a machine without one",
     )
     sharding: Literal["none", "fsdp2"] = Field(
         "none",

@@ -4,6 +4,7 @@ Each process holds engines on a device of its own. A piece of work is what one p
 the same random numbers, so the number of processes changes no bit. Whoever deals writes; these only compute.
 """
 
+import errno
 import os
 import pickle
 import traceback
@@ -27,6 +28,7 @@ from npo_core.errors import DeviceError
 from npo_core.problems import Problem
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
 Result = TypeVar("Result")
 
 own: dict[int, Any] = {}  # what this process made for whoever deals, by keys
@@ -70,34 +72,52 @@ class Manager(BaseManager):
 Manager.register("Host", Host)
 
 
-class Hosts:
-    """Processes that generate.
+def start_managers(
+    devices: Sequence[str | None],
+    *,
+    start: str,
+    begin: Callable[..., object],
+    arguments: tuple = (),
+    address: str | None = None,
+    authkey: bytes | None = None,
+) -> list[Manager]:
+    """Start a process for each device.
 
     Args:
         devices: what each may see, as CUDA_VISIBLE_DEVICES has it; None: no accelerator is asked for.
         start: `fork`, from a process without other threads, or `spawn` for a new interpreter.
         begin: called first in each process, with `arguments`.
+        address: of this machine, where each listens at a free port for who knows `authkey`; None: for this process.
+    """
+    there = None if address is None else (address, 0)
+    managers = [Manager(there, authkey, ctx=get_context(start)) for _ in devices]
+    for manager, device in zip(managers, devices, strict=True):
+        with visible(device):
+            manager.start(begin, arguments)
+    return managers
+
+
+class Hosts:
+    """Processes that generate: those that it starts, with the words of `start_managers`, and those of `add`.
+
+    Args:
         at_once: parts that each does at a time.
     """
 
-    def __init__(
-        self,
-        devices: Sequence[str | None],
-        *,
-        start: str,
-        begin: Callable[..., object],
-        arguments: tuple = (),
-        at_once: int = 1,
-    ):
-        self.managers = [Manager(ctx=get_context(start)) for _ in devices]
-        for manager, device in zip(self.managers, devices, strict=True):
-            with visible(device):
-                manager.start(begin, arguments)
-        self.hosts = [manager.Host() for manager in self.managers]  # type: ignore[attr-defined]
-        self.threads = ThreadPoolExecutor(len(devices) * at_once)
+    def __init__(self, devices: Sequence[str | None], *, at_once: int = 1, **how: Any):
+        self.at_once, self.keys = at_once, count()
+        self.hosts: list[Any] = []
+        self.places: list[str] = []
+        self.managers = start_managers(devices, **how)
+        self.add(self.managers)
+
+    def add(self, managers: Sequence[Manager]) -> None:
+        """Have more processes take part; only before the first part is dealt."""
+        self.hosts += [manager.Host() for manager in managers]  # type: ignore[attr-defined]
+        self.places += [f" on {it.address[0]}" if isinstance(it.address, tuple) else "" for it in managers]
+        self.threads = ThreadPoolExecutor(len(self) * self.at_once)
         self.free: SimpleQueue[int] = SimpleQueue()
-        self.keys = count()
-        for number in [*range(len(devices))] * at_once:
+        for number in [*range(len(self))] * self.at_once:
             self.free.put(number)
 
     def __len__(self) -> int:
@@ -112,10 +132,12 @@ class Hosts:
         number = self.free.get()
         try:
             return self.hosts[number].ask(request)
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError) as error:
+            if not is_gone(error):
+                raise
             raise DeviceError(
-                f"Process {number} of the {len(self)} that generate ended: a machine short of memory kills without a "
-                "word. Starting the stage again goes on from what it committed."
+                f"Process {number} of the {len(self)} that generate ended{self.places[number]}: a machine short of "
+                "memory kills without a word. Starting the stage again goes on from what it committed."
             ) from None
         finally:
             self.free.put(number)
@@ -134,10 +156,15 @@ class Hosts:
                 host.forget(key)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes that it started."""
         self.threads.shutdown(wait=False, cancel_futures=True)
         for manager in self.managers:
             manager.shutdown()
+
+
+def is_gone(error: EOFError | OSError) -> bool:
+    """Whether an error says that a process, or its machine, is not there any more."""
+    return isinstance(error, (EOFError, ConnectionError, TimeoutError)) or error.errno in UNREACHABLE
 
 
 @contextmanager
@@ -171,7 +198,7 @@ class Own:
 class DealtEngine(Own):
     """An engine of each host, whose work is dealt out among them; `opening` are the words of `open_engine`."""
 
-    def __init__(self, hosts: Hosts, folder: Path | str, settings: EngineSettings, **opening: Any):
+    def __init__(self, hosts: Hosts, folder: Path | str | Callable[[], Path], settings: EngineSettings, **opening: Any):
         super().__init__(hosts, open_engine, folder=folder, settings=settings, **opening)
         self.batch: int = opening["batch"]
         self.whole = settings.kind == "vllm"  # a request is a prompt with all its samples

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ FIND = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is
 
 
 def open_engine(
-    folder: Path | str,
+    folder: Path | str | Callable[[], Path],
     settings: EngineSettings,
     *,
     device: str,
@@ -22,7 +23,8 @@ def open_engine(
     attention: str = "auto",
     bf16: bool = False,
 ) -> Engine:
-    """The engine for a model folder; see `TransformersEngine` for the words."""
+    """The engine for a model folder, or for what a function says is one; see `TransformersEngine` for the words."""
+    folder = folder() if callable(folder) else folder
     how: dict[str, Any] = {"device": device, "batch": batch, "attention": attention, "bf16": bf16}
     if settings.kind == "vllm":
         from npo_core.engines.vllm import VLLMEngine, worker

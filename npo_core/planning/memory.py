@@ -246,5 +246,5 @@ def host(setting: Setting) -> float:
         gathered = max(weights, 2 * setting.size.trainable * setting.trained_bytes)
         held = max(weights, copied(setting) + gathered)
     training = here * (HOST_LIBRARIES + images.read_ahead(setting)) + held
-    generating = HOST_LIBRARIES + setting.generating * (HOST_LIBRARIES + weights)
+    generating = HOST_LIBRARIES + setting.generating_here * (HOST_LIBRARIES + weights)
     return max(training, generating if setting.generating > 1 else 0)

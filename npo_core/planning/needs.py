@@ -56,7 +56,7 @@ def share(setting: Setting, stage: str) -> float:
     engine = setting.config.engine
     if setting.device == "cpu":
         one = {"train": setting.processes, "base": 1}
-        return 1 / one.get(stage, setting.generating)
+        return 1 / one.get(stage, setting.generating_here)
     if stage == "train":
         return 1 - engine.rollout_memory if engine.rollouts else 1.0
     return 1 - engine.memory if engine.kind == "vllm" else 1.0

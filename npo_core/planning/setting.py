@@ -56,11 +56,16 @@ class Setting:
 
     @property
     def generating(self) -> int:
-        """Processes of a guide, probe or evaluation stage, each with a part of its own; all on the first machine."""
+        """Processes of a guide, probe or evaluation stage, each with a part of its own, on all machines."""
         execution, engine = self.config.execution, self.config.engine
         each = engine.tensor_parallel if engine.kind == "vllm" else 1
         found = max(self.gpus // execution.nodes // each, 1) if self.device == "cuda" else 1
-        return execution.generation_processes or found
+        return execution.generation_processes or execution.nodes * found
+
+    @property
+    def generating_here(self) -> int:
+        """Those of the first machine."""
+        return ceil(self.generating / self.config.execution.nodes)
 
     @property
     def sharded(self) -> int:

@@ -1,8 +1,13 @@
 """The engine of a snapshot, for the stages that generate: in this process, or in one for each GPU."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from npo_core.config import Execution
 from npo_core.engines import Engine
@@ -11,6 +16,7 @@ from npo_core.stages.context import StageContext
 from npo_core.stages.forked import forks
 from npo_core.stages.processes import generation_processes, gpus_each
 from npo_core.stages.specs import GuideSpec, Spec
+from npo_core.stages.workspace import Workspace, home
 
 if TYPE_CHECKING:
     from npo_core.engines.dealt import Hosts
@@ -24,20 +30,46 @@ def snapshot_engine(spec: Spec, context: StageContext, snapshot: str, *, batch: 
     """
     attention = context.workspace.timeline.snapshots.get(snapshot).info.get("attention", "auto")
     folder = context.workspace.snapshot_folder(snapshot)
-    return folder_engine(spec, context, folder, attention=attention, batch=batch, bf16=bf16)
+    there = partial(snapshot_there, context.workspace.uri, snapshot)
+    return folder_engine(spec, context, folder, there, attention=attention, batch=batch, bf16=bf16)
 
 
 def folder_engine(
-    spec: Spec, context: StageContext, folder: Path, *, batch: int, bf16: bool, attention: str = "auto"
+    spec: Spec,
+    context: StageContext,
+    folder: Path,
+    there: Callable[[], Path],
+    *,
+    batch: int,
+    bf16: bool,
+    attention: str = "auto",
 ) -> Engine:
-    """The engine that a stage is configured with, on a model folder; in as many processes as the stage generates in."""
+    """The engine that a stage is configured with, on a model folder; in as many processes as the stage generates in.
+
+    `there` gives a folder with the same files on any machine that takes part.
+    """
     from npo_core.engines.dealt import DealtEngine
     from npo_core.engines.open import open_engine
 
-    hosts, device = context.hosts, context.device
+    hosts = context.hosts
+    how: dict[str, Any] = {"device": context.device, "batch": batch, "attention": attention, "bf16": bf16}
     if hosts is not None:
-        return DealtEngine(hosts, folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
-    return open_engine(folder, spec.engine, device=device, batch=batch, attention=attention, bf16=bf16)
+        return DealtEngine(hosts, there if spec.machines > 1 else folder, spec.engine, **how)
+    return open_engine(folder, spec.engine, **how)
+
+
+def snapshot_there(workspace: str, snapshot: str) -> Path:
+    """A local folder with a snapshot's files, on the machine that asks."""
+    with one_at_a_time(snapshot):
+        return Workspace(workspace).snapshot_folder(snapshot)
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Of the processes of this machine, one at a time makes the folder of this name; the others find it."""
+    (folder := home() / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        yield
 
 
 def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":
@@ -52,16 +84,25 @@ def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":
     number = generation_processes(spec.execution, spec.engine, context.device)
     if number == 1 or not spec.generates:
         return None
-    from npo_core.engines.dealt import VISIBLE, Hosts
+    from npo_core.engines.dealt import Hosts
 
+    return Hosts(**of_machine(spec, context.device), at_once=at_once(spec))
+
+
+def of_machine(spec: Spec, device: str, machine: int = 0) -> dict[str, Any]:
+    """The words of `start_managers` for a machine's share of the processes that generate."""
+    from npo_core.engines.dealt import VISIBLE
+
+    every = generation_processes(spec.execution, spec.engine, device)
+    number = len(range(machine, every, spec.execution.nodes))
     devices: list[str | None] = [None] * number
-    if context.device != "cpu":
+    if device != "cpu":
         each, named = gpus_each(spec.engine), os.environ.get(VISIBLE, "")
         there = [name.strip() for name in named.split(",") if name.strip()] or [str(i) for i in range(number * each)]
         devices = [",".join(there[at : at + each]) for at in range(0, number * each, each)]
-    start = "fork" if context.device == "cpu" and forks(spec.execution) else "spawn"
+    start = "fork" if device == "cpu" and forks(spec.execution) else "spawn"
     arguments = (spec.execution, spec.workspace, os.getpid())
-    return Hosts(devices, start=start, begin=begin, arguments=arguments, at_once=at_once(spec))
+    return {"devices": devices, "start": start, "begin": begin, "arguments": arguments}
 
 
 def at_once(spec: Spec) -> int:
@@ -78,7 +119,6 @@ def at_once(spec: Spec) -> int:
 def begin(execution: Execution, workspace: str, parent: int) -> None:
     """What a process that generates does first."""
     from npo_core.stages.execute import prepare_device, watch_for_end
-    from npo_core.stages.workspace import Workspace
 
     own_progress_lock()
     watch_for_end(Workspace(workspace), parent)

@@ -20,7 +20,7 @@ from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError, OutOfMemoryError, StorageError, WorkspaceBusyError
 from npo_core.names import RESULT_FILE, STOP_FILE
 from npo_core.process import PARENT, die_with_parent, own_progress_lock
-from npo_core.stages import nodes, processes
+from npo_core.stages import elsewhere, nodes, processes
 from npo_core.stages.context import StageContext, scratch_folder
 from npo_core.stages.engine import start_hosts
 from npo_core.stages.specs import SPECS, Spec
@@ -56,14 +56,25 @@ def attempt(
     try:
         if processes.starts_others(spec):
             return processes.start_processes(spec, spec_file, scratch, prepare_device(spec.execution), watch)
-        if spec.execution.nodes > 1 and processes.first_of_several():
-            nodes.announce(spec)
-        execute(spec, workspace, scratch, watch)
+        run = over_machines if spec.machines > 1 and processes.first_of_several() else execute
+        run(spec, workspace, scratch, watch)
     except BaseException as error:
         with suppress(OSError):
             traceback.print_exc()
         return processes.described(as_known(error, workspace))
     return None
+
+
+def over_machines(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None]) -> None:
+    """Run a stage whose processes are on several machines, in the very first of them."""
+    nodes.announce(spec)
+
+    def watch_all() -> None:
+        watch()
+        nodes.watch_machines(spec, processes.error_file(scratch))
+
+    execute(spec, workspace, scratch, watch_all)
+    nodes.dismiss()
 
 
 def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[], None] = lambda: None) -> None:
@@ -75,6 +86,8 @@ def execute(spec: Spec, workspace: Workspace, scratch: Path, watch: Callable[[],
     try:
         context.hosts = start_hosts(spec, context)  # these may be forks, so that no thread is there yet
         watch()
+        if context.hosts is not None and spec.machines > 1:
+            context.hosts.add(elsewhere.managers(spec.machines))
         result = importlib.import_module(f"npo_core.stages.{spec.stage}").run(spec, context)
     finally:
         if context.hosts is not None:

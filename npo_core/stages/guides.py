@@ -1,5 +1,6 @@
 """Who guides in stage `guide`: snapshots of the run, weights beyond them, or a model outside of it."""
 
+import platform
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -13,8 +14,9 @@ from npo_core.errors import ConfigError
 from npo_core.guidance.generate import GuideSource, Request
 from npo_core.seeds import derive_seed
 from npo_core.stages.context import StageContext
-from npo_core.stages.engine import folder_engine, snapshot_engine
+from npo_core.stages.engine import folder_engine, one_at_a_time, snapshot_engine
 from npo_core.stages.specs import GuideSpec
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Snapshot
 
 MEASURED = 64  # prompts that the distance of guides is measured on
@@ -50,9 +52,40 @@ def teacher(spec: GuideSpec, path: str, context: StageContext, rollback: Snapsho
             f"mix.guide.path = {path} has another tokenizer ({found}) than the run's model ({ours}), so "
             "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
         )
-    digest = identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
-    batch, bf16 = generation_rows(spec), spec.training.bf16
-    return GuideSource(f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, batch=batch, bf16=bf16))
+    digest, batch, bf16 = weights_digest(folder), generation_rows(spec), spec.training.bf16
+    there = partial(teacher_there, context.workspace.uri, spec.folder, path, digest)
+    return GuideSource(
+        f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, there, batch=batch, bf16=bf16)
+    )
+
+
+def teacher_there(workspace: str, stage: str, path: str, digest: str) -> Path:
+    """The folder of a model outside the run on the machine that asks, taken in where it is not there yet.
+
+    Raises:
+        ConfigError: what this machine finds has other weights.
+    """
+    from npo_core.stages.base import pretrained
+
+    run = Workspace(workspace)
+    context = StageContext(run, run.scratch / stage, "cpu")
+    with one_at_a_time(f"model-{digest}"):
+        folder = context.scratch / "pretrained"
+        if not folder.is_dir() or weights_digest(folder) != digest:
+            folder = pretrained(PretrainedModel(kind="pretrained", path=path), context)
+        if (found := weights_digest(folder)) == digest:
+            return folder
+    raise ConfigError(
+        f"mix.guide.path = {path} has other weights on the machine {platform.node()} ({found}) than on the first "
+        f"({digest}): give all machines of execution.nodes the same files."
+    )
+
+
+def weights_digest(folder: Path) -> str:
+    """What tells the weights of a model folder from others."""
+    from npo_core.models import identity
+
+    return identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
 
 
 def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> GuideSource:
@@ -64,12 +97,22 @@ def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapsh
 
 def open_beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> Engine:
     """The engine of extrapolated weights, which are in the stage's scratch."""
-    before, after = (context.workspace.snapshot_folder(snapshot.id) for snapshot in (early, late))
-    folder = context.scratch / f"beyond-{horizon:g}"
-    shutil.rmtree(folder, ignore_errors=True)
-    write_beyond(before, after, horizon, folder)
+    there = partial(beyond_there, context.workspace.uri, spec.folder, early.id, late.id, horizon)
     attention, batch = late.info.get("attention", "auto"), generation_rows(spec)
-    return folder_engine(spec, context, folder, attention=attention, batch=batch, bf16=spec.training.bf16)
+    return folder_engine(spec, context, there(), there, attention=attention, batch=batch, bf16=spec.training.bf16)
+
+
+def beyond_there(workspace: str, stage: str, early: str, late: str, horizon: float) -> Path:
+    """The folder of extrapolated weights on the machine that asks, computed where it is not there yet."""
+    run = Workspace(workspace)
+    folder = run.scratch / stage / f"beyond-{horizon:g}"
+    with one_at_a_time(f"{late}+{horizon:g}x{early}"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            write_beyond(run.snapshot_folder(early), run.snapshot_folder(late), horizon, unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 def write_beyond(before: Path, after: Path, horizon: float, folder: Path) -> None:

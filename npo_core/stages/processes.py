@@ -89,7 +89,7 @@ def start_processes(
     from accelerate.utils import patch_environment
 
     place = nodes.first_place(spec.execution)
-    check_devices(spec.processes, device, place.machines)
+    check(spec, device)
     for file in scratch.glob("error-*.json"):
         file.unlink()
     variables = {LAUNCHED: "1", PARENT: str(os.getpid())}
@@ -237,6 +237,14 @@ def is_lost(error: BaseException) -> bool:
     return "DistError" in names or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
+def check(spec: Spec, device: str) -> None:
+    """Raises ConfigError where this machine has fewer GPUs than its part of the stage needs."""
+    if spec.generates:
+        generation_processes(spec.execution, spec.engine, device)
+    else:
+        check_devices(spec.processes, device, spec.machines)
+
+
 def check_devices(processes: int, device: str, machines: int = 1) -> None:
     """Raises ConfigError where there are fewer GPUs than processes of this machine, which need one each."""
     import torch
@@ -250,21 +258,27 @@ def check_devices(processes: int, device: str, machines: int = 1) -> None:
 
 
 def generation_processes(execution: Execution, engine: EngineSettings, device: str) -> int:
-    """How many processes generate: as configured, else one for each GPU, or for each group that vLLM splits over.
+    """How many processes of all machines generate: as configured, else one for each GPU, or for each group that vLLM
+    splits over. Machines are alike.
 
     Raises:
-        ConfigError: there are fewer GPUs than they need.
+        ConfigError: this machine has fewer GPUs than its part of them needs.
     """
+    machines = execution.nodes
     if device == "cpu":
-        return execution.generation_processes or 1
+        return execution.generation_processes or machines
     import torch
 
     there, each = torch.cuda.device_count(), gpus_each(engine)
-    number = execution.generation_processes or max(there // each, 1)
-    if number > 1 and number * each > there:
+    most = machines * max(there // each, 1)
+    number = execution.generation_processes or most
+    here = -(-number // machines)
+    if number > 1 and here * each > there:
+        spread = f" on execution.nodes = {machines}" if machines > 1 else ""
+        need = f"{here * each} GPUs" + (" each" if machines > 1 else "")
         raise ConfigError(
-            f"execution.generation_processes = {number} need {number * each} GPUs, and this machine has {there}: set "
-            f"at most {max(there // each, 1)}, or leave it out."
+            f"execution.generation_processes = {number}{spread} need {need}, and this machine has {there}: set at most "
+            f"{most}, or leave it out."
         )
     return number
 

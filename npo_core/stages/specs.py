@@ -42,9 +42,20 @@ class Spec(Closed):
         return values | {"engine": engine.get(self.of_engine)}
 
     @property
+    def machines(self) -> int:
+        """How many machines take part."""
+        several = self.generates and self.execution.generation_processes != 1
+        return self.execution.nodes if several else 1
+
+    @property
     def processes(self) -> int:
-        """How many processes the stage runs in."""
-        return 1
+        """How many processes a launcher starts: to generate one on each machine, which starts those that compute."""
+        return self.machines
+
+    @property
+    def reads(self) -> str | None:
+        """A snapshot that has to be there."""
+        return None
 
     @property
     def generates(self) -> bool:
@@ -94,9 +105,19 @@ class TrainSpec(Spec):
     )
 
     @property
+    def machines(self) -> int:
+        """How many machines train."""
+        return self.execution.nodes
+
+    @property
     def processes(self) -> int:
         """How many processes train."""
         return self.execution.processes
+
+    @property
+    def reads(self) -> str:
+        """Where it starts."""
+        return self.start
 
 
 class GuideSpec(Spec):
@@ -140,6 +161,11 @@ class GuideSpec(Spec):
         return not isinstance(self.outside, config.TracesGuide)
 
     @property
+    def reads(self) -> str:
+        """Where the replay starts."""
+        return self.rollback
+
+    @property
     def drawn_outside(self) -> int:
         """Models outside the run that sample: a file of completions costs no tokens."""
         return int(isinstance(self.outside, config.ModelGuide))
@@ -166,6 +192,11 @@ class ProbeSpec(Spec):
         """It samples."""
         return True
 
+    @property
+    def reads(self) -> str:
+        """The policy that is probed."""
+        return self.snapshot
+
 
 class EvaluateSpec(Spec):
     """Pass rate of snapshots on the held-out problems."""
@@ -181,6 +212,11 @@ class EvaluateSpec(Spec):
     def generates(self) -> bool:
         """It samples."""
         return True
+
+    @property
+    def reads(self) -> str:
+        """The first that is evaluated."""
+        return self.snapshots[0]
 
     @property
     def protocol(self) -> str:

@@ -16,6 +16,8 @@ import psutil
 import pytest
 import yaml
 
+from flows.gpus import wanted
+from npo_core.config import RunConfig
 from tasks.assets import EVENT, address
 from tests.deployments.conftest import deployed_run
 from tests.flows.conftest import AUTO, ROOT, TINY, ask, finish
@@ -194,6 +196,12 @@ with patch.object(gpus, "deployment", type("D", (), {"id": "some"})), patch.obje
         print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
         time.sleep(float(sys.argv[2]))
 """
+
+
+@pytest.mark.parametrize(("nodes", "generating", "gpus"), [(1, 4, 4), (2, 4, 2), (2, 5, 3), (2, None, 2)])
+def test_a_deployed_run_takes_its_part_of_each_machine(nodes, generating, gpus):
+    execution = {"device": "cuda", "processes": 2 * nodes, "nodes": nodes, "generation_processes": generating}
+    assert wanted(RunConfig.model_validate({"execution": execution})) == gpus
 
 
 def test_a_gpu_serves_one_deployed_run_at_a_time_and_a_killed_one_frees_it(tmp_path):

@@ -136,7 +136,7 @@ def test_a_snapshot_copies_weights_and_moments_and_of_adapters_the_moments_alone
     split = Setting(pretrained(execution__processes=4, execution__sharding="fsdp2"), LARGE, "cuda")
     assert memory.host(alone) == memory.HOST_LIBRARIES + 3 * 2 * LARGE.parameters  # in bfloat16
     two = Setting(pretrained(execution__processes=4, execution__nodes=2), LARGE, "cuda", gpus=4)  # machines
-    assert memory.host(two) == 2 * memory.HOST_LIBRARIES + 3 * 2 * LARGE.parameters and two.generating == 2
+    assert memory.host(two) == 2 * memory.HOST_LIBRARIES + 3 * 2 * LARGE.parameters and two.generating_here == 2
     assert memory.host(split) == 4 * memory.HOST_LIBRARIES + (3 + 2) * 2 * LARGE.parameters  # gathered before
 
 

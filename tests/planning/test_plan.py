@@ -214,7 +214,8 @@ def test_all_gpus_of_each_machine_generate(monkeypatch):
     monkeypatch.setattr("npo_core.planning.machine.gpus_here", lambda: [("NVIDIA H100", 80.0)] * 8)
     config = pretrained(execution__device="cuda", execution__processes=8, execution__nodes=2)
     machine = look(config)
-    assert (machine.gpus, Setting(config, LARGE, "cuda", gpus=machine.gpus).generating) == (16, 8)
+    found = Setting(config, LARGE, "cuda", gpus=machine.gpus)
+    assert (machine.gpus, found.generating, found.generating_here) == (16, 16, 8)
 
 
 def test_a_container_limits_memory(tmp_path):

@@ -6,12 +6,11 @@ import json
 import os
 import queue
 import shutil
-import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -23,44 +22,44 @@ from npo_core.stages import nodes, prove
 from npo_core.stages.context import scratch_folder
 from npo_core.stages.execute import main
 from npo_core.stages.launch import read_result
-from npo_core.stages.nodes import Place, first_place, join
+from npo_core.stages.nodes import Place, first_place
 from npo_core.stages.processes import PARENT, accelerate_launch
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_marks
+from tests.machines import ADDRESS, Second, ended, meet, start
 from tests.training.test_shared_batches import assert_same
 
-ADDRESS = "127.0.0.2"
 TWO = Execution(device="cpu", threads=1, processes=2, nodes=2)
 STEPS = 60
 
 
-def start(call, log: Path) -> int:
-    """Call it in a fork of this process, whose output goes to a file; the process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(fd, 1)
-        os.dup2(fd, 2)
-        code = call()
-    finally:
-        os._exit(code)
+@pytest.fixture
+def launcher(monkeypatch):
+    """What the first machine's launcher holds, in this process, which is one of machine 1."""
+    from torch.distributed import TCPStore
+
+    monkeypatch.setattr(nodes, "LOOK", 0.05)
+    monkeypatch.setattr(nodes, "SOON", 0.05)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), PARENT: "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"LOCAL_RANK": "0", "GROUP_RANK": "1", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(nodes, "die_with_parent", lambda parent: None)
+    return [store]
 
 
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+@pytest.fixture
+def codes(monkeypatch):
+    """The codes that threads would end this process with."""
+    found = queue.SimpleQueue()
+    monkeypatch.setattr(os, "_exit", found.put)
+    return found
 
 
 def test_a_stage_over_two_machines_goes_on_when_one_was_lost(bench, tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind((ADDRESS, 0))
-        port = free.getsockname()[1]
-    for name, value in {"MASTER_ADDR": ADDRESS, "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv(PARENT, str(os.getpid()))
+    port = meet(monkeypatch)
     ground = bench(steps=STEPS)
     one = ground.train("one", STEPS)
     ground.workspace.timeline.add_branch(Branch(name="two", parent=ground.base, parent_step=0, reason="test"))
@@ -72,26 +71,22 @@ def test_a_stage_over_two_machines_goes_on_when_one_was_lost(bench, tmp_path, mo
     def first() -> int:
         return start(lambda: main(spec.stage, file), tmp_path / "first.log")
 
-    def second() -> int:
-        return start(lambda: join(Place(2, 1, ADDRESS, port), 1), tmp_path / "second.log")
-
-    started, other = first(), second()
+    started, other = first(), Second(port, tmp_path / "second.log")
     while not read_marks(ground.workspace.store, spec.fingerprint):
         assert os.waitpid(started, os.WNOHANG) == (0, 0), (tmp_path / "first.log").read_text()
         time.sleep(0.05)
-    os.kill(other, signal.SIGKILL)  # its process ends with it, as the kernel sees to
-    assert ended(other) == -signal.SIGKILL and ended(started) == 74
+    other.lose()
+    assert ended(started) == 74
     said = json.loads((scratch / ERROR_FILE).read_text())
     assert said["retryable"] and said["exit_code"] == 74
     assert read_result(ground.workspace, spec) is None
     done = len(read_marks(ground.workspace.store, spec.fingerprint))
     assert 0 < done < STEPS / 2
-    started, other = first(), second()
+    started, other = first(), Second(port, tmp_path / "second.log")
     try:
         assert ended(started) == 0, (tmp_path / "first.log").read_text()
     finally:
-        os.kill(other, signal.SIGKILL)
-        ended(other)
+        other.lose()
     assert_same(ground, one, ground.segment(read_result(ground.workspace, spec).result))
     shutil.rmtree(scratch)
 
@@ -104,17 +99,10 @@ def test_a_stage_over_two_machines_goes_on_when_one_was_lost(bench, tmp_path, mo
     ],
 )
 def test_the_first_machine_says_what_keeps_another_from_taking_part(
-    bench, tmp_path, monkeypatch, processes, workspace, problem
+    bench, tmp_path, monkeypatch, launcher, processes, workspace, problem
 ):
     """Before any process waits for others: through the store that launchers of all machines share."""
-    from torch.distributed import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), PARENT: "0"}.items():
-        monkeypatch.setenv(name, value)
-    for name, value in {"LOCAL_RANK": "0", "GROUP_RANK": "1", "LOCAL_WORLD_SIZE": str(processes)}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(nodes, "die_with_parent", lambda parent: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     ground = bench()
     spec = ground.spec("two", ground.base, STEPS, execution=TWO)
     spec = spec.model_copy(update={"workspace": str(tmp_path / workspace)} if workspace else {})
@@ -148,20 +136,67 @@ def test_the_others_have_to_find_the_first(monkeypatch, tmp_path):
         first_place(TWO)
 
 
-def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(monkeypatch):
-    from torch.distributed import TCPStore
-
-    codes = queue.SimpleQueue()
-    monkeypatch.setattr(nodes, "LOOK", 0.05)
-    monkeypatch.setattr(os, "_exit", codes.put)
-    launcher = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    launcher.set(nodes.SPEC, "what is run")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(launcher.port))
-    nodes.end_with_first(nodes.meeting())
+def test_a_process_of_another_machine_ends_with_the_first_machines_launcher(launcher, codes, bench):
+    nodes.stay_in_touch(bench().spec("two", "", STEPS, execution=TWO))
     time.sleep(0.2)
     assert codes.empty()
-    del launcher
+    launcher.clear()
+    assert codes.get(timeout=10) == 74
+
+
+def test_a_process_of_another_machine_ends_when_the_first_falls_silent(launcher, codes, bench, monkeypatch):
+    """The store waits for an answer for good."""
+    spec = bench().spec("two", "", STEPS, execution=TWO.model_copy(update={"lost_after": 0.5}))
+    meeting, silent = nodes.meeting(), threading.Event()
+
+    class Silent:
+        def add(self, key: str, amount: int) -> int:
+            if silent.is_set():
+                time.sleep(3)
+                raise RuntimeError("the test is over")
+            return meeting.add(key, amount)
+
+    monkeypatch.setattr(nodes, "meeting", Silent)
+    nodes.stay_in_touch(spec)
+    time.sleep(1)
+    assert codes.empty()
+    silent.set()
+    assert codes.get(timeout=2) == 74
+
+
+def test_a_machine_that_gives_no_sign_ends_the_stage(launcher, codes, bench, tmp_path):
+    """Whatever the stage waits for meanwhile, such as NCCL, which would wait for hours."""
+    spec = bench().spec("two", "", STEPS, execution=TWO.model_copy(update={"lost_after": 1.0}))
+    nodes.stay_in_touch(spec)
+    nodes.watch_machines(spec, tmp_path / ERROR_FILE)
+    time.sleep(2)
+    assert codes.empty()
+    spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"nodes": 3})})
+    nodes.watch_machines(spec, tmp_path / ERROR_FILE)  # of which machine 2 never gives one
+    assert codes.get(timeout=10) == 74
+    said = json.loads((tmp_path / ERROR_FILE).read_text())
+    assert said["message"].startswith("Machine 2 of execution.nodes = 3 was lost: it gave no sign for 1 seconds")
+    assert said["retryable"] and said["exit_code"] == 74 and not said["consequence"]
+    launcher.clear()
+    assert codes.get(timeout=10) == 74
+
+
+def test_a_process_that_is_through_gives_signs_until_the_stage_is_over(launcher, codes, bench, monkeypatch):
+    """What the first process writes last, as a large snapshot, may take long."""
+    monkeypatch.setattr("npo_core.stages.execute.main", lambda name, file: 0)
+    monkeypatch.setattr(nodes, "environment", lambda execution: {})
+    ground = bench()
+    with ThreadPoolExecutor(1) as other:
+        code = other.submit(nodes.joined)
+        nodes.announce(ground.spec("two", ground.base, STEPS, execution=TWO))
+        signs = {launcher[0].add(f"{nodes.SIGNS}/1", 0)}
+        while len(signs) < 5:
+            time.sleep(0.1)
+            signs.add(launcher[0].add(f"{nodes.SIGNS}/1", 0))
+        assert not code.done()
+        nodes.dismiss()
+        assert code.result(timeout=10) == 0
+    launcher.clear()
     assert codes.get(timeout=10) == 74
 
 
