@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from functools import cache
 from types import SimpleNamespace
 
@@ -174,6 +175,29 @@ def test_models_are_loaded_before_anything_is_judged(generate):
     run = generate(judged, rollback=load, keep="closest")
     assert loads == [1] and threading.main_thread() not in seen
     assert len(list(read_shards(run.shards))) == PROMPTS - 1
+
+
+def test_a_guides_model_is_gone_before_the_next_is_loaded(tmp_path):
+    """The largest fill their GPU."""
+    models = []
+
+    def load():
+        assert [model() for model in models] == [None] * len(models)
+        engine = Script()
+        models.append(weakref.ref(engine))
+        return engine
+
+    problems = ProblemSet([problem(i) for i in range(PROMPTS)], [], judge)
+    generate_guidance(
+        [Request(p, 0) for p in problems.train],
+        [GuideSource(name, step, load) for step, name in enumerate("ab", 1)],
+        Sampling(SAMPLES, 2, "first", True, CHUNK, max_tokens=4, seed=0),
+        Judging(problems),
+        Store(tmp_path),
+        rollback=lambda: pytest.fail("asked without need"),
+        seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
+    )
+    assert len(models) == 2
 
 
 def test_how_long_verdicts_take_changes_nothing(generate):
