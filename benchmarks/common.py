@@ -25,6 +25,7 @@ from npo_core.timeline import Branch
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "deployments/configs/demo.yaml"
+ARENAS = "MALLOC_ARENA_MAX"
 # A model and a task that are made and trained within seconds: they show that a measurement works, and measure nothing.
 QUICK = {
     "problems.train": 256, "problems.held_out": 16, "problems.operands": 3, "problems.difficulties": [0, 1, 2],
@@ -64,9 +65,11 @@ def demo_config(quick: bool, **changes: object) -> RunConfig:
 
 
 def settle(config: RunConfig) -> None:
-    """Give this process the environment of a stage; call it before torch is imported."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.update(environment(config.execution))
+    """Give this process the environment of a stage, from its start; call it before torch is imported."""
+    wanted = environment(config.execution) | {"HF_HUB_OFFLINE": "1"}
+    if os.environ.get(ARENAS) != wanted[ARENAS]:  # the C library has read it by now
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
+    os.environ.update(wanted)
 
 
 def say(text: str) -> None:

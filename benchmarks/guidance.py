@@ -1,6 +1,7 @@
 """Measures what a cached trajectory costs, with and without early stopping and skipping, on a real scout segment.
 
     python -m benchmarks.guidance [--seeds 3] [--quick] [--json]
+    python -m benchmarks.guidance --dealt 5    # rounds of two processes against one, and nothing else
 
 One scout segment of the demo; then the guidance stage in each way with the same seeds. Coverage Q and the price of a
 trajectory count only prompts that the scout failed (pass rate below the gate): the others never take guidance.
@@ -12,10 +13,10 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common import ROOT, BenchRun, Check, demo_config, finish, markdown, parser, say, settle
 from benchmarks.guidance_dealt import as_text as dealt_text
+from benchmarks.guidance_dealt import check as dealt_check
 from benchmarks.guidance_dealt import dealt
 from benchmarks.guidance_speed import as_text as speed_text
 from benchmarks.guidance_speed import speed
@@ -104,16 +105,23 @@ def as_text(found: dict[str, dict], prompts: int, failing: int) -> str:
     return f"{markdown(head, rows)}\n\nThe scout met {prompts} prompts and failed {failing} of them; means over seeds."
 
 
-def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[Check]]:
-    """Ways and speed of one engine on a scout of its own, as figures, text and checks."""
-    config = demo_config(options.quick, **changes)
-    name, until = config.engine.kind, config.bootstrap.scout_steps
-    ladder = [until // 3, 2 * until // 3, until]
-    say(f"guidance: {name}, base model and scout")
+def begun(quick: bool, folder: Path, **changes) -> tuple[BenchRun, TrainResult, GuideResult]:
+    """A run with its scout and a first guidance: imports and allocations, measured with nobody."""
+    config = demo_config(quick, **changes)
+    until = config.bootstrap.scout_steps
+    say(f"guidance: {config.engine.kind}, base model and scout")
     bench = BenchRun(config, folder)
     scout = bench.train("scout", until)
-    warm: Any = bench.guide(scout, [until], seed=10**6)  # imports and allocations, measured with nobody
+    warm = bench.guide(scout, [until], seed=10**6)
     gc.freeze()  # as the process does that stages are forked from
+    return bench, scout, warm
+
+
+def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[Check]]:
+    """Ways and speed of one engine on a scout of its own, as figures, text and checks."""
+    bench, scout, warm = begun(options.quick, folder, **changes)
+    name, until = bench.config.engine.kind, bench.config.bootstrap.scout_steps
+    ladder = [until // 3, 2 * until // 3, until]
     ways = measure(bench, scout, ladder, options.seeds or (1 if options.quick else 3))
     fast = speed(bench, scout, until, 1 if options.quick else 5)
     text = as_text(ways, warm.asked + warm.skipped, len(failing_prompts(bench, scout)))
@@ -126,16 +134,27 @@ def one_engine(options, folder: Path, **changes) -> tuple[dict, dict, str, list[
     ]
     if name == "transformers":
         two = dealt(bench, scout, until, 1 if options.quick else 5)
-        checks.append(Check("seconds a token, two processes / one", two["seconds"]["median"], 0.6))
+        checks.append(dealt_check(two))
         text, fast = f"{text}\n\n{dealt_text(two)}", fast | {"two processes": two}
     return ways, fast, f"{name}:\n\n{text}", checks
+
+
+def only_dealt(options) -> int:
+    """Two processes against one."""
+    with tempfile.TemporaryDirectory(prefix="npo-guidance-") as folder:
+        bench, scout, _ = begun(options.quick, Path(folder))
+        two = dealt(bench, scout, bench.config.bootstrap.scout_steps, options.dealt)
+    return finish({"two processes": two}, [dealt_check(two)], dealt_text(two), options)
 
 
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--seeds", type=int)
+    options.add_argument("--dealt", type=int, metavar="ROUNDS", help="two processes against one, and nothing else")
     options = options.parse_args()
     settle(demo_config(options.quick))
+    if options.dealt:
+        return only_dealt(options)
     engines = {"transformers": {}}
     if VLLM.exists():  # its attention on a CPU knows heads of 32, not of the demo's 24
         engines["vllm"] = {

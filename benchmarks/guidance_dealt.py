@@ -4,10 +4,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from multiprocessing import get_context
+from threading import Lock
 
-from benchmarks.common import BenchRun, in_words, markdown, say, spread
-from npo_core.engines.dealt import Hosts
+from benchmarks.common import BenchRun, Check, in_words, markdown, say, spread
 from npo_core.stages.results import TrainResult
 
 # Many chunks for each process, and more work than it takes to start one.
@@ -23,11 +23,12 @@ MUCH = {
 def dealt(bench: BenchRun, scout: TrainResult, until: int, rounds: int) -> dict[str, dict[str, float]]:
     """Of a token in two processes, to one: seconds and CPU seconds.
 
-    And the share of the time that the two had nothing to do, and that of rows which had ended before their batch.
+    And the share of the time that the models of the two did not compute, and that of rows which had ended before their
+    batch.
     """
     found: dict[str, list[float]] = {"seconds": [], "cpu": [], "idle": [], "tail": []}
     for number in range(rounds):
-        price: dict[int, tuple[float, float]] = {}
+        price = {}
         for processes in (1, 2) if number % 2 else (2, 1):
             made = guided(bench, scout, until, processes, seed=9000 + 2 * number + processes)
             price[processes] = (made["seconds"] / made["tokens"], made["cpu"] / made["tokens"])
@@ -40,21 +41,21 @@ def dealt(bench: BenchRun, scout: TrainResult, until: int, rounds: int) -> dict[
     return {name: spread(values) for name, values in found.items()}
 
 
+def check(found: dict[str, dict[str, float]]) -> Check:
+    """What `dealt` found, against its target."""
+    return Check("seconds a token, two processes / one", found["seconds"]["median"], 0.6)
+
+
 def guided(bench: BenchRun, scout: TrainResult, until: int, processes: int, seed: int) -> dict[str, float]:
-    """Seconds, CPU seconds of all processes, tokens and, where there are several, idle shares of one stage."""
+    """Seconds, CPU seconds of all processes, tokens and idle shares of one stage."""
     execution = bench.config.execution.model_dump() | {"generation_processes": processes}
     settings = bench.config.guidance.model_dump() | MUCH
     before, started = cpu_seconds(), time.perf_counter()
-    with parts_timed() as parts:
+    with engines_timed() as timed:
         cost = bench.guide(scout, [until], guidance=settings, execution=execution, seed=seed).cost
     seconds = time.perf_counter() - started  # the start of the processes among them
     found = {"seconds": seconds, "cpu": cpu_seconds() - before, "tokens": cost.tokens_generated}
-    if not parts:
-        return found
-    whole = processes * (parts[-1].end - min(part.start for part in parts))
-    places = sum(part.places for part in parts)
-    idle = 1 - sum(part.end - part.start for part in parts) / whole
-    return found | {"idle": idle, "tail": 1 - sum(part.tokens for part in parts) / places}
+    return found | {"idle": timed.idle(processes), "tail": 1 - timed.values[TOKENS] / timed.values[PLACES]}
 
 
 def cpu_seconds() -> float:
@@ -62,38 +63,62 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-class Part(NamedTuple):
-    """Seconds at which a process began and ended a part; its tokens, and as many as rows of the longest would have."""
+BUSY, FIRST, LAST, TOKENS, PLACES = range(5)
 
-    start: float
-    end: float
-    tokens: int
-    places: int
+
+class Timed:
+    """Stands in for the engines' lock, which is held while a model computes; counts over all processes forked since.
+
+    Seconds that it was held, and when first and last; tokens, and as many as there would be were all rows of a batch as
+    long as its longest.
+    """
+
+    def __init__(self) -> None:
+        self.values, self.lock, self.since = get_context("fork").Array("d", 5), Lock(), 0.0
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.perf_counter()
+        with self.values:
+            self.values[BUSY] += now - self.since
+            self.values[FIRST] = min(self.values[FIRST] or self.since, self.since)
+            self.values[LAST] = max(self.values[LAST], now)
+        self.lock.release()
+
+    def count(self, lengths: list[int]) -> None:
+        """Note the rows of a batch."""
+        with self.values:
+            self.values[TOKENS] += sum(lengths)
+            self.values[PLACES] += len(lengths) * max(lengths)
+
+    def idle(self, processes: int) -> float:
+        """Share of the time, from the first to the last, in which a process's model did not compute."""
+        return 1 - self.values[BUSY] / (processes * (self.values[LAST] - self.values[FIRST]))
 
 
 @contextmanager
-def parts_timed() -> Iterator[list[Part]]:
-    """Inside it, what the processes were asked, in the order of ends."""
-    parts: list[Part] = []
-    ask = Hosts.ask
+def engines_timed() -> Iterator[Timed]:
+    """Inside it, what the engines do of this process and of those that it forks."""
+    import npo_core.engines.transformers as engines  # once the environment of torch is settled
 
-    def timed(self: Hosts, key: int, opening: dict[str, Any], part: Any) -> list:
-        number = self.free.get()  # the wait for a free process is not its work
-        self.free.put(number)
-        started = time.perf_counter()
-        found = ask(self, key, opening, part)
-        lengths = [len(row.token_ids) for given in found for row in given] if part[0] == "generate" else [0]
-        parts.append(Part(started, time.perf_counter(), sum(lengths), len(lengths) * max(lengths)))
-        return found
+    timed, lock, sample = Timed(), engines.ONE_AT_A_TIME, engines.sample
 
-    Hosts.ask = timed  # type: ignore[method-assign]
+    def counted(*given, **how):
+        rows = sample(*given, **how)
+        timed.count([len(row.token_ids) for row in rows])
+        return rows
+
+    engines.ONE_AT_A_TIME, engines.sample = timed, counted  # type: ignore[assignment]
     try:
-        yield parts
+        yield timed
     finally:
-        Hosts.ask = ask  # type: ignore[method-assign]
+        engines.ONE_AT_A_TIME, engines.sample = lock, sample
 
 
 def as_text(found: dict[str, dict]) -> str:
     rows = [[in_words(found[name]) for name in ("seconds", "cpu", "idle", "tail")]]
-    head = ["seconds a token, two processes / one", "CPU seconds", "processes idle", "places of rows that ended, idle"]
+    head = ["seconds a token, two processes / one", "CPU seconds", "models idle", "places of rows that ended, idle"]
     return markdown(head, rows)

@@ -1,11 +1,12 @@
-"""Generation in several processes: parts are dealt out, and what comes back does not tell which process made it.
+"""Generation in several processes: work is dealt out, and what comes back does not tell which process did it.
 
-Each process holds engines on a device of its own. A part is what one process would have computed at once, with the
-same random numbers, so the number of processes changes no bit. Whoever deals verifies and writes; these only compute.
+Each process holds engines on a device of its own. A piece of work is what one process would have computed at once, with
+the same random numbers, so the number of processes changes no bit. Whoever deals writes; these only compute.
 """
 
 import errno
 import os
+import pickle
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,31 +29,40 @@ from npo_core.problems import Problem
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
-Part = tuple[str, tuple[Sequence, ...], dict[str, int]]  # a method of an engine and its arguments
+Result = TypeVar("Result")
+
+own: dict[int, Any] = {}  # what this process made for whoever deals, by keys
+
+
+def made(key: int, make: Callable[..., Any], how: dict[str, Any]) -> Any:
+    """What this process has under a key; made when it is first asked for."""
+    if key not in own:
+        own[key] = make(**how)
+    return own[key]
 
 
 class Host:
-    """The engines of one process, by keys; each is opened when it is first asked."""
+    """One process: does what it is asked, with engines and judges of its own.
+
+    A thread of its own reads what is asked, and so makes these one after the other: loading changes defaults of the
+    whole process, and the kernel ends what an engine starts with the thread that started it.
+    """
 
     def __init__(self) -> None:
-        self.engines: dict[int, Engine] = {}
-        self.opening = Lock()
+        self.reader = ThreadPoolExecutor(1)
 
-    def ask(self, key: int, opening: dict[str, Any], part: Part) -> list:
-        """What an engine gives for a part."""
-        name, rows, how = part
+    def ask(self, request: bytes) -> Any:
+        """What a call gives; `request` are a function and its arguments, pickled."""
         try:
-            with self.opening:
-                if key not in self.engines:
-                    self.engines[key] = open_engine(**opening)
-            return getattr(self.engines[key], name)(*rows, **how)
+            call, arguments = self.reader.submit(pickle.loads, request).result()
+            return call(*arguments)
         except Exception:
             traceback.print_exc()  # into the log; whoever asked gets the error without its place
             raise
 
-    def close(self, key: int) -> None:
-        """Free the memory of an engine."""
-        self.engines.pop(key, None)
+    def forget(self, key: int) -> None:
+        """Free what was made under a key."""
+        own.pop(key, None)
 
 
 class Manager(BaseManager):
@@ -114,11 +123,15 @@ class Hosts:
     def __len__(self) -> int:
         return len(self.hosts)
 
-    def ask(self, key: int, opening: dict[str, Any], part: Part) -> list:
-        """Have the next host that is free do a part. Raises DeviceError: its process ended; what the engine does."""
+    def ask(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Have the next host that is free call a function of a module, or a method of an object that can be pickled.
+
+        Raises DeviceError: its process ended; what the function does.
+        """
+        request = pickle.dumps((call, arguments))
         number = self.free.get()
         try:
-            return self.hosts[number].ask(key, opening, part)
+            return self.hosts[number].ask(request)
         except (EOFError, OSError) as error:
             if not is_gone(error):
                 raise
@@ -129,18 +142,18 @@ class Hosts:
         finally:
             self.free.put(number)
 
-    def all(self, key: int, opening: dict[str, Any], parts: Sequence[Part]) -> list:
-        """What the engine gives for all parts, one after the other; as many are at work as there are processes."""
+    def all(self, call: Callable[..., list[Result]], parts: Sequence[tuple]) -> list[Result]:
+        """What a function gives for all parts, one after the other; as many are at work as there are processes."""
         if len(parts) == 1:
-            return self.ask(key, opening, parts[0])
-        done = self.threads.map(lambda part: self.ask(key, opening, part), parts)
+            return self.ask(call, *parts[0])
+        done = self.threads.map(lambda part: self.ask(call, *part), parts)
         return [row for part in done for row in part]
 
     def forget(self, key: int) -> None:
-        """Free what an engine holds, in every process."""
+        """Free what was made under a key, in every process."""
         for host in self.hosts:
             with suppress(EOFError, OSError):  # its process is gone, and what it held
-                host.close(key)
+                host.forget(key)
 
     def close(self) -> None:
         """End the processes that it started."""
@@ -167,14 +180,28 @@ def visible(device: str | None) -> Iterator[None]:
             os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
 
 
-class DealtEngine:
-    """An engine whose work is dealt out among hosts; `opening` are the words of `open_engine`."""
+class Own:
+    """Stands for what each host makes for itself: sent to one, it is that one's own, made there when it first comes.
+
+    Args:
+        make: a function of a module, called with `how`. What it makes is freed with this object.
+    """
+
+    def __init__(self, hosts: Hosts, make: Callable[..., Any], **how: Any):
+        self.hosts, self.key, self.make, self.how = hosts, next(hosts.keys), make, how
+        weakref.finalize(self, hosts.forget, self.key).atexit = False
+
+    def __reduce__(self) -> tuple:
+        return made, (self.key, self.make, self.how)
+
+
+class DealtEngine(Own):
+    """An engine of each host, whose work is dealt out among them; `opening` are the words of `open_engine`."""
 
     def __init__(self, hosts: Hosts, folder: Path | str | Callable[[], Path], settings: EngineSettings, **opening: Any):
-        self.hosts, self.key, self.batch = hosts, next(hosts.keys), opening["batch"]
+        super().__init__(hosts, open_engine, folder=folder, settings=settings, **opening)
+        self.batch: int = opening["batch"]
         self.whole = settings.kind == "vllm"  # a request is a prompt with all its samples
-        self.opening = {"folder": folder, "settings": settings, **opening}
-        weakref.finalize(self, hosts.forget, self.key).atexit = False
 
     def generate(
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
@@ -185,11 +212,13 @@ class DealtEngine:
             size, rows, each = max(self.batch // samples, 1), list(problems), samples
         else:
             size, rows, each = self.batch, [problem for problem in problems for _ in range(samples)], 1
-        parts: list[Part] = [
-            ("generate", (rows[at : at + size],), {**how, "samples": each, **({} if self.whole else {"first": at})})
-            for at in range(0, len(rows), size)
-        ]
-        found = self.hosts.all(self.key, self.opening, parts)
+        found = self.hosts.all(
+            generated,
+            [
+                (self, rows[at : at + size], {**how, "samples": each, **({} if self.whole else {"first": at})})
+                for at in range(0, len(rows), size)
+            ],
+        )
         if self.whole:
             return found
         return [[row for [row] in found[i : i + samples]] for i in range(0, len(found), samples)]
@@ -197,8 +226,15 @@ class DealtEngine:
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probabilities of completions; see `Engine.score`."""
         size = self.batch
-        parts: list[Part] = [
-            ("score", (problems[at : at + size], completions[at : at + size]), {})
-            for at in range(0, len(problems), size)
-        ]
-        return self.hosts.all(self.key, self.opening, parts)
+        parts = [(self, problems[at : at + size], completions[at : at + size]) for at in range(0, len(problems), size)]
+        return self.hosts.all(scored, parts)
+
+
+def generated(engine: Engine, problems: Sequence[Problem], how: dict[str, int]) -> list[list[Generated]]:
+    """What an engine of this process generates."""
+    return engine.generate(problems, **how)
+
+
+def scored(engine: Engine, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """What an engine of this process scores."""
+    return engine.score(problems, completions)

@@ -2,20 +2,18 @@
 
 With several guides (a ladder) each prompt takes the nearest later snapshot that solves it: guides are asked in rising
 order, each only about the prompts that it is later than and that no nearer guide has solved.
-Two chunks of prompts are under way in each process that generates: the answers of one are verified, and those kept are
-scored, while the other generates. Finished chunks are committed as shards, so that a killed stage goes on with what it
-had.
+Prompts are asked in chunks, each from its first sample to what is kept of it, here or in other processes; of several in
+one process the answers of one are verified while another generates. Finished chunks are committed as shards, so that a
+killed stage goes on with what it had.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from itertools import islice
-from queue import SimpleQueue
-from threading import Event, Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -47,7 +45,6 @@ class Sampling:
     chunk_prompts: int
     max_tokens: int
     seed: int
-    accept_fallback: bool = False
     keep_most: int = 1
 
 
@@ -69,48 +66,52 @@ class Candidate:
     rewards: list[float]
 
 
+def here(call: Callable[..., Result], *arguments: Any) -> Result:
+    """What a call gives in this process."""
+    return call(*arguments)
+
+
 def generate_guidance(
     requests: Sequence[Request],
     guides: Sequence[GuideSource],
     sampling: Sampling,
-    problems: ProblemSet,
+    judging: "Judging",
     shards: Store,
     *,
     rollback: Callable[[], Engine],
     seed_of: Callable[..., int],
     progress: Callable[[int, int], None] = lambda done, total: None,
-    opinion: Judge | None = None,
-    lanes: int = 1,
+    lanes: int = 2,
+    ask: Callable[..., Any] = here,
 ) -> None:
     """Ask the guides and commit what they solve as shards; merged afterwards by `merge_shards`.
 
     Args:
         requests: in the order of the segment. guides: rising by step.
-        rollback: engine of the policy that will be trained, for keep = closest.
+        rollback: engine of the policy that will be trained, for keep = closest; the same at every call.
         seed_of: derives a seed from parts. progress: told (chunks done, chunks in all) after each chunk.
-        opinion: a second judge, asked of what the problems' judge finds right; only what both do is kept.
-        lanes: how many generations the engines do at once. Which chunks there are, and what is in them, does not
-            depend on it.
+        lanes: how many chunks are under way at once. Which there are, and what is in them, does not depend on it.
+        ask: calls a function with its arguments, here or in a process that generates.
     """
     solved: set[str] = set()
     committed = set(done_shards(shards))
     first = 0  # shard of a guide's first chunk
-    with ThreadPoolExecutor(lanes) as judge:
-        for rung, guide in enumerate(guides):
-            asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
-            chunks = list(split(asked, sampling.chunk_prompts))
-            left = [number for number in range(len(chunks)) if first + number not in committed]
-            sampler = GuideSampler(cache(guide.load), guide, sampling, problems, rollback, judge, seed_of, opinion)
-            if left:
-                sampler.load()
-            works = (sampler.sample(number, chunks[number]) for number in left)
-            finished = side_by_side(works, lanes) if lanes > 1 else in_turn(works)
-            for done, (number, trajectories, costs) in enumerate(finished, len(chunks) - len(left) + 1):
-                write_shard(shards, first + number, trajectories, costs)
-                progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
-            for number in range(len(chunks)):
-                solved.update(read_shard_ids(shards, first + number))
-            first += len(chunks)
+    for rung, guide in enumerate(guides):
+        asked = [r for r in requests if r.update <= guide.step and r.problem.id not in solved]
+        chunks = list(split(asked, sampling.chunk_prompts))
+        left = [(number, chunk) for number, chunk in enumerate(chunks) if first + number not in committed]
+        finished: Iterator[Sampled] = iter(())
+        if left:
+            policy = rollback() if sampling.keep == "closest" else None
+            sampler = GuideSampler(guide.load(), guide.id, guide.step, sampling, judging, policy, seed_of)
+            finished = side_by_side(partial(ask, sampler.sample), left, lanes)
+            del sampler  # its model is freed before the next guide's is loaded
+        for done, (number, trajectories, costs) in enumerate(finished, len(chunks) - len(left) + 1):
+            write_shard(shards, first + number, trajectories, costs)
+            progress(1000 * rung + 1000 * done // len(chunks), 1000 * len(guides))
+        for number in range(len(chunks)):
+            solved.update(read_shard_ids(shards, first + number))
+        first += len(chunks)
 
 
 def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
@@ -118,60 +119,37 @@ def split(rows: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
     return (rows[i : i + size] for i in range(0, len(rows), size))
 
 
-def in_turn(works: Iterator[Generator[None, None, Result]], most: int = 2) -> Iterator[Result]:
-    """What generators return, in the order in which they end; `most` are under way and take turns at every `yield`.
+def side_by_side(call: Callable[..., Result], asked: Iterable[tuple], lanes: int) -> Iterator[Result]:
+    """What a call gives for each tuple of arguments, in the order in which they end; so many are under way.
 
-    Whose turn it is follows from what they find, never from how long it takes.
+    Where one fails no further ones begin, and its error is raised once those under way have been given.
     """
-    under_way: deque[Generator[None, None, Result]] = deque()
-    while True:
-        under_way.extend(islice(works, most - len(under_way)))
-        if not under_way:
-            return
-        work = under_way.popleft()
-        try:
-            next(work)
-            under_way.append(work)
-        except StopIteration as end:
-            yield end.value
-
-
-def side_by_side(works: Iterator[Generator[None, None, Result]], lanes: int) -> Iterator[Result]:
-    """What `in_turn` gives, from so many threads that share the works; what fails in one is raised once all ended."""
-    found: SimpleQueue[Any] = SimpleQueue()
-    lock, ended = Lock(), Event()
-
-    def dealt() -> Iterator[Generator[None, None, Result]]:
-        while not ended.is_set():
-            with lock:
-                work = next(works, None)
-            if work is None:
-                return
-            yield work
-
-    def lane() -> None:
-        try:
-            for result in in_turn(dealt()):
-                found.put(result)
-        except BaseException:
-            ended.set()
-            raise
-
+    coming, failure = iter(asked), None
     with ThreadPoolExecutor(lanes) as pool:
-        futures = [pool.submit(lane) for _ in range(lanes)]
-        for future in futures:
-            future.add_done_callback(found.put)
-        left = lanes
+        # As many again wait in line: none of the threads waits for whoever takes what the others gave.
+        futures = {pool.submit(call, *arguments) for arguments in islice(coming, 2 * lanes)}
         try:
-            while left:
-                if isinstance(result := found.get(), Future):
-                    left -= 1
-                else:
-                    yield result
+            while futures:
+                done, futures = wait(futures, return_when=FIRST_COMPLETED)
+                for future in done:
+                    if future.cancelled():
+                        continue
+                    if error := future.exception():
+                        failure, coming = failure or error, iter(())
+                        cancel(futures)
+                        continue
+                    futures |= {pool.submit(call, *arguments) for arguments in islice(coming, 1)}
+                    yield future.result()
         finally:
-            ended.set()
+            cancel(futures)
+    if failure is not None:
+        raise failure
+
+
+def cancel(futures: Iterable[Future]) -> None:
+    """Leave undone what has not begun."""
     for future in futures:
-        future.result()
+        future.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,113 +175,124 @@ class ChunkSamples:
         ]
 
 
-@dataclass(frozen=True)
-class GuideSampler:
-    """A guide and all that it takes to sample chunks of prompts from it; `judge` works beside the generation."""
+class Judged(NamedTuple):
+    """What becomes of a completion: its rewards where it may guide, and why it may not although it is right."""
 
-    engine: Callable[[], Engine]
-    guide: GuideSource
-    sampling: Sampling
-    problems: ProblemSet
-    rollback: Callable[[], Engine]
-    judge: Executor
-    seed_of: Callable[..., int]
-    opinion: Judge | None
-    judging: Any = field(default_factory=Lock)  # judges are asked by one lane at a time
+    rewards: list[float] | None
+    guessed: bool = False
+    refused: bool = False
 
-    def load(self) -> None:
-        """Load the models, in the thread that calls: never beside one that generates."""
-        self.engine()
-        if self.sampling.keep == "closest":
-            self.rollback()
 
-    def sample(
-        self, number: int, chunk: Sequence[Request]
-    ) -> Generator[None, None, tuple[int, list[Trajectory], list[PromptCost]]]:
-        """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one.
+class Judging:
+    """Says which completions may guide: the problems' judge and, of what it finds right, a second opinion if any.
 
-        Yields while its answers are with the judge, when another chunk may generate.
-        """
-        sampling = self.sampling
-        ids = [r.problem.id for r in chunk]
-        seed = self.seed_of("guidance", sampling.seed, self.guide.step, number)
-        samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
-        pending = [r.problem for r in chunk]
-        kept: list[Trajectory] = []
-        for start in range(0, sampling.samples, sampling.samples_per_round):
-            width = min(sampling.samples_per_round, sampling.samples - start)
-            answers = self.engine().generate(
-                pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
-            )
-            judged = self.judge.submit(self.take, samples, pending, answers, start)
-            yield
-            pending, kept = judged.result()
-            if not pending:
-                break
-        return number, kept, samples.costs()
+    Asked by one chunk at a time, in a thread of its own: the kernel ends a judge's workers with the thread that started
+    them, and those of chunks come and go.
+    """
 
-    def take(
-        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-    ) -> tuple[list[Problem], list[Trajectory]]:
-        """Judge a round; the prompts still to be asked and, where there are none, what is kept of the chunk."""
-        with self.judging:
-            right = self.correct(samples, pending, answers, start)
-        for problem, completions, candidates in zip(pending, answers, right, strict=True):
-            samples.drawn[problem.id] += len(completions)
-            samples.tokens[problem.id] += sum(len(c.token_ids) for c in completions)
-            samples.found[problem.id] += candidates
-        drawn = start + len(answers[0])
-        if drawn < self.sampling.samples:
-            stop = self.sampling.stop_at_first_correct
-            if left := [p for p in pending if not (stop and samples.found[p.id])]:
-                return left, []
-        kept = keep_some(samples, self.sampling.keep, self.sampling.keep_most, self.rollback)
-        return [], record(self.engine(), self.guide, kept, samples)
+    def __init__(self, problems: ProblemSet, accept_fallback: bool = False, opinion: Judge | None = None):
+        self.problems, self.accept_fallback, self.opinion = problems, accept_fallback, opinion
+        self.thread = ThreadPoolExecutor(1)
 
-    def correct(
-        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-    ) -> list[list[Candidate]]:
-        """Of each prompt, the completions that may guide; all are judged at once."""
-        rows = [
-            Completion(problem, c.text, len(c.token_ids), c.finished)
-            for problem, completions in zip(pending, answers, strict=True)
-            for c in completions
-        ]
+    def __call__(self, rows: Sequence[Completion]) -> list[Judged]:
+        """Of each completion, in order. Raises what the judges do."""
+        return self.thread.submit(self.judged, rows).result()
+
+    def judged(self, rows: Sequence[Completion]) -> list[Judged]:
+        """Of each completion, in order; all are judged at once."""
         verdicts = self.problems.judge(rows)
-        for row, verdict in zip(rows, verdicts, strict=True):
-            samples.guessed[row.problem.id] += verdict.may_guide(True) and not self.may_guide(verdict)
-        may = iter(self.agreed(samples, rows, verdicts))
-        numbered = (enumerate(zip(completions, islice(may, len(completions)), strict=True)) for completions in answers)
-        return [
-            [Candidate(start + i, c, self.problems.rewards(verdict)) for i, (c, verdict) in judged if verdict]
-            for judged in numbered
-        ]
+        first = [i for i, verdict in enumerate(verdicts) if self.may_guide(verdict)]
+        seconds = [verdicts[i] for i in first] if self.opinion is None else self.opinion([rows[i] for i in first])
+        found = [Judged(None, guessed=verdict.may_guide(True) and not self.may_guide(verdict)) for verdict in verdicts]
+        for i, second in zip(first, seconds, strict=True):
+            may = self.may_guide(second)
+            found[i] = Judged(self.problems.rewards(verdicts[i])) if may else Judged(None, refused=True)
+        return found
 
     def may_guide(self, verdict: Verdict) -> bool:
         """Whether a completion with this verdict may become guidance."""
-        return verdict.may_guide(self.sampling.accept_fallback)
-
-    def agreed(self, samples: ChunkSamples, rows: list[Completion], verdicts: list[Verdict]) -> list[Verdict | None]:
-        """The verdicts of what may guide, None for the rest; the second opinion may refuse what the first allows."""
-        kept: list[Verdict | None] = [verdict if self.may_guide(verdict) else None for verdict in verdicts]
-        if self.opinion is None:
-            return kept
-        first = [i for i, verdict in enumerate(kept) if verdict is not None]
-        for i, second in zip(first, self.opinion([rows[i] for i in first]), strict=True):
-            if not self.may_guide(second):
-                kept[i] = None
-                samples.refused[rows[i].problem.id] += 1
-        return kept
+        return verdict.may_guide(self.accept_fallback)
 
 
-def keep_some(
-    samples: ChunkSamples, keep: str, most: int, rollback: Callable[[], Engine]
-) -> list[tuple[Problem, Candidate]]:
+Sampled = tuple[int, list[Trajectory], list[PromptCost]]  # a chunk's number, what is kept of it, and what it cost
+
+
+@dataclass(frozen=True)
+class GuideSampler:
+    """A guide (its snapshot and step) and all that it takes to sample chunks of prompts from it.
+
+    Sent to a process that generates, it samples there with the engines and judges of that process.
+    """
+
+    engine: Engine
+    guide: str
+    step: int
+    sampling: Sampling
+    judging: Judging
+    rollback: Engine | None
+    seed_of: Callable[..., int]
+
+    def sample(self, number: int, chunk: Sequence[Request]) -> Sampled:
+        """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one."""
+        sampling = self.sampling
+        ids = [r.problem.id for r in chunk]
+        seed = self.seed_of("guidance", sampling.seed, self.step, number)
+        samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
+        pending = [r.problem for r in chunk]
+        for start in range(0, sampling.samples, sampling.samples_per_round):
+            width = min(sampling.samples_per_round, sampling.samples - start)
+            answers = self.engine.generate(
+                pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
+            )
+            self.take(samples, pending, answers, start)
+            if sampling.stop_at_first_correct:
+                pending = [p for p in pending if not samples.found[p.id]]
+            if not pending:
+                break
+        kept = keep_some(samples, sampling.keep, sampling.keep_most, self.rollback)
+        return number, self.record(kept, samples), samples.costs()
+
+    def take(
+        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
+    ) -> None:
+        """Judge a round, and count it."""
+        asked = [(problem, i, c) for problem, row in zip(pending, answers, strict=True) for i, c in enumerate(row)]
+        judged = self.judging([Completion(problem, c.text, len(c.token_ids), c.finished) for problem, _, c in asked])
+        for (problem, i, completion), (rewards, guessed, refused) in zip(asked, judged, strict=True):
+            samples.drawn[problem.id] += 1
+            samples.tokens[problem.id] += len(completion.token_ids)
+            samples.guessed[problem.id] += guessed
+            samples.refused[problem.id] += refused
+            if rewards is not None:
+                samples.found[problem.id].append(Candidate(start + i, completion, rewards))
+
+    def record(self, kept: Sequence[tuple[Problem, Candidate]], samples: ChunkSamples) -> list[Trajectory]:
+        """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
+        tokens = [candidate.generated.token_ids for _, candidate in kept]
+        logps = self.engine.score([problem for problem, _ in kept], tokens) if kept else []
+        return [
+            Trajectory(
+                prompt_id=problem.id,
+                token_ids=np.array(candidate.generated.token_ids, np.int32),
+                logprobs=row,
+                rewards=np.array(candidate.rewards, np.float32),
+                outcome="correct",
+                guide=self.guide,
+                guide_step=self.step,
+                sample=candidate.sample,
+                samples=samples.drawn[problem.id],
+                seed=samples.seed,
+            ).validate()
+            for (problem, candidate), row in zip(kept, logps, strict=True)
+        ]
+
+
+def keep_some(samples: ChunkSamples, keep: str, most: int, rollback: Engine | None) -> list[tuple[Problem, Candidate]]:
     """Correct completions of each solved prompt: the first, the shortest, or the closest to the rollback policy."""
     solved = [(r.problem, samples.found[r.problem.id]) for r in samples.chunk if samples.found[r.problem.id]]
     pairs = [(problem, candidate) for problem, candidates in solved for candidate in candidates]
-    if keep == "closest" and pairs:
-        logps = rollback().score([p for p, _ in pairs], [c.generated.token_ids for _, c in pairs])
+    if rollback is not None and pairs:
+        logps = rollback.score([p for p, _ in pairs], [c.generated.token_ids for _, c in pairs])
         cost = {id(candidate): -float(row.mean()) for (_, candidate), row in zip(pairs, logps, strict=True)}
     elif keep == "shortest":
         cost = {id(candidate): len(candidate.generated.token_ids) for _, candidate in pairs}
@@ -311,25 +300,3 @@ def keep_some(
         cost = {id(candidate): 0 for _, candidate in pairs}
     ranked = [(p, sorted(candidates, key=lambda c: (cost[id(c)], c.sample))[:most]) for p, candidates in solved]
     return [(problem, candidate) for problem, candidates in ranked for candidate in candidates]
-
-
-def record(
-    engine: Engine, guide: GuideSource, kept: Sequence[tuple[Problem, Candidate]], samples: ChunkSamples
-) -> list[Trajectory]:
-    """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""
-    logps = engine.score([p for p, _ in kept], [c.generated.token_ids for _, c in kept]) if kept else []
-    return [
-        Trajectory(
-            prompt_id=problem.id,
-            token_ids=np.array(candidate.generated.token_ids, np.int32),
-            logprobs=row,
-            rewards=np.array(candidate.rewards, np.float32),
-            outcome="correct",
-            guide=guide.id,
-            guide_step=guide.step,
-            sample=candidate.sample,
-            samples=samples.drawn[problem.id],
-            seed=samples.seed,
-        ).validate()
-        for (problem, candidate), row in zip(kept, logps, strict=True)
-    ]

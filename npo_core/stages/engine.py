@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from npo_core.config import EngineSettings, Execution
+from npo_core.config import Execution
 from npo_core.engines import Engine
 from npo_core.process import own_progress_lock
 from npo_core.stages.context import StageContext
 from npo_core.stages.forked import forks
 from npo_core.stages.processes import generation_processes, gpus_each
-from npo_core.stages.specs import Spec
+from npo_core.stages.specs import GuideSpec, Spec
 from npo_core.stages.workspace import Workspace, home
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def start_hosts(spec: Spec, context: StageContext) -> "Hosts | None":
         return None
     from npo_core.engines.dealt import Hosts
 
-    return Hosts(**of_machine(spec, context.device), at_once=at_once(spec.engine))
+    return Hosts(**of_machine(spec, context.device), at_once=at_once(spec))
 
 
 def of_machine(spec: Spec, device: str, machine: int = 0) -> dict[str, Any]:
@@ -105,11 +105,15 @@ def of_machine(spec: Spec, device: str, machine: int = 0) -> dict[str, Any]:
     return {"devices": devices, "start": start, "begin": begin, "arguments": arguments}
 
 
-def at_once(engine: EngineSettings) -> int:
-    """Parts that a process generates at a time: vLLM fills the places of rows that have ended from the next."""
+def at_once(spec: Spec) -> int:
+    """What a process that generates is given at a time.
+
+    To vLLM two parts: it fills the places of rows that have ended in one from the other. Of guidance one chunk more:
+    its answers are verified while others generate.
+    """
     from npo_core.engines.vllm import AT_ONCE
 
-    return AT_ONCE if engine.kind == "vllm" else 1
+    return (AT_ONCE if spec.engine.kind == "vllm" else 1) + isinstance(spec, GuideSpec)
 
 
 def begin(execution: Execution, workspace: str, parent: int) -> None:

@@ -17,11 +17,16 @@ from npo_core.stages.specs import Spec
 
 
 def environment(execution: Execution) -> dict[str, str]:
-    """The environment of stages: quiet libraries, no telemetry, as many threads as configured."""
+    """The environment of stages: quiet libraries, no telemetry, as many threads as configured.
+
+    By default glibc gives each thread memory of its own and hands large blocks back to the system as they are freed: a
+    model that computes in a thread waits for the kernel, which clears the same pages again and again.
+    """
     threads = str(execution.threads)
     fixed = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",

@@ -2,19 +2,19 @@
 
 import time
 from functools import cache
+from typing import Any
 
 from npo_core.config import ChainProblems, TracesGuide
 from npo_core.control.controller import read_pool
-from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
+from npo_core.guidance.generate import GuideSource, Judging, Request, Sampling, generate_guidance, here
 from npo_core.guidance.shards import merge_shards
-from npo_core.problems import Judge, ProblemSet
+from npo_core.problems import Judge, Problem, ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.seeds import derive_seed, rows_met
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import at_once
 from npo_core.stages.guides import guide_sources, load_engine
-from npo_core.stages.problems import run_problems
-from npo_core.stages.processes import generation_processes
+from npo_core.stages.problems import examples, problems_like, run_problems
 from npo_core.stages.results import Cost, GuideResult
 from npo_core.stages.specs import GuideSpec, TrainSpec
 from npo_core.stages.traces import write_traces
@@ -68,19 +68,29 @@ def sample_guides(
     guides: list[GuideSource],
     shards: Store,
 ) -> None:
-    """Ask the guides, chunk by chunk."""
+    """Ask the guides, chunk by chunk; where there are processes that generate, each samples and verifies whole ones."""
+    from npo_core.engines.dealt import Own
+
+    hosts, few = context.hosts, examples(problems)
+    judging: Any = open_judging(spec, few) if hosts is None else Own(hosts, open_judging, spec=spec, few=few)
     generate_guidance(
         requests,
         guides,
         sampling(spec),
-        problems,
+        judging,
         shards,
         rollback=cache(lambda: load_engine(spec, context, spec.rollback)),
         seed_of=derive_seed,
         progress=lambda done, total: context.progress(done, total),
-        opinion=second_opinion(spec, problems),
-        lanes=generation_processes(spec.execution, spec.engine, context.device) * at_once(spec.engine),
+        lanes=at_once(spec) * (1 if hosts is None else len(hosts)),
+        ask=here if hosts is None else hosts.ask,
     )
+
+
+def open_judging(spec: GuideSpec, few: list[Problem]) -> Judging:
+    """Who says what may guide, in a process that need not have read the problems; `few`: `examples` of them."""
+    problems = problems_like(spec, few)
+    return Judging(problems, spec.guidance.accept_fallback, second_opinion(spec, problems))
 
 
 def second_opinion(spec: GuideSpec | TrainSpec, problems: ProblemSet) -> Judge | None:
@@ -153,15 +163,7 @@ def pool_prompts(spec: GuideSpec, context: StageContext) -> set[str]:
 
 def sampling(spec: GuideSpec) -> Sampling:
     """How guidance is drawn."""
-    names = (
-        "samples",
-        "samples_per_round",
-        "keep",
-        "keep_most",
-        "stop_at_first_correct",
-        "chunk_prompts",
-        "accept_fallback",
-    )
+    names = ("samples", "samples_per_round", "keep", "keep_most", "stop_at_first_correct", "chunk_prompts")
     chosen = {name: getattr(spec.guidance, name) for name in names}
     return Sampling(**chosen, max_tokens=spec.training.max_completion_tokens, seed=spec.seed)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from npo_core.config import ChainProblems, Problems
 from npo_core.errors import DamagedError
-from npo_core.problems import ProblemSet
+from npo_core.problems import Problem, ProblemSet
 from npo_core.problems.images import check_present
 from npo_core.problems.kept import from_parquet, to_parquet
 from npo_core.problems.load import BENCHMARK, load_problems, problem_set
@@ -41,6 +41,20 @@ def run_problems(spec: Spec, context: StageContext, snapshot: Snapshot) -> Probl
     parts = {part: read(store, part) for part in record}
     check_present(problem for part in parts.values() for problem in part)
     return problem_set(settings, spec.execution, parts, record)
+
+
+def examples(problems: ProblemSet) -> list[Problem]:
+    """A few problems that lead to the same judges as all: the first one to train on, and one of each verifier."""
+    parts = [problems.train, problems.held_out, *problems.benchmarks.values()]
+    return [*problems.train[:1], *{problem.verifier: problem for part in parts for problem in part}.values()]
+
+
+def problems_like(spec: Spec, few: list[Problem]) -> ProblemSet:
+    """Problems with the judges of those that `few` are `examples` of, in a process that is not to read them all."""
+    settings = spec.problems
+    if isinstance(settings, ChainProblems):
+        return load_problems(settings)
+    return problem_set(settings, spec.execution, {"train": few, "held_out": []}, {})
 
 
 def kept_folder(settings: Problems, workspace: Workspace, tokenizer: str) -> Store:

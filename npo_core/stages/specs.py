@@ -20,7 +20,6 @@ class Spec(Closed):
     stage: ClassVar[str]
     place: ClassVar[set[str]] = {"workspace", "execution"}  # where and how, not what
     looks: ClassVar[dict[str, set[str]]] = {"training": {"log_completions"}}  # fields of groups that only keep a record
-    generates: ClassVar[bool] = False  # with engines that may be in processes of their own
     of_engine: ClassVar[str | None] = "kind"  # which of the engine's settings decides the outcome
 
     workspace: str
@@ -57,6 +56,11 @@ class Spec(Closed):
     def reads(self) -> str | None:
         """A snapshot that has to be there."""
         return None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it asks engines, which may be in processes of their own."""
+        return False
 
     @property
     def folder(self) -> str:
@@ -120,7 +124,6 @@ class GuideSpec(Spec):
     """Generate the guidance for a segment from later snapshots."""
 
     stage: ClassVar[str] = "guide"
-    generates: ClassVar[bool] = True
 
     training: config.Training
     guidance: config.Guidance
@@ -153,6 +156,11 @@ class GuideSpec(Spec):
     )
 
     @property
+    def generates(self) -> bool:
+        """Unless somebody wrote the completions: nothing samples or scores these."""
+        return not isinstance(self.outside, config.TracesGuide)
+
+    @property
     def reads(self) -> str:
         """Where the replay starts."""
         return self.rollback
@@ -167,7 +175,6 @@ class ProbeSpec(Spec):
     """One rollout of a watched snapshot on its mistake pool, scored by the snapshots it might be rolled back to."""
 
     stage: ClassVar[str] = "probe"
-    generates: ClassVar[bool] = True
 
     control: config.Control
     probe: config.Probe
@@ -181,6 +188,11 @@ class ProbeSpec(Spec):
     )
 
     @property
+    def generates(self) -> bool:
+        """It samples."""
+        return True
+
+    @property
     def reads(self) -> str:
         """The policy that is probed."""
         return self.snapshot
@@ -190,12 +202,16 @@ class EvaluateSpec(Spec):
     """Pass rate of snapshots on the held-out problems."""
 
     stage: ClassVar[str] = "evaluate"
-    generates: ClassVar[bool] = True
 
     evaluation: config.Evaluation
     max_completion_tokens: int
     bf16: bool = Field(False, exclude_if=lambda on: not on, description="compute in bfloat16, as training does")
     snapshots: list[str]
+
+    @property
+    def generates(self) -> bool:
+        """It samples."""
+        return True
 
     @property
     def reads(self) -> str:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from functools import cache
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from npo_core.engines import Generated
 from npo_core.errors import VerifierError
 from npo_core.guidance.cache import summary
-from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance, in_turn
+from npo_core.guidance.generate import GuideSource, Judging, Request, Sampling, generate_guidance, side_by_side
 from npo_core.guidance.shards import done_shards, merge_shards, read_shards, shard_totals
 from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
 from npo_core.reporting.tables import guidance_table
@@ -53,6 +54,7 @@ def generate(tmp_path):
     def run(judge=judge, engine=None, name="run", rollback=None, opinion=None, **changes):
         engine = engine or Script()
         settings = {"samples": SAMPLES, "samples_per_round": 2, "keep": "first", "stop_at_first_correct": True}
+        accept_fallback = changes.pop("accept_fallback", False)
         sampling = Sampling(chunk_prompts=CHUNK, max_tokens=4, seed=0, **settings | changes)
         problems = ProblemSet([problem(i) for i in range(PROMPTS)], [], judge)
         shards, told = Store(tmp_path / name), []
@@ -60,12 +62,11 @@ def generate(tmp_path):
             [Request(p, 0) for p in problems.train],
             [GuideSource("g", 5, lambda: engine)],
             sampling,
-            problems,
+            Judging(problems, accept_fallback, opinion),
             shards,
             rollback=cache(rollback or (lambda: engine)),
             seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
             progress=lambda done, total: told.append((done, total)),
-            opinion=opinion,
         )
         return SimpleNamespace(shards=shards, asked=engine.asked, told=told)
 
@@ -139,7 +140,6 @@ def test_answers_are_verified_while_the_next_chunk_generates(generate):
         return judge(completions)
 
     run = generate(waits, engine)
-    assert [seed for _, seed in run.asked[:3]] == [(0, 0), (1, 0), (0, 2)]
     assert done_shards(run.shards) == [0, 1, 2]
 
 
@@ -155,7 +155,7 @@ def test_what_is_kept_is_scored_while_the_next_chunk_generates(generate):
     engine = Tells()
     engine.on_generate = lambda: len(engine.asked) != 2 or scored.wait(20) or pytest.fail("nothing was scored")
     run = generate(engine=engine, samples_per_round=SAMPLES)
-    assert [seed for _, seed in run.asked] == [(0, 0), (1, 0), (2, 0)]
+    assert sorted(seed for _, seed in run.asked) == [(0, 0), (1, 0), (2, 0)]
     assert done_shards(run.shards) == [0, 1, 2]
 
 
@@ -177,13 +177,36 @@ def test_models_are_loaded_before_anything_is_judged(generate):
     assert len(list(read_shards(run.shards))) == PROMPTS - 1
 
 
+def test_a_guides_model_is_gone_before_the_next_is_loaded(tmp_path):
+    """The largest fill their GPU."""
+    models = []
+
+    def load():
+        assert [model() for model in models] == [None] * len(models)
+        engine = Script()
+        models.append(weakref.ref(engine))
+        return engine
+
+    problems = ProblemSet([problem(i) for i in range(PROMPTS)], [], judge)
+    generate_guidance(
+        [Request(p, 0) for p in problems.train],
+        [GuideSource(name, step, load) for step, name in enumerate("ab", 1)],
+        Sampling(SAMPLES, 2, "first", True, CHUNK, max_tokens=4, seed=0),
+        Judging(problems),
+        Store(tmp_path),
+        rollback=lambda: pytest.fail("asked without need"),
+        seed_of=lambda *parts: parts if parts[0] != "guidance" else parts[-1],
+    )
+    assert len(models) == 2
+
+
 def test_how_long_verdicts_take_changes_nothing(generate):
     def slow(completions):
         time.sleep(0.05 if completions[0].problem.id < "04" else 0.0)
         return judge(completions)
 
     quick, late = generate(name="quick"), generate(slow, name="late")
-    assert late.asked == quick.asked
+    assert sorted(late.asked) == sorted(quick.asked)
     assert list(read_shards(late.shards)) == list(read_shards(quick.shards))
 
 
@@ -196,21 +219,44 @@ def test_a_stage_that_broke_goes_on_with_what_it_had(generate):
     whole = generate(name="whole")
     with pytest.raises(VerifierError):
         generate(breaks)
-    committed = done_shards(Store(whole.shards.uri.replace("whole", "run")))
-    assert committed and 2 not in committed
+    assert done_shards(Store(whole.shards.uri.replace("whole", "run"))) == [0, 1]
     again = generate()
-    assert {seed[0] for _, seed in again.asked} == {0, 1, 2} - set(committed)
+    assert {seed[0] for _, seed in again.asked} == {2}
     assert list(read_shards(again.shards)) == list(read_shards(whole.shards))
 
 
-def test_two_are_under_way_and_take_turns():
-    log = []
+def test_so_many_are_under_way_and_what_is_given_late_holds_up_nobody():
+    begun, both = [], threading.Barrier(2, timeout=20)
 
-    def work(name, turns):
-        for turn in range(turns):
-            log.append(f"{name}{turn}")
-            yield
-        return name
+    def call(number):
+        begun.append(number)
+        if number < 2:
+            both.wait()
+        return number
 
-    assert list(in_turn(work(name, turns) for name, turns in zip("abc", (3, 1, 2), strict=True))) == ["b", "a", "c"]
-    assert log == ["a0", "b0", "a1", "a2", "c0", "c1"]
+    found = side_by_side(call, ((number,) for number in range(8)), 2)
+    first = next(found)
+    for _ in range(200):  # both threads go on while nobody takes anything
+        if len(begun) == 5:
+            break
+        time.sleep(0.05)
+    assert sorted(begun) == [0, 1, 2, 3, 4]
+    assert sorted([first, *found]) == list(range(8))
+
+
+def test_where_one_fails_the_others_are_given_and_no_further_ones_begin():
+    begun, failed = [], threading.Event()
+
+    def call(number):
+        begun.append(number)
+        if number == 1:
+            failed.set()
+            raise VerifierError("no verdicts")
+        assert failed.wait(20)
+        return number
+
+    found, given = side_by_side(call, ((number,) for number in range(100)), 2), []
+    with pytest.raises(VerifierError):
+        given.extend(found)
+    assert 0 in given
+    assert len(begun) < 100

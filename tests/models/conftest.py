@@ -96,12 +96,12 @@ class Run:
         record = self.workspace.timeline.segment(self(spec).segment)
         return SimpleNamespace(record=record, steps=read_steps(self.workspace.store, record).to_pylist())
 
-    def guide(self, scout: SimpleNamespace, base: str) -> dict:
-        guidance = Guidance(samples=32, samples_per_round=16, skip_passed=False)
+    def guide(self, scout: SimpleNamespace, base: str, execution: Execution = EXECUTION, **guidance) -> dict:
+        guidance = Guidance(samples=32, samples_per_round=16, skip_passed=False, **guidance)
         return self(
             GuideSpec(
                 training=TRAINING, guidance=guidance, tau_gate=0.6, seed=1, guides=[scout.record.end], rollback=base,
-                segments=[scout.record.id], **self.common,
+                segments=[scout.record.id], **(self.common | {"execution": execution}),
             )
         )  # fmt: skip
 

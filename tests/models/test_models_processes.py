@@ -1,11 +1,14 @@
 """A tiny Qwen3-VL in two processes, each with the images of its own rows: the tokens and losses of one process."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from npo_core.config import Execution, Guidance, Injection, Mix
 from npo_core.models.tiny import make_tiny
+from npo_core.stages.workspace import Workspace
 from npo_core.timeline.segments import read_outcomes
 from tests.models.conftest import EXECUTION, Run
 from tests.models.pictures import picture_rows
@@ -87,3 +90,17 @@ def test_pictures_in_two_processes(tiny, tmp_path, sharding):
     one = run.train("one", base)
     several = run.train("several", base, execution=two(sharding))
     assert_one(run, one, several)
+
+
+def test_guidance_with_pictures_in_two_processes(tiny, tmp_path):
+    """Chunks go to the processes with their pictures, and the judges there say the same."""
+    (tmp_path / "one").mkdir()
+    run = Run(tmp_path / "one", tiny("qwen3_vl"))
+    base, chunks = run.base(), {"chunk_prompts": 2, "keep": "closest", "stop_at_first_correct": False}
+    scout = run.train("scout", base)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    one = run.guide(scout, base, **chunks)
+    run.workspace = Workspace(tmp_path / "two/workspace")
+    run.common["workspace"] = run.workspace.uri
+    two = run.guide(scout, base, EXECUTION.model_copy(update={"generation_processes": 2}), **chunks)
+    assert (two.cache, two.rows) == (one.cache, one.rows) and one.rows > 0

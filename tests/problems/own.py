@@ -99,6 +99,11 @@ def last_digit(prompt, completion, answer, level, **row):
     return completion.isdigit() and len(completion) == 2 and completion[-1] == answer[-1]
 
 
+def even(completion, **_):
+    """Of right answers, which end with a digit."""
+    return int(completion[-1]) % 2 == 0
+
+
 def asleep(completion, **_):
     time.sleep(3600)
 

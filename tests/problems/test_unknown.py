@@ -11,7 +11,7 @@ from npo_core.control.probe import pass_rate, roll_out
 from npo_core.engines import Generated
 from npo_core.errors import VerifierError
 from npo_core.evaluation.passrate import evaluate, score
-from npo_core.guidance.generate import GuideSource, Request, Sampling, generate_guidance
+from npo_core.guidance.generate import GuideSource, Judging, Request, Sampling, generate_guidance
 from npo_core.guidance.shards import read_shard_ids
 from npo_core.problems import Outcome, Problem, ProblemSet, Verdict
 from npo_core.timeline.store import Store
@@ -92,7 +92,7 @@ def test_guidance_is_what_is_right_and_has_its_rewards(tmp_path):
         [Request(problem, 1) for problem in asked.train],
         [GuideSource("8f2c", 4, lambda: Scripted())],
         sampling,
-        asked,
+        Judging(asked),
         store,
         rollback=lambda: pytest.fail("asked without need"),
         seed_of=lambda *parts: 1,

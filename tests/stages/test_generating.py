@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import methodcaller
 
 import numpy as np
 import psutil
 import pytest
 
-from npo_core.engines.dealt import DealtEngine, Host, Hosts
+from npo_core.config import Execution, TracesGuide
+from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
 from npo_core.problems.load import load_problems
+from npo_core.stages.forked import environment
 from npo_core.stages.launch import run_stage
 from npo_core.stages.processes import generation_processes
 
@@ -36,9 +44,9 @@ def telling(own_forks, monkeypatch):
     """Hosts say in the log who was asked."""
     ask = Host.ask
 
-    def told(self, *request):
+    def told(self, request):
         print("asked", os.getpid(), flush=True)
-        return ask(self, *request)
+        return ask(self, request)
 
     own_forks(lambda: monkeypatch.setattr(Host, "ask", told))
 
@@ -55,15 +63,15 @@ def test_the_number_of_processes_changes_no_bit(fresh, reference, telling, stage
 
 def test_a_process_that_is_killed_fails_the_stage_and_it_goes_on(fresh, reference, own_forks, monkeypatch):
     run = fresh("guide")
-    spec, ask = in_processes(run.guide(), 2), Host.ask
+    spec, generate = in_processes(run.guide(), 2), TransformersEngine.generate
 
-    def dies(self, key, opening, part):
+    def dies(self, *asked, **how):
         print("asked", os.getpid(), flush=True)
-        if part[0] == "generate" and len(list(run.folder.glob("stages/guide-*/shards/*.parquet"))) >= 2:
+        if len(list(run.folder.glob("stages/guide-*/shards/*.parquet"))) >= 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return ask(self, key, opening, part)
+        return generate(self, *asked, **how)
 
-    own_forks(lambda: monkeypatch.setattr(Host, "ask", dies))
+    own_forks(lambda: monkeypatch.setattr(TransformersEngine, "generate", dies))
     with pytest.raises(StageError, match=r"Process \d of the 2 that generate ended") as failed:
         run_stage(spec)
     assert failed.value.retryable
@@ -74,6 +82,16 @@ def test_a_process_that_is_killed_fails_the_stage_and_it_goes_on(fresh, referenc
             psutil.Process(pid).wait(20)  # it ends with the stage
     own_forks()
     assert run.outcome(spec, run_stage(spec).result) == reference.left["guide"]
+
+
+def test_completions_that_somebody_wrote_start_no_process(fresh, own_forks, monkeypatch, tmp_path):
+    run, file = fresh("guide"), tmp_path / "traces.jsonl"
+    rows = [{"prompt": p.prompt, "completion": p.answer} for p in load_problems(run.config.problems).train]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    traces = TracesGuide(kind="traces", path=str(file))
+    monkeypatch.setattr(Hosts, "__init__", lambda *_, **__: pytest.fail("processes that nothing asks"))
+    own_forks()
+    assert run_stage(in_processes(run.guide(outside=traces), 2)).result.rows == len(rows)
 
 
 def test_parts_of_two_processes_are_those_of_one(reference, config):
@@ -94,6 +112,48 @@ def test_parts_of_two_processes_are_those_of_one(reference, config):
             DealtEngine(hosts, "/nowhere", config.engine, device="cpu", batch=4).generate(problems, **asked)
     finally:
         hosts.close()
+
+
+def child() -> subprocess.Popen:
+    """A process that ends with the thread that started it, as those of vLLM and of verifiers do."""
+    code = f"from npo_core.process import die_with_parent as end; end({os.getpid()}); print(1, flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline()
+    return process
+
+
+def test_what_a_process_starts_does_not_end_with_the_thread_that_asked():
+    hosts = Hosts([None], start="fork", begin=os.getpid)
+    try:
+        own = Own(hosts, child)
+        with ThreadPoolExecutor(1) as pool:  # its thread, its connection and the thread that served it end here
+            assert pool.submit(hosts.ask, methodcaller("poll"), own).result() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            hosts.ask(methodcaller("wait", 2), own)
+    finally:
+        hosts.close()
+
+
+ARENAS = """
+import ctypes, sys, threading, numpy
+threads = [threading.Thread(target=numpy.ones, args=[100_000]) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+library = ctypes.CDLL(None)
+library.fdopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(library.fdopen(1, b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other words for it")
+def test_threads_of_stages_share_memory():
+    """A model that computes in a thread would wait for the kernel for a seventh of its time."""
+    told = subprocess.run(
+        [sys.executable, "-c", ARENAS], env=environment(Execution()), capture_output=True, text=True, check=True
+    ).stdout
+    assert told.count("<heap nr=") == 1
 
 
 def test_more_processes_than_gpus_are_refused(config, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -71,9 +72,12 @@ class Stages:
     def base(self) -> str:
         return run_stage(BaseSpec(model=self.model, **self.common)).result.snapshot
 
-    def train(self, branch: str, base: str, until: int = 8, cache: str | None = None) -> dict:
+    def train(self, branch: str, base: str, cache: str | None = None) -> dict:
         self.workspace.timeline.add_branch(Branch(name=branch, parent=base, parent_step=0, reason="test"))
-        spec = TrainSpec(
+        return run_stage(self.training(branch, base, cache)).result
+
+    def training(self, branch: str, base: str, cache: str | None = None, until: int = 8) -> TrainSpec:
+        return TrainSpec(
             training=self.config.training,
             injection=self.config.injection,
             seed=1,
@@ -86,9 +90,8 @@ class Stages:
             quiet_until=until,
             **self.common,
         )
-        return run_stage(spec).result
 
-    def guide(self, base: str, scout: dict) -> dict:
+    def guide(self, base: str, scout: dict, **changes) -> dict:
         spec = GuideSpec(
             training=self.config.training,
             guidance=Guidance(skip_passed=False, samples=8),
@@ -99,7 +102,7 @@ class Stages:
             segments=[scout.segment],
             **self.common,
         )
-        return run_stage(spec).result
+        return run_stage(spec.model_copy(update=changes)).result
 
     def steps(self, result: dict) -> list[dict]:
         segment = self.workspace.timeline.segment(result.segment)
@@ -119,6 +122,7 @@ class Stages:
             ProbeSpec(control=CONTROL, probe=Probe(samples=2), seed=1, snapshot=scout.end, candidates=[base], **common)
         ).result.probe
         return SimpleNamespace(
+            base=base,
             cache=guided.cache,
             scout=self.steps(scout),
             replay=self.steps(replay),
@@ -184,6 +188,54 @@ def verifying() -> list[psutil.Process]:
         if "npo_core.problems.worker" in (process.info["cmdline"] or []):
             found.append(process)
     return found
+
+
+def second_opinion(path: str, **settings) -> Guidance:
+    verifier = FunctionVerifier(path=f"tests.problems.own:{path}", **settings)
+    how = {"samples": 8, "chunk_prompts": 4, "keep": "closest", "stop_at_first_correct": False}
+    return Guidance(skip_passed=False, verifier=verifier, **how)
+
+
+@pytest.fixture
+def scouted(summed, config, ground, tmp_path):
+    """Guides a copy of the run that has a scout; `number`: of processes that generate."""
+    stages, found = summed
+    scout = run_stage(stages.training("scout", found.base)).result
+
+    def guide(number: int, **changes):
+        copy = Stages(tmp_path / str(number), config, ground, SUM, generation_processes=number)
+        shutil.copytree(stages.workspace.store.local("."), tmp_path / str(number), dirs_exist_ok=True)
+        guides = [scout.snapshots[4], scout.end]
+        return copy, copy.guide(found.base, scout, guides=guides, **changes)
+
+    return guide
+
+
+def test_processes_that_generate_verify_with_workers_of_their_own(scouted):
+    """Of a ladder: the threads that asked of the first guide are gone when the second is asked."""
+    found, before = [], {process.pid for process in verifying()}
+    for number in (1, 2):
+        stages, result = scouted(number, guidance=second_opinion("even"))
+        info = read_info(stages.workspace.guidance(result.cache))
+        assert info.rows > 0 and info.refused > 0 and info.reward_names == ["accuracy", "reward"]
+        assert [guide.step for guide in info.guides] == [4, 8]
+        found.append(result.cache)
+    assert found[0] == found[1]
+    _, alive = psutil.wait_procs([p for p in verifying() if p.pid not in before], timeout=60)
+    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "code", "words"),
+    [
+        ("asleep", {"timeout": 0.2}, 69, "answers could not be verified by tests.problems.own:asleep"),
+        ("gone", {}, 64, "tests.problems.own:gone cannot be imported"),
+    ],
+)
+def test_what_a_verifier_raises_beside_generation_is_the_stages_error(scouted, path, settings, code, words):
+    with pytest.raises(StageError, match=words) as caught:
+        scouted(2, guidance=second_opinion(path, **settings))
+    assert caught.value.exit_code == code and caught.value.retryable == (code == 69)
 
 
 def test_a_killed_stage_leaves_no_worker(config, ground, tmp_path, running):
