@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studies.arms import ARMS, BASELINE, BASELINES, OTHERS, REAL, REAL_STEPS
-from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached, with_cost
+from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached, timed, with_cost
 
 if TYPE_CHECKING:
     from studies.methods import Point
@@ -40,7 +40,7 @@ def comparisons(task: str, arms: Arms) -> Iterator[tuple[str, str, int, str, Com
             continue
         for step in steps_of(task):
             for baseline in BASELINES:
-                for cost in known_costs(arms):
+                for cost in known_costs(arms, BASELINE):
                     if baseline in arms and baseline != name and (one := compare(found, arms[baseline], cost, step)):
                         yield name, baseline, step, cost, one
 
@@ -76,7 +76,7 @@ def heading(costs: dict[str, str]) -> list[str]:
 
 def table(arms: Arms, baseline: str, step: int) -> str:
     """A line an arm: seeds, pass rate, difference to a baseline at equal cost of each kind."""
-    costs = known_costs(arms)
+    costs = known_costs(arms, BASELINE)
     lines = heading(costs)
     for name, found in arms.items():
         rates = [point.pass_rate for points in found.values() if (point := at_step(points, step))]
@@ -84,7 +84,11 @@ def table(arms: Arms, baseline: str, step: int) -> str:
             continue
         same = name == baseline
         cells = [
-            "" if same else cell(compare(found, arms[baseline], cost, step)) if with_cost(found, cost) else UNKNOWN
+            ""
+            if same
+            else cell(compare(found, arms[baseline], cost, step))
+            if timed(found, arms[baseline], cost)
+            else UNKNOWN
             for cost in costs
         ]
         lines.append(f"| `{name}` | {len(rates)} | {interval(rates)[0]:.3f} | {' | '.join(cells)} |")
@@ -105,7 +109,7 @@ def against(one: tuple[str, Comparison] | None) -> str:
 
 def answer(arms: Arms, step: int) -> str:
     """A line an arm: differences after so many updates to the strongest group size of GRPO at each kind of cost."""
-    costs = known_costs(arms)
+    costs = known_costs(arms, BASELINE)
     lines = heading(costs)
     for name, found in arms.items():
         rates = [point.pass_rate for points in found.values() if (point := at_step(points, step))]
@@ -136,7 +140,7 @@ def median(values: list[float | None]) -> str:
 
 def order(arms: Arms, step: int) -> str:
     """All arms by their lead over GRPO at the same step of the final branch, beside their lead at equal cost."""
-    costs = {"step": "at the same step", **known_costs(arms)}
+    costs = {"step": "at the same step", **known_costs(arms, BASELINE)}
     leads = {
         name: one
         for name, found in arms.items()
@@ -145,7 +149,9 @@ def order(arms: Arms, step: int) -> str:
     lines = heading(costs)
     for name in sorted(leads, key=lambda name: -leads[name].difference[0]):
         cells = [
-            cell(compare(arms[name], arms[BASELINE], cost, step)) if with_cost(arms[name], cost) else UNKNOWN
+            cell(compare(arms[name], arms[BASELINE], cost, step))
+            if timed(arms[name], arms[BASELINE], cost)
+            else UNKNOWN
             for cost in costs
         ]
         lines.append(f"| `{name}` | {len(leads[name].seeds)} | {leads[name].mean:.3f} | {' | '.join(cells)} |")
@@ -168,8 +174,9 @@ def decisions_table(decided: Decisions) -> str:
             sum(one["delta"] for one in back),
         )
         cells = [f"{count / len(runs):.1f}" for count in counts]
-        gained = f"{sum(brought) / len(brought):+.3f}, {sum(one < 0 for one in brought)} of {len(brought)} lost"
-        lines.append(f"| `{name}` | {len(runs)} | {' | '.join(cells)} | {gained if brought else ''} |")
+        lost = sum(one < 0 for one in brought)
+        gained = f"{sum(brought) / len(brought):+.3f}, {lost} of {len(brought)} lost" if brought else ""
+        lines.append(f"| `{name}` | {len(runs)} | {' | '.join(cells)} | {gained} |")
     return "\n".join(lines)
 
 
@@ -225,9 +232,9 @@ def draw(task: str, arms: Arms, path: Path) -> None:
     import numpy as np
     from matplotlib.ticker import EngFormatter
 
-    costs = known_costs(arms)
+    costs = known_costs(arms, BASELINE)
     figure, panels = plt.subplots(1, len(costs), figsize=(5 * len(costs), 4.6), sharey=True)
-    colours = dict(zip(ARMS, plt.get_cmap("tab20").colors, strict=False))
+    colours = dict(zip(ARMS, plt.get_cmap("turbo")(np.linspace(0, 1, len(ARMS))), strict=True))
     for panel, cost in zip(panels, costs, strict=True):
         for name, found in arms.items():
             if not (curves := list(with_cost(found, cost).values())):
@@ -273,7 +280,7 @@ def write(results: dict[str, Arms], docs: Path, decided: dict[str, Decisions] | 
 
     What is there of a task without runs here, which another machine may have, stays.
     """
-    ran = {task: arms for task, arms in results.items() if BASELINE in arms}
+    ran = {task: arms for task, arms in results.items() if BASELINE in arms and len(arms) > 1}
     file, page = docs / "results.json", docs / "results.md"
     kept = [record for record in json.loads(file.read_text())["comparisons"] if record["task"] not in ran]
     records = kept + [record for task, arms in ran.items() for record in as_json(task, arms)]

@@ -36,9 +36,16 @@ def with_cost(found: Curves, cost: str) -> Curves:
     return {seed: curve for seed, curve in found.items() if not any(isnan(getattr(point, cost)) for point in curve)}
 
 
-def known_costs(arms: dict[str, Curves]) -> dict[str, str]:
-    """The kinds of cost that some arms of a task can be compared at."""
-    return {cost: name for cost, name in COSTS.items() if sum(bool(with_cost(of, cost)) for of in arms.values()) > 1}
+def known_costs(arms: dict[str, Curves], baseline: str) -> dict[str, str]:
+    """The kinds of cost at which some arm of a task can be compared with a baseline."""
+    base = arms.get(baseline, {})
+    others = [found for name, found in arms.items() if name != baseline]
+    return {cost: name for cost, name in COSTS.items() if any(timed(found, base, cost) for found in others)}
+
+
+def timed(arm: Curves, baseline: Curves, cost: str) -> bool:
+    """Whether an arm and a baseline have a seed in common with a kind of cost."""
+    return bool(with_cost(arm, cost).keys() & with_cost(baseline, cost).keys())
 
 
 def at_cost(baseline: Sequence["Point"], cost: str, spent: float) -> float | None:

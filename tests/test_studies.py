@@ -147,12 +147,12 @@ def test_records_and_points_of_other_tasks_stay(docs):
 
 def test_seconds_are_compared_where_every_run_recorded_them():
     arms = {name: {seed: straight(0.001, 180) for seed in (1, 2, 3)} for name in ("grpo", "other")}
-    assert list(paired.known_costs(arms)) == ["updates", "flops", "tokens"]
+    assert list(paired.known_costs(arms, "grpo")) == ["updates", "flops", "tokens"]
     timed = {
         name: {seed: [p._replace(seconds=2.0 * p.step) for p in points] for seed, points in of.items()}
         for name, of in arms.items()
     }
-    assert list(paired.known_costs(timed)) == ["updates", "flops", "tokens", "seconds"]
+    assert list(paired.known_costs(timed, "grpo")) == ["updates", "flops", "tokens", "seconds"]
     assert "equal seconds" in methods_page.table(timed, "grpo", 180) and "nan" not in methods_page.table(
         timed, "grpo", 180
     )
@@ -162,7 +162,8 @@ def test_seconds_of_some_seeds_are_compared_by_these():
     timed = {seed: [p._replace(seconds=2.0 * p.step) for p in straight(0.001, 180)] for seed in (1, 2, 3)}
     arms = {"grpo": timed | {4: straight(0.001, 180)}, "other": timed | {4: straight(0.002, 180)}, "third": timed}
     arms["third"] = {4: straight(0.001, 180)}
-    assert "seconds" in paired.known_costs(arms)
+    assert "seconds" in paired.known_costs(arms, "grpo")
+    assert "seconds" not in paired.known_costs(arms | {"grpo": {4: straight(0.001, 180)}, "third": timed}, "grpo")
     assert paired.compare(arms["other"], arms["grpo"], "seconds", 180).seeds == [1, 2, 3]
     assert paired.compare(arms["other"], arms["grpo"], "tokens", 180).seeds == [1, 2, 3, 4]
     assert f"| {methods_page.UNKNOWN} |" in methods_page.table(arms, "grpo", 180)
@@ -193,8 +194,16 @@ def test_what_autonpo_decided_is_counted_a_run(tmp_path):
         (tmp_path / f"points/E-auto-npo-s{seed}.json").write_text(json.dumps({"decisions": decisions}))
     decided = methods.read_decisions(tmp_path)["E"]
     assert decided["auto-npo"] == runs
+    assert methods_page.decisions_table({"auto-npo": runs[1:]}).endswith("| 1.0 | 1.0 | 0.0 | 0.0 | 0.0 |  |")
     row = methods_page.decisions_table({"auto-npo": runs}).splitlines()[-1]
     assert row == "| `auto-npo` | 2 | 1.5 | 0.5 | 0.5 | 0.5 | 20.0 | -0.020, 1 of 1 lost |"
+
+
+def test_every_arm_is_drawn_and_one_alone_is_no_comparison(docs):
+    seeds = {1: straight(0.001, 540), 2: straight(0.0012, 540)}
+    methods_page.write({"E": dict.fromkeys(methods.ARMS, seeds), "B": {"grpo": seeds}}, docs)
+    assert all(f"| `{name}` | 2 |" in (docs / "results.md").read_text() for name in methods.ARMS)
+    assert "B,grpo" not in (docs / "results-points.csv").read_text()
 
 
 def test_the_pretrained_model_is_compared_at_its_own_lengths(tmp_path):

@@ -70,17 +70,24 @@ def load_model(
 def narrow_products(model: "PreTrainedModel") -> "PreTrainedModel":
     """The model, with the weights of its linear layers in bfloat16 now: autocast to it makes copies in every pass.
 
-    What comes out is the same bit for bit. Weights that embeddings and norms use, not in matrix products, stay.
+    What comes out is the same bit for bit, adapters included (LoRA; DoRA computes with the weights themselves). Weights
+    that embeddings, norms and experts use, not in linear layers, stay.
     """
     import torch
+
+    for parameter in narrowed(model):
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def narrowed(model: "PreTrainedModel") -> list["torch.nn.Parameter"]:
+    """Weights and biases of linear layers that no embedding shares."""
     from torch import nn
 
-    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in model.modules():
-        if type(module) is nn.Linear and id(module.weight) not in looked_up:
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(torch.bfloat16)
-    return model
+    modules = list(model.modules())
+    looked_up = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+    linear = [module for module in modules if type(module) is nn.Linear and id(module.weight) not in looked_up]
+    return [parameter for module in linear for parameter in module.parameters(recurse=False)]
 
 
 def load_processor(folder: Path | str) -> Any:

@@ -23,7 +23,7 @@ from transformers import (
 
 from npo_core.config import Lora
 from npo_core.models.known import known_config
-from npo_core.models.load import load_config, sees_images
+from npo_core.models.load import load_config, narrowed, sees_images
 from npo_core.models.there import check_model
 from npo_core.process import own_stdout
 
@@ -71,6 +71,7 @@ def describe(path: str, lora: dict[str, Any] | None = None) -> dict[str, Any]:
         "trainable": total if lora is None else adapters(model, Lora(**lora)),
         "vision": sum(size for name, size in counted.items() if ".visual." in name or "vision_tower" in name),
         "words": words(model),
+        "linear": sum(prod(p.shape) for p in narrowed(model)),
         "layers": text.num_hidden_layers,
         "hidden": text.hidden_size,
         "intermediate": (width or 4 * text.hidden_size) * (routed if experts else 1),

@@ -10,6 +10,7 @@ from math import ceil
 
 from npo_core.planning import images
 from npo_core.planning.setting import Setting
+from npo_core.planning.size import ModelSize
 from npo_core.recipes.work import held_out, prompts_met
 
 TILE_ROWS, TILE_WORDS = 4096, 32768  # of TRL's fused head: it never holds the logits of more tokens x words at once
@@ -70,6 +71,9 @@ def train(setting: Setting) -> Memory:
         if setting.sharded > 1:  # all of them, once a rollout
             gathered = {"weights gathered": setting.product_bytes * size.parameters}
             rollout = {phase: parts | gathered for phase, parts in rollout.items()}
+        elif setting.mixed:
+            copied_once = {"weights in bfloat16": 2.0 * cast(size)}
+            rollout = {phase: parts | copied_once for phase, parts in rollout.items()}
         phases |= rollout
     if setting.processes > 1 and "generation" in phases:
         phases["generation"]["random numbers"] = 4 * setting.processes * setting.rows * size.vocabulary
@@ -201,18 +205,24 @@ def scoring(setting: Setting, rows: int) -> dict[str, float]:
 def loaded(setting: Setting, models: int = 1) -> dict[str, float]:
     """Bytes of libraries and of `models` models at rest, by part.
 
-    In mixed precision a GPU gets no more than embeddings in float32; a CPU keeps the pages of the file that it read.
+    In mixed precision a GPU gets linear layers in bfloat16, and a CPU keeps the pages of the file that it read; of what
+    else goes through matrix products, such as experts, autocast makes a copy.
     """
-    size = setting.size
-    looked_up = min(size.vocabulary * size.hidden, size.words)
+    size, narrow = setting.size, 0
     weights: float = size.parameters * setting.weight_bytes
-    narrow = 2 * size.parameters if setting.mixed else 0
+    if setting.mixed:
+        narrow = 2 * cast(size)
     if setting.mixed and setting.device == "cuda":
-        head = 2 * looked_up if size.words == looked_up else 0  # of a head that is the embedding, autocast's copy
-        weights, narrow = 2 * (size.parameters + looked_up), head
+        weights, narrow = weights - 2 * size.linear, narrow - 2 * size.linear
     adapters = size.trainable * setting.trained_bytes if size.adapters else 0
     found = {"libraries": LIBRARIES[setting.device], "weights": models * (weights + adapters)}
-    return found | ({"weights in bfloat16": models * narrow} if narrow else {})
+    return found | ({"weights in bfloat16": models * narrow} if narrow > 0 else {})
+
+
+def cast(size: ModelSize) -> int:
+    """Numbers of a model that go through matrix products: all but an embedding that is no head, norms left out."""
+    embedding = min(size.vocabulary * size.hidden, size.words)
+    return size.parameters - (embedding if size.words > embedding else 0)
 
 
 def guide(setting: Setting) -> Memory:

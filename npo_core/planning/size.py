@@ -51,6 +51,7 @@ class ModelSize:
     positions: int | None  # longest context
     source: str
     tower: Tower | None = None  # None: there is none, or one built otherwise
+    linear: int = 0  # of `parameters`, those of linear layers, which an engine in mixed precision holds in bfloat16
 
     @property
     def adapters(self) -> bool:
@@ -103,6 +104,7 @@ def built_in(model: BuiltInModel, vocabulary: int) -> ModelSize:
         vocabulary=vocabulary,
         positions=None,
         source="model.layers, width and heads",
+        linear=model.layers * 10 * width * width,
     )
 
 

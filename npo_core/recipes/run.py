@@ -164,7 +164,8 @@ def require_recipe(config: RunConfig, recipe: str) -> None:
         )
     if config.mix.guide is not None and recipe != GRPO:
         raise ConfigError(
-            f"mix.guide is for the recipe {GRPO}, and {recipe} has guides of its own: leave it out, or run {GRPO}."
+            f"mix.guide is for the recipe {GRPO}, and {recipe} has guides of its own: run {GRPO}, or leave it out in a "
+            "new workspace."
         )
 
 
@@ -230,7 +231,7 @@ def require_recipe_of_fork(workspace: Workspace, recipe: str) -> None:
 
 def require_trained(workspace: Workspace, config: RunConfig, recipe: str) -> None:
     """Raises ConfigError where a plateau breakthrough would begin as GRPO, and the method begins otherwise."""
-    if recipe == PLATEAU and config.recipe not in (None, GRPO, PLATEAU) and not workspace.timeline.branches():
+    if recipe == PLATEAU and config.recipe not in (None, GRPO, PLATEAU) and not workspace.store.list("segments"):
         raise ConfigError(
             f"method = {config.method} begins with the recipe {config.recipe}, and nothing was trained in "
             f"{workspace.uri} yet: run {config.recipe} on it first, or leave the method out."

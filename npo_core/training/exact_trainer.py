@@ -139,9 +139,14 @@ class ExactTrainer(SharingTrainer):
         )
         first = self.accelerator.process_index * len(prompt_ids) + part.start
         kwargs = self.args.gradient_checkpointing_kwargs
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
-        ) as model:
+        # Each pass of the model is an autocast of its own; one around them keeps what they cast weights to.
+        cast_once = torch.autocast(self.accelerator.device.type, enabled=False)
+        with (
+            cast_once,
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
+            ) as model,
+        ):
             split = self._sharded and not self.is_distributed_loading_by_transformers
             asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, split)
             return sample(model, *asked, sampling, first, self._ended(part))

@@ -1,18 +1,19 @@
 """The formulas of memory against what autograd really keeps, and against a hand count."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from peft import get_peft_model
 from settings import LARGE, kept_by, pretrained, tiny
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from npo_core.config import Lora
+from npo_core.models.load import load_model, narrow_products
 from npo_core.models.lora import lora_config
+from npo_core.models.tiny import make_tiny
 from npo_core.planning import ModelSize, memory
 from npo_core.planning.needs import share
 from npo_core.planning.setting import Setting
+from npo_core.planning.size import model_size
 
 ROWS, TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 4, 70, 3, 256, 768
 FORMATS = {
@@ -89,14 +90,21 @@ def test_parts_of_training_add_up_by_hand():
     assert cache == 32 * (1024 + 6) * 2 * 8 * 128 * 2 * 29  # rows, tokens, keys and values, heads, bytes, layers
 
 
-@pytest.mark.parametrize(("tied", "narrow"), [(False, 0), (True, 2 * LARGE.vocabulary * LARGE.hidden)])
-def test_in_mixed_precision_an_engine_keeps_embeddings_alone_in_float32(tied, narrow):
-    table = LARGE.vocabulary * LARGE.hidden
-    size = replace(LARGE, words=table if tied else 2 * table)
-    config = pretrained(model__dtype="float32", training__bf16=True)
-    parts = memory.loaded(Setting(config, size, "cuda"))
-    assert parts["weights"] == 4 * table + 2 * (size.parameters - table)
-    assert parts.get("weights in bfloat16", 0) == narrow
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe"])
+def test_in_mixed_precision_an_engine_holds_what_is_said(kind, tied, tmp_path):
+    """Linear layers in bfloat16 and the rest in float32; experts are no linear layers."""
+    make_tiny(kind, tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    size = model_size(pretrained(model__path=str(tmp_path)))
+    parts = memory.loaded(Setting(pretrained(model__dtype="float32", training__bf16=True), size, "cuda"))
+    model = narrow_products(load_model(tmp_path))
+    assert parts["weights"] == sum(p.numel() * p.element_size() for p in model.parameters())
+    norms = sum(p.numel() for p in model.parameters() if p.dim() == 1)
+    table = size.vocabulary * size.hidden
+    copied = 2 * (size.parameters - size.linear - (0 if tied else table))
+    assert parts.get("weights in bfloat16", 0) == copied >= 2 * norms
 
 
 def test_float32_takes_twice_the_weights_of_bfloat16():

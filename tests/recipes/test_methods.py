@@ -110,7 +110,11 @@ def test_a_breakthrough_goes_on_from_any_method_that_has_trained(tmp_path):
     with pytest.raises(ConfigError, match="method = npo-early begins with the recipe early-bootstrap.*on it first"):
         with open_run(RunConfig(method="npo-early"), uri, "plateau-breakthrough"):
             pass
-    Workspace(uri).timeline.add_branch(Branch(name="replay", parent=None, parent_step=0, reason="a test"))
+    Workspace(uri).timeline.add_branch(Branch(name="scout", parent=None, parent_step=0, reason="a test"))
+    with pytest.raises(ConfigError, match="nothing was trained"):  # killed when it had opened its branch
+        with open_run(RunConfig(method="npo-early"), uri, "plateau-breakthrough"):
+            pass
+    Workspace(uri).store.write_json("segments/made-up/segment.json", {})
     for method, folder in (("npo-early", uri), ("pool-rescue", str(tmp_path / "new"))):
         with open_run(RunConfig(method=method), folder, "plateau-breakthrough"):
             pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import pytest
@@ -264,3 +264,23 @@ def test_seeds_of_different_parts_differ():
     seeds = {derive_seed(*parts) for parts in [(1, 23), (12, 3), ("1", 23, 0), (1, 2, 3), ("a",), ("a", "")]}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_in_mixed_precision_a_rollout_casts_weights_once(bench, monkeypatch):
+    """What autocast keeps goes when the outermost one ends; the run is that of weights cast for every token."""
+    ground, ends, sample = bench(bf16=True), [], NPOTrainer._sample
+    clear = torch.clear_autocast_cache
+
+    def counted(self, *args):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "clear_autocast_cache", lambda: (ends.append(1), clear()))
+            return sample(self, *args)
+
+    monkeypatch.setattr(NPOTrainer, "_sample", counted)
+    once = ground.train("once", 3)
+    assert len(ends) == 3
+    autocast, around = torch.autocast, {"enabled": False}
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext() if k == around else autocast(*a, **k))
+    again = ground.train("again", 3)
+    assert len(ends) > 3 * 2
+    assert once.snapshots == again.snapshots and once.steps == again.steps
