@@ -231,7 +231,8 @@ def require_recipe_of_fork(workspace: Workspace, recipe: str) -> None:
 
 def require_trained(workspace: Workspace, config: RunConfig, recipe: str) -> None:
     """Raises ConfigError where a plateau breakthrough would begin as GRPO, and the method begins otherwise."""
-    if recipe == PLATEAU and config.recipe not in (None, GRPO, PLATEAU) and not workspace.store.list("segments"):
+    trained = workspace.store.list("segments") or read_fork(workspace.store) is not None
+    if recipe == PLATEAU and config.recipe not in (None, GRPO, PLATEAU) and not trained:
         raise ConfigError(
             f"method = {config.method} begins with the recipe {config.recipe}, and nothing was trained in "
             f"{workspace.uri} yet: run {config.recipe} on it first, or leave the method out."

@@ -19,7 +19,7 @@ from npo_core.guidance.cache import GuidanceCache
 from npo_core.mix.plugin import plugin
 from npo_core.problems.load import load_problems
 from npo_core.recipes.counting import count
-from npo_core.recipes.run import look_first, open_run, require_recipe
+from npo_core.recipes.run import DRAWS, STARTED_FILE, look_first, open_run, require_recipe
 from npo_core.reporting.records import read_stages
 from npo_core.shipped import presets, shipped
 from npo_core.stages.guides import write_beyond
@@ -115,6 +115,7 @@ def test_a_breakthrough_goes_on_from_any_method_that_has_trained(tmp_path):
         with open_run(RunConfig(method="npo-early"), uri, "plateau-breakthrough"):
             pass
     Workspace(uri).store.write_json("segments/made-up/segment.json", {})
+    Workspace(uri).store.write_json(STARTED_FILE, {"draws": DRAWS})
     for method, folder in (("npo-early", uri), ("pool-rescue", str(tmp_path / "new"))):
         with open_run(RunConfig(method=method), folder, "plateau-breakthrough"):
             pass
