@@ -96,9 +96,13 @@ def table(arms: Arms, baseline: str, step: int) -> str:
 
 
 def hardest(found: dict[int, list["Point"]], arms: Arms, cost: str, step: int) -> tuple[str, Comparison] | None:
-    """The baseline that an arm is least ahead of at equal cost of a kind, of those that were run for as long."""
+    """The baseline that an arm is least ahead of at equal cost of a kind, of those that were run for as long.
+
+    One of fewer than three seeds has no interval, and no say where another has one.
+    """
     against = {name: compare(found, arms[name], cost, step) for name in BASELINES if name in arms}
     known = {name: one for name, one in against.items() if one is not None}
+    known = {name: one for name, one in known.items() if len(one.seeds) > 2} or known
     return min(known.items(), key=lambda item: item[1].difference[0]) if known else None
 
 
