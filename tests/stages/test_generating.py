@@ -148,12 +148,20 @@ library.fclose(file)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other words for it")
-def test_threads_of_stages_share_memory():
+def test_threads_of_stages_share_memory(monkeypatch):
     """A model that computes in a thread would wait for the kernel for a seventh of its time."""
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     told = subprocess.run(
         [sys.executable, "-c", ARENAS], env=environment(Execution()), capture_output=True, text=True, check=True
     ).stdout
     assert told.count("<heap nr=") == 1
+
+
+def test_a_number_of_arenas_that_the_user_set_stays(monkeypatch):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert environment(Execution())["MALLOC_ARENA_MAX"] == "1"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert environment(Execution())["MALLOC_ARENA_MAX"] == "4"
 
 
 def test_more_processes_than_gpus_are_refused(config, monkeypatch):
