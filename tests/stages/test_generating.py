@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 from npo_core.config import Execution, TracesGuide
-from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own
+from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own, start_managers
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
 from npo_core.problems.load import load_problems
@@ -132,6 +134,18 @@ def test_what_a_process_starts_does_not_end_with_the_thread_that_asked():
             hosts.ask(methodcaller("wait", 2), own)
     finally:
         hosts.close()
+
+
+def test_a_connection_to_another_machine_says_something_while_a_part_runs():
+    """What lies between the two may forget one on which nothing is said."""
+    [manager] = start_managers([None], start="fork", begin=os.getpid, address="127.0.0.1", authkey=b"key")
+    try:
+        (host := manager.Host()).ask(pickle.dumps((os.getpid, ())))
+        with socket.socket(fileno=os.dup(host._tls.connection.fileno())) as its:
+            assert its.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert its.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    finally:
+        manager.shutdown()
 
 
 ARENAS = """
