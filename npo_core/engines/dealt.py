@@ -7,6 +7,7 @@ the same random numbers, so the number of processes changes no bit. Whoever deal
 import errno
 import os
 import pickle
+import socket
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing import get_context
-from multiprocessing.managers import BaseManager
+from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.managers import BaseManager, listener_client  # type: ignore[attr-defined]
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from npo_core.errors import DeviceError
 from npo_core.problems import Problem
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+LASTING, SAID_EVERY = "lasting", 60  # name of the connections between machines, and seconds
 UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
 Result = TypeVar("Result")
 
@@ -65,8 +68,28 @@ class Host:
         own.pop(key, None)
 
 
+def lasting(address: tuple[str, int] | str, authkey: bytes) -> Connection:
+    """A connection to a manager's process; to another machine one that says something while a long part runs.
+
+    What lies between the two may forget a connection on which nothing is said.
+    """
+    connection = Client(address, authkey=authkey)
+    if isinstance(address, tuple):
+        with socket.socket(fileno=os.dup(connection.fileno())) as its:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            its.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SAID_EVERY)
+            its.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SAID_EVERY)
+    return connection
+
+
+listener_client[LASTING] = (Listener, lasting)
+
+
 class Manager(BaseManager):
     """Starts a process with a host, and calls it."""
+
+    def __init__(self, address: Any, authkey: bytes | None, **how: Any):
+        super().__init__(address, authkey, serializer=LASTING, **how)
 
 
 Manager.register("Host", Host)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 ARCHITECTURE = (
@@ -17,6 +18,15 @@ def digest(*parts: bytes) -> str:
     whole = hashlib.sha256()
     for part in parts:
         whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()[:16]
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """The `digest` of what is in files, however large: a piece of one is in memory at a time."""
+    whole = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
     return whole.hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from npo_core.errors import DeviceError
 from npo_core.stages import nodes
 from npo_core.stages.specs import Spec
+from npo_core.stages.workspace import Workspace
 
 if TYPE_CHECKING:
     from npo_core.engines.dealt import Manager
@@ -28,6 +29,8 @@ def generate(spec: Spec) -> int:
     store, number = nodes.meeting(), os.environ["GROUP_RANK"]
     try:
         how, key = of_machine(spec, prepare_device(spec.execution), int(number)), os.urandom(32)
+        if not Workspace(spec.workspace).store.is_local:  # it was looked into, and what reads S3 has a thread since
+            how["start"] = "spawn"
         if how["start"] == "spawn":  # new interpreters take their time
             nodes.stay_in_touch(spec)
         started = start_managers(**how, address=own_address(), authkey=key)

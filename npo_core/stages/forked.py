@@ -20,13 +20,13 @@ def environment(execution: Execution) -> dict[str, str]:
     """The environment of stages: quiet libraries, no telemetry, as many threads as configured.
 
     By default glibc gives each thread memory of its own and hands large blocks back to the system as they are freed: a
-    model that computes in a thread waits for the kernel, which clears the same pages again and again.
+    model that computes in a thread waits for the kernel, which clears the same pages again and again. A number of
+    arenas that the user set stays.
     """
     threads = str(execution.threads)
     fixed = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "MALLOC_ARENA_MAX": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
@@ -38,7 +38,7 @@ def environment(execution: Execution) -> dict[str, str]:
     found = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     # Stages keep the folder of whoever starts them, from which relative paths count; no module is taken from it.
     paths = {"PYTHONPATH": os.pathsep.join(found), "PYTHONSAFEPATH": "1"}
-    return {**os.environ, **fixed, **paths}
+    return {"MALLOC_ARENA_MAX": "1", **os.environ, **fixed, **paths}
 
 
 def forks(execution: Execution) -> bool:

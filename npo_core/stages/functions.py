@@ -4,6 +4,8 @@ from npo_core.config import RunConfig
 from npo_core.errors import ConfigError
 from npo_core.names import FUNCTIONS_FILE
 from npo_core.problems.functions import FunctionSource
+from npo_core.stages.preflight import sources_of
+from npo_core.stages.specs import GuideSpec, Spec, TrainSpec
 from npo_core.stages.workspace import Workspace
 
 Sources = dict[str, FunctionSource]  # by a function's path
@@ -34,3 +36,24 @@ def keep_functions(workspace: Workspace, config: RunConfig, now: Sources) -> Non
     changed = require_same_functions(workspace, config, now)
     if now and (changed or not workspace.store.list("segments") or not workspace.store.exists(FUNCTIONS_FILE)):
         workspace.store.write_json(FUNCTIONS_FILE, now)
+
+
+def require_functions_of_run(spec: Spec) -> None:
+    """On a machine that joins: refuse to verify with other functions than those that the run was begun with.
+
+    Guidance and training are verified on each machine; other stages verify on the first.
+
+    Raises:
+        ConfigError: the module of one is another one here, or it cannot be imported.
+    """
+    if not isinstance(spec, GuideSpec | TrainSpec):
+        return
+    then = Workspace(spec.workspace).store.read_json(FUNCTIONS_FILE, default={})
+    opinion = None if spec.guidance is None else spec.guidance.verifier
+    for path, source in sources_of(spec.problems, opinion).items():
+        if path in then and (source is None or source["digest"] != then[path]["digest"]):
+            raise ConfigError(
+                f"The module of the verifier's function {path} ({source['file'] if source else 'without a source'}) is "
+                f"another one than the run's ({then[path]['file']} on the first machine): give all machines of "
+                "execution.nodes the same file and the same version of Python."
+            )

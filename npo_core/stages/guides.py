@@ -1,5 +1,6 @@
 """Who guides in stage `guide`: snapshots of the run, weights beyond them, or a model outside of it."""
 
+import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from npo_core.stages.specs import GuideSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Snapshot
 
+TAKEN_IN = "pretrained.json"  # in the stage's scratch: folder and digest of a model outside the run
 MEASURED = 64  # prompts that the distance of guides is measured on
 
 
@@ -43,16 +45,15 @@ def guide_sources(
 def teacher(spec: GuideSpec, path: str, context: StageContext, rollback: Snapshot) -> GuideSource:
     """A model outside the run (a folder or hub id), as a guide of step 0."""
     from npo_core.models import identity
-    from npo_core.stages.base import pretrained
 
-    folder = pretrained(PretrainedModel(kind="pretrained", path=path), context)
+    folder, digest = taken_in(path, context)
     found, ours = identity.describe(folder)["tokenizer"], rollback.info["tokenizer"]
     if found != ours:
         raise ConfigError(
             f"mix.guide.path = {path} has another tokenizer ({found}) than the run's model ({ours}), so "
             "its token ids mean other words: give a model with the same tokenizer, or its completions as traces."
         )
-    digest, batch, bf16 = weights_digest(folder), generation_rows(spec), spec.training.bf16
+    batch, bf16 = generation_rows(spec), spec.training.bf16
     there = partial(teacher_there, context.workspace.uri, spec.folder, path, digest)
     return GuideSource(
         f"model-{digest}", 0, lambda: folder_engine(spec, context, folder, there, batch=batch, bf16=bf16)
@@ -65,27 +66,38 @@ def teacher_there(workspace: str, stage: str, path: str, digest: str) -> Path:
     Raises:
         ConfigError: what this machine finds has other weights.
     """
-    from npo_core.stages.base import pretrained
-
     run = Workspace(workspace)
     context = StageContext(run, run.scratch / stage, "cpu")
     with one_at_a_time(f"model-{digest}"):
-        folder = context.scratch / "pretrained"
-        if not folder.is_dir() or weights_digest(folder) != digest:
-            folder = pretrained(PretrainedModel(kind="pretrained", path=path), context)
-        if (found := weights_digest(folder)) == digest:
-            return folder
+        note = context.scratch / TAKEN_IN
+        if note.exists() and (there := json.loads(note.read_text()))["digest"] == digest:
+            return Path(there["folder"])
+        folder, found = taken_in(path, context)
+    if found == digest:
+        return folder
     raise ConfigError(
         f"mix.guide.path = {path} has other weights on the machine {platform.node()} ({found}) than on the first "
         f"({digest}): give all machines of execution.nodes the same files."
     )
 
 
+def taken_in(path: str, context: StageContext) -> tuple[Path, str]:
+    """The folder of a model outside the run, and its weights' digest, which is noted for who comes after."""
+    from npo_core.stages.base import pretrained
+
+    note = context.scratch / TAKEN_IN
+    note.unlink(missing_ok=True)  # it speaks of what is written over now
+    folder = pretrained(PretrainedModel(kind="pretrained", path=path), context)
+    digest = weights_digest(folder)
+    note.write_text(json.dumps({"folder": str(folder), "digest": digest}))
+    return folder, digest
+
+
 def weights_digest(folder: Path) -> str:
     """What tells the weights of a model folder from others."""
     from npo_core.models import identity
 
-    return identity.digest(*(file.read_bytes() for file in sorted(folder.glob("*.safetensors"))))
+    return identity.digest_of_files(sorted(folder.glob("*.safetensors")))
 
 
 def beyond(spec: GuideSpec, context: StageContext, early: Snapshot, late: Snapshot, horizon: float) -> GuideSource:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from npo_core.config import Execution
 from npo_core.errors import ConfigError, DeviceError, NPOError
 from npo_core.process import PARENT, die_with_parent
 from npo_core.stages.forked import environment
+from npo_core.stages.functions import require_functions_of_run
 from npo_core.stages.specs import SPECS, Spec
 from npo_core.stages.workspace import Workspace
 
@@ -256,7 +258,11 @@ def obstacle(name: str, asked: str) -> str:
             f"Machine {number} does not know what it is to run ({first_line}) with npo {__version__}: install the same "
             "version on all machines."
         )
-    return missing(spec, number)
+    try:
+        return missing(spec, number)
+    except Exception as error:  # whatever it is: the first machine waits for a word
+        traceback.print_exc()
+        return f"Machine {number} cannot take part ({error!r}): see the output of its `npo join`."
 
 
 def missing(spec: Spec, number: str) -> str:
@@ -282,6 +288,10 @@ def missing(spec: Spec, number: str) -> str:
             f"Machine {number} does not find the run's snapshots in {spec.workspace} ({error}) With execution.nodes "
             "above 1 the workspace has to be on S3, or on a file system that all machines share."
         )
+    try:
+        require_functions_of_run(spec)
+    except NPOError as error:
+        return f"Machine {number}: {error}"
     return ""
 
 

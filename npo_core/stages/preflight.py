@@ -9,10 +9,10 @@ from npo_core.config import (
     Asked,
     AskedProblems,
     DataProblems,
-    Execution,
     ModelGuide,
     PluginSource,
     PretrainedModel,
+    Problems,
     RunConfig,
     TracesGuide,
     Training,
@@ -102,18 +102,33 @@ def function_sources(config: RunConfig) -> dict[str, FunctionSource]:
     Raises:
         ConfigError: one cannot be imported or called.
     """
-    if not isinstance(config.problems, Asked):
-        return {}
-    pattern, asked = config.problems.answer_pattern, functions(config.problems, config.guidance.verifier)
-    found = {v.path: check_function(v, accuracy, pattern, config.execution) for v, accuracy in asked}
+    found = sources_of(config.problems, config.guidance.verifier, environment(config.execution))
     return {path: source for path, source in found.items() if source is not None}
 
 
+def sources_of(
+    problems: Problems, opinion: Verifier | None, variables: dict[str, str] | None = None
+) -> dict[str, FunctionSource | None]:
+    """Of each function that verifies, by its path, where it comes from; None where its source is not to be had.
+
+    Args:
+        opinion: a second verifier.
+        variables: the environment that it is looked for in; None: this process's, with its paths of modules.
+
+    Raises:
+        ConfigError: one cannot be imported or called.
+    """
+    if not isinstance(problems, Asked):
+        return {}
+    asked = functions(problems, opinion)
+    return {v.path: check_function(v, accuracy, problems.answer_pattern, variables) for v, accuracy in asked}
+
+
 def check_function(
-    verifier: FunctionVerifier, accuracy: bool, pattern: str, execution: Execution
+    verifier: FunctionVerifier, accuracy: bool, pattern: str, variables: dict[str, str] | None
 ) -> FunctionSource | None:
     """Import a function and look at its signature, in a worker as stages start theirs. Raises ConfigError."""
-    pool = Pool(verifier, pattern, workers=1, max_outages=0.0, accuracy=accuracy, environment=environment(execution))
+    pool = Pool(verifier, pattern, workers=1, max_outages=0.0, accuracy=accuracy, environment=variables)
     pool([])
     return pool.source
 

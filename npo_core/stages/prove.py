@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from npo_core.errors import DataError
-from npo_core.names import RESULT_FILE, SPEC_FILE
+from npo_core.names import FUNCTIONS_FILE, RESULT_FILE, SPEC_FILE
 from npo_core.stages.launch import Watcher, run_stage
 from npo_core.stages.nodes import ADDRESS
 from npo_core.stages.problems import copy_problems
@@ -122,6 +122,8 @@ def respecify(workspace: Workspace, copy: Workspace, original: Segment, until: i
     for id_ in {start.id, *needed(workspace, spec, start)}:
         shutil.copytree(workspace.snapshot_folder(id_, whole=True), copy.store.local(f"snapshots/{id_}"))
     copy_problems(workspace, copy)
+    if (known := workspace.store.read_json(FUNCTIONS_FILE, default=None)) is not None:  # machines that join look there
+        copy.store.write_json(FUNCTIONS_FILE, known)
     copy.timeline.add_branch(Branch(name=original.branch, parent=start.id, parent_step=start.step, reason="proof"))
     return spec
 

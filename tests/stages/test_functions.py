@@ -1,12 +1,16 @@
 """A function that verifies is part of a run: another source by the same name is noticed when it goes on."""
 
 import os
+import re
 
 import pytest
 
 from npo_core.config import parse_config
 from npo_core.errors import ConfigError
 from npo_core.recipes.run import Run, look_first, open_run
+from npo_core.stages import nodes
+from npo_core.stages.functions import require_functions_of_run
+from npo_core.stages.specs import GuideSpec
 from npo_core.stages.workspace import Workspace
 
 FIRST = "def reward(prompt, completion, answer, **row):\n    return completion == answer\n"
@@ -67,3 +71,31 @@ def test_afterwards_it_is_noticed_and_the_setting_goes_on(begun, tmp_path):
     with open_run(begun(accept_changed_functions=True), uri, "grpo"):
         pass
     look_first(begun(), uri)  # it is the run's now
+
+
+def test_a_machine_that_joins_has_the_functions_of_the_run(begun, tmp_path, monkeypatch):
+    """Whatever its file is called: the answers that its function finds right would become guidance."""
+    run = Run(begun(), Workspace(tmp_path / "run"))
+    guide = run.guide(guides=["late"], rollback="early", segments=["first"])
+    train, probe = run.train(branch="b", start="early", until=2), run.probe(snapshot="late", candidates=[])
+    (other := tmp_path / "other").mkdir()
+    monkeypatch.syspath_prepend(str(other))
+    (other / "mine.py").write_text("# the same but for this\n" + FIRST)
+    for spec in (guide, train, probe):
+        require_functions_of_run(spec)
+    (other / "mine.py").write_text(SECOND)
+    theirs, ours = rf"\({tmp_path}/mine\.py on the first machine\)", rf"\({other}/mine\.py\)"
+    said = f"mine:reward {ours} is another one than the run's {theirs}"
+    for spec in (guide, train):
+        with pytest.raises(ConfigError, match=f"{said}: give all machines of execution.nodes the same file"):
+            require_functions_of_run(spec)
+    monkeypatch.setattr(GuideSpec, "reads", None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert re.match(f"Machine 1: The module of the verifier's function {said}", nodes.missing(guide, "1"))
+    require_functions_of_run(probe)  # verified on the first machine
+    (other / "mine.py").write_text("")
+    with pytest.raises(ConfigError, match="mine:reward cannot be imported"):
+        require_functions_of_run(guide)
+    Workspace(tmp_path / "run").store.write_json("functions.json", {})
+    (other / "mine.py").write_text(SECOND)
+    require_functions_of_run(guide)  # as where the run's has no source

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 from npo_core.config import Execution, TracesGuide
-from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own
+from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own, start_managers
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
 from npo_core.problems.load import load_problems
@@ -134,6 +136,18 @@ def test_what_a_process_starts_does_not_end_with_the_thread_that_asked():
         hosts.close()
 
 
+def test_a_connection_to_another_machine_says_something_while_a_part_runs():
+    """What lies between the two may forget one on which nothing is said."""
+    [manager] = start_managers([None], start="fork", begin=os.getpid, address="127.0.0.1", authkey=b"key")
+    try:
+        (host := manager.Host()).ask(pickle.dumps((os.getpid, ())))
+        with socket.socket(fileno=os.dup(host._tls.connection.fileno())) as its:
+            assert its.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert its.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    finally:
+        manager.shutdown()
+
+
 ARENAS = """
 import ctypes, sys, threading, numpy
 threads = [threading.Thread(target=numpy.ones, args=[100_000]) for _ in range(4)]
@@ -148,12 +162,20 @@ library.fclose(file)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other words for it")
-def test_threads_of_stages_share_memory():
+def test_threads_of_stages_share_memory(monkeypatch):
     """A model that computes in a thread would wait for the kernel for a seventh of its time."""
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     told = subprocess.run(
         [sys.executable, "-c", ARENAS], env=environment(Execution()), capture_output=True, text=True, check=True
     ).stdout
     assert told.count("<heap nr=") == 1
+
+
+def test_a_number_of_arenas_that_the_user_set_stays(monkeypatch):
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    assert environment(Execution())["MALLOC_ARENA_MAX"] == "1"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert environment(Execution())["MALLOC_ARENA_MAX"] == "4"
 
 
 def test_more_processes_than_gpus_are_refused(config, monkeypatch):

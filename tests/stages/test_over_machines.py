@@ -6,14 +6,18 @@ import pickle
 import shutil
 import signal
 import threading
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from npo_core.errors import ConfigError, DeviceError, StageError
+from npo_core.models import identity
 from npo_core.stages import elsewhere, guides, nodes
 from npo_core.stages.context import StageContext
 from npo_core.stages.engine import of_machine
+from npo_core.stages.guides import weights_digest
 from npo_core.stages.launch import run_stage
 from npo_core.stages.processes import generation_processes
 from npo_core.stages.workspace import Workspace
@@ -150,6 +154,33 @@ def test_each_machine_makes_what_guides_beyond_snapshots(fresh, reference, monke
     assert weights(folders[0]) != weights(run.workspace.snapshot_folder(late))
 
 
+def test_a_digest_of_weights_has_no_shard_in_memory_as_a_whole(tmp_path):
+    contents = [bytes([number]) * 2**23 for number in range(3)]
+    for number, content in enumerate(contents):
+        (tmp_path / f"model-{number}.safetensors").write_bytes(content)
+    tracemalloc.start()
+    try:
+        found = weights_digest(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+    assert found == identity.digest(*contents)  # it is in the caches that were made
+
+
+def test_where_a_snapshot_was_read_from_s3_nothing_is_forked(fresh, monkeypatch):
+    """What reads S3 has a thread, and a lock that it holds at a fork is never released in the new process."""
+    run, started = fresh("guide"), []
+    monkeypatch.setattr("npo_core.engines.dealt.start_managers", lambda **how: started.append(how["start"]) or [])
+    monkeypatch.setattr(nodes, "meeting", lambda: SimpleNamespace(set=lambda key, value: None))
+    monkeypatch.setattr(nodes, "stay_in_touch", lambda spec: None)
+    monkeypatch.setattr(nodes, "until_done", lambda: 0)
+    monkeypatch.setattr(elsewhere, "own_address", lambda: "127.0.0.1")
+    monkeypatch.setenv("GROUP_RANK", "1")
+    for uri in (run.workspace.uri, "s3://bucket/run"):
+        assert elsewhere.generate(over_two(run.guide(workspace=uri))) == 0
+    assert started == ["fork", "spawn"]
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -158,12 +189,18 @@ def test_a_model_outside_the_run_is_the_same_on_all_machines(fresh, reference, t
     run = fresh("guide")
     base, late = (run.workspace.snapshot_folder(id_) for id_ in (reference.found["base"], reference.found["guides"][1]))
     model = shutil.copytree(base, tmp_path / "model")
-    digest = guides.weights_digest(model)
+    digest = weights_digest(model)
     monkeypatch.setattr(Workspace, "scratch", tmp_path / "elsewhere")
-    asked = (run.workspace.uri, "stages/guide-x", str(model), digest)
+    asked, hashed = (run.workspace.uri, "stages/guide-x", str(model), digest), []
+    monkeypatch.setattr(guides, "weights_digest", lambda folder: hashed.append(folder) or weights_digest(folder))
     assert weights(guides.teacher_there(*asked)) == weights(model)
     shutil.copy(late / "model.safetensors", model)
-    assert guides.weights_digest(guides.teacher_there(*asked)) == digest  # it was there
+    assert weights_digest(guides.teacher_there(*asked)) == digest  # it was there
+    assert len(hashed) == 1  # once a machine, not in every process
+    with pytest.raises(ConfigError, match="has other weights"):  # the run asks for those of now, which come and go
+        guides.teacher_there(*asked[:3], "others")
+    with pytest.raises(ConfigError, match="has other weights"):
+        guides.teacher_there(*asked)
     shutil.rmtree(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="mix.guide.path = .* has other weights on the machine .* the same files"):
         guides.teacher_there(*asked)

@@ -16,7 +16,7 @@ import pytest
 
 from npo_core.config import Execution, parse_config
 from npo_core.errors import ConfigError, DeviceError
-from npo_core.names import ERROR_FILE, SPEC_FILE
+from npo_core.names import ERROR_FILE, FUNCTIONS_FILE, SPEC_FILE
 from npo_core.recipes.run import look_first
 from npo_core.stages import nodes, prove
 from npo_core.stages.context import scratch_folder
@@ -206,6 +206,17 @@ def test_a_machine_with_another_version_says_so(monkeypatch):
         assert "Machine 1 does not know" in (said := nodes.obstacle(name, asked)) and "the same version" in said
 
 
+def test_whatever_keeps_a_machine_from_taking_part_is_said(monkeypatch, bench, capsys):
+    """The first machine would wait for ten minutes, and say nothing of it."""
+    monkeypatch.setenv("GROUP_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    spec = bench().spec("two", "", 2, execution=TWO)
+    monkeypatch.setattr("npo_core.stages.execute.prepare_device", lambda execution: [][0])
+    said = nodes.obstacle("train", spec.model_dump_json())
+    assert "Machine 1 cannot take part (IndexError('list index out of range')): see the output" in said
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_only_the_first_machine_goes_on_under_a_lease_that_lies_there(monkeypatch):
     """Another one may have been the first of an earlier run, whose lease is over."""
     monkeypatch.delenv("GROUP_RANK", raising=False)
@@ -222,6 +233,7 @@ def test_a_proof_is_spread_over_machines_only_where_they_can_meet_and_find_the_c
     ground.workspace.store.write_json(f"stages/train-{found.id}/{SPEC_FILE}", spec.model_dump(mode="json"))
     monkeypatch.setattr(prove, "processes_of", lambda *_: [2])
     segment = ground.workspace.timeline.segment(found.id)
+    ground.workspace.store.write_json(FUNCTIONS_FILE, {"mine:right": {"file": "mine.py", "digest": "1"}})
     for address, machines in ((None, 1), (ADDRESS, 2)):
         monkeypatch.delenv("MASTER_ADDR", raising=False)
         if address:
@@ -229,6 +241,7 @@ def test_a_proof_is_spread_over_machines_only_where_they_can_meet_and_find_the_c
         copy = Workspace(tmp_path / f"proof-{machines}")
         execution = prove.respecify(ground.workspace, copy, segment, 2).execution
         assert (execution.nodes, execution.processes) == (machines, 2)
+        assert copy.store.read_json(FUNCTIONS_FILE) == ground.workspace.store.read_json(FUNCTIONS_FILE)
 
 
 def test_a_machine_without_the_gpus_of_the_first_says_so(bench, monkeypatch):
