@@ -5,7 +5,7 @@ A form's values are those of a configuration file, with leads as dotted names an
 either.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from npo_core.config import RunConfig, explain, override
 from npo_core.config.closed import in_order
+from npo_core.config.methods import read_method
 from npo_core.errors import ConfigError
 from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
 
@@ -47,8 +48,8 @@ class Form:
         return {**whole, "title": "config", "description": "Everything that decides the run."}
 
     def fill(self, config: RunConfig) -> dict[str, Any]:
-        """The values of the form for a configuration."""
-        values = config.model_dump(mode="json")
+        """The values of the form for a configuration; fields of its method are left to the method."""
+        values = beside_method(config)
         leads = {dotted: take(values, dotted.split(".")) for dotted in self.leads}
         groups = {name: values.pop(name) for name in self.groups}
         return {**leads, **groups, ADVANCED: values}
@@ -61,7 +62,7 @@ FORMS = {
         ["problems", "model", "training", "bootstrap", "guidance", "injection", "evaluation"],
     ),
     AUTO_NPO: Form(
-        ["name", "seed", "training.steps", "auto.approval", "auto.budget_updates", "auto.budget_tokens"],
+        ["name", "seed", "training.steps", "method", "auto.approval", "auto.budget_updates", "auto.budget_tokens"],
         ["problems", "model", "training", "auto", "bootstrap", "guidance", "injection", "evaluation"],
     ),
     PLATEAU: Form(
@@ -90,6 +91,30 @@ def plain(values: Any) -> Any:
     leads = {name: value for name, value in values.items() if "." in name}
     groups = {name: value for name, value in values.items() if name not in leads and name != ADVANCED}
     return override(deepcopy(groups | (values.get(ADVANCED) or {})), leads)
+
+
+def beside_method(config: RunConfig) -> dict[str, Any]:
+    """All fields, those that the method sets at their defaults: whoever names another method gets that one's alone."""
+    values = config.model_dump(mode="json")
+    if config.method is None:
+        return values
+    bare = left_to_method(config, values, read_method(config.method)[1], [])
+    try:
+        return RunConfig.model_validate(bare | {"method": None}).model_dump(mode="json") | {"method": config.method}
+    except ValidationError:  # what wins over the method means nothing without it
+        return values
+
+
+def left_to_method(config: RunConfig, values: dict[str, Any], method: dict[str, Any], path: list[str]) -> Any:
+    """Values without those that a configuration has from its method; others win over the method's, and stay."""
+    for name, value in method.items():
+        left = deepcopy(values)
+        take(left, [*path, name])
+        if RunConfig.model_validate(left) == config:
+            values = left
+        elif isinstance(value, dict):
+            values = left_to_method(config, values, value, [*path, name])
+    return values
 
 
 def take(values: dict[str, Any], path: list[str]) -> Any:
@@ -147,8 +172,3 @@ class Dotted:
         """One of several groups, which keeps the title of its tab."""
         title = self.handler.resolve_ref_schema(schema).get("title")
         return self.group(schema, path, within) | ({"title": title} if title else {})
-
-
-def of_presets(presets: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
-    """Flow -> preset -> what its form is filled with."""
-    return {flow: {name: form.fill(config) for name, config in presets.items()} for flow, form in FORMS.items()}

@@ -65,12 +65,15 @@ def pretrained(config: "RunConfig") -> "PretrainedModel":
     return config.model
 
 
-def load(config: Path, fields: dict[str, Any]) -> "RunConfig":
-    """The configuration of a file, or of a preset by its name where there is no such file; `fields` win over it."""
+def load(config: Path, fields: dict[str, Any], recipe: str | None = None) -> "RunConfig":
+    """The configuration of a file, or of a preset by its name where there is no such file, for what will run.
+
+    `fields` win over it.
+    """
     from npo_core.config import load_config
 
     known = presets()
-    return load_config(known[str(config)] if str(config) in known and not config.exists() else config, fields)
+    return load_config(known[str(config)] if str(config) in known and not config.exists() else config, fields, recipe)
 
 
 def emit(data: Any, render: Any, as_json: bool) -> None:

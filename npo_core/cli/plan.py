@@ -60,7 +60,7 @@ def plan(
     """
     fields = parse_overrides(overrides or []) | ({} if gpus is None else {"execution.processes": gpus})
     fields |= {} if method is None else {"method": method}
-    chosen = load(config, fields)
+    chosen = load(config, fields, flow)
     found = plan_data(
         chosen,
         flow or chosen.recipe or "early-bootstrap",

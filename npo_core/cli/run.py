@@ -52,7 +52,7 @@ def run_early_bootstrap(
     Example: [cyan]npo run early-bootstrap --config deployments/configs/demo.yaml --workspace runs/npo --seed 1
     --set bootstrap.scout_steps=40 --baseline runs/grpo[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
+    chosen = resolve("early-bootstrap", config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("early-bootstrap", chosen, workspace, baseline, as_json, local)
 
 
@@ -74,7 +74,7 @@ def run_grpo(
 
     Example: [cyan]npo run grpo --config deployments/configs/demo.yaml --workspace runs/grpo --set training.steps=100[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
+    chosen = resolve("grpo", config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("grpo", chosen, workspace, baseline, as_json, local)
 
 
@@ -90,7 +90,10 @@ def run_auto_npo(
     local: Local = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run AutoNPO: train until the signals warn, probe, decide, and where it pays roll back and replay guided.
+    """Run AutoNPO: train until the signals warn, probe, and do what solves most failures a token, or nothing.
+
+    That may be more samples for the failures, guidance by an earlier snapshot, or a rollback with a guided replay. With
+    --method auto-npo it weighs rollbacks alone, as published.
 
     Prints the progress of each stage on stderr, and the report's main tables at the end. With auto.approval=ask it ends
     with exit code 76 before an intervention; answer with `npo approve` and start the same command again.
@@ -98,7 +101,7 @@ def run_auto_npo(
     Example: [cyan]npo run auto-npo --config deployments/configs/demo.yaml --workspace runs/auto
     --set auto.max_interventions=2[/]
     """
-    chosen = resolve(config, seed, parse_overrides(overrides or []), shrink, method)
+    chosen = resolve("auto-npo", config, seed, parse_overrides(overrides or []), shrink, method)
     run_recipe("auto-npo", chosen, workspace, baseline, as_json, local)
 
 
@@ -143,7 +146,7 @@ def run_plateau_breakthrough(
             f"{named[0]}: without --config the run keeps the settings that it has; only fields that begin with "
             "plateau. can be set."
         )
-    resolved = None if config is None else resolve(config, seed, others, shrink, method)
+    resolved = None if config is None else resolve("plateau-breakthrough", config, seed, others, shrink, method)
     run_recipe("plateau-breakthrough", resolved, workspace, baseline, as_json, local, plateau)
 
 
@@ -157,11 +160,11 @@ def plateau_settings(steps: dict[str, Any], fields: dict[str, Any]) -> "Plateau"
 
 
 def resolve(
-    config: Path, seed: int | None, fields: dict[str, Any], shrink: bool, method: str | None = None
+    recipe: str, config: Path, seed: int | None, fields: dict[str, Any], shrink: bool, method: str | None = None
 ) -> "RunConfig":
-    """The configuration of a file, with the fields and the seed that win over it; shrunk for a trial."""
+    """The configuration of a file for a recipe, with the fields and the seed that win over it; shrunk for a trial."""
     named = {"seed": seed, "method": method}
-    resolved = load(config, fields | {name: value for name, value in named.items() if value is not None})
+    resolved = load(config, fields | {name: value for name, value in named.items() if value is not None}, recipe)
     if not shrink:
         return resolved
     from npo_core.stages.shrink import replaced

@@ -8,7 +8,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from npo_core.config.control import Plateau
-from npo_core.config.methods import read_method, same
+from npo_core.config.methods import default_method, leaves, read_method, same
 from npo_core.config.run import RunConfig
 from npo_core.errors import ConfigError
 
@@ -84,8 +84,11 @@ class OnceEach(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
+def load_config(path: str | Path, overrides: dict | None = None, recipe: str | None = None) -> RunConfig:
     """Read a YAML file; `overrides` maps dotted fields to values that win over it.
+
+    Args:
+        recipe: what will run; it may have a method of its own where none is named (`default_method`).
 
     Raises:
         ConfigError: the file is missing, not YAML, or no valid configuration; or a value in it gave way to the method.
@@ -104,6 +107,8 @@ def load_config(path: str | Path, overrides: dict | None = None) -> RunConfig:
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
     given = override(values, overrides or {})
+    if (method := default_method(recipe, given)) is not None:
+        given["method"] = method
     config = parse_config(given, str(path))
     if config.method is not None:
         require_kept(given, read_method(config.method)[1], config)
@@ -124,13 +129,6 @@ def require_kept(given: dict[str, Any], method: dict[str, Any], config: RunConfi
                 f"{name} = {written[name]!r} is the default, which gives way to {wanted!r} of the method "
                 f"{config.method}: copy the method's file, change it there, and name the copy as the method."
             )
-
-
-def leaves(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no group of fields, by its dotted name."""
-    for key, value in values.items():
-        name = f"{path}{key}"
-        yield from leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
 
 
 def override(values: dict, changes: dict[str, object]) -> dict:

@@ -1,6 +1,6 @@
 """Methods: files of at most 20 lines that say how a mixed-policy method differs from plain GRPO (docs/mix.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ import yaml
 from pydantic import BaseModel
 
 from npo_core.errors import ConfigError
-from npo_core.names import GRPO, RECIPE_NAMES
+from npo_core.names import AUTO_NPO, GRPO, RECIPE_NAMES
 from npo_core.shipped import shipped
+
+DEFAULTS = {AUTO_NPO: "auto-npo-prices"}  # of recipes, where no method is named: what docs/results.md found better
 
 
 def methods() -> dict[str, Path]:
@@ -38,6 +40,25 @@ def read_method(name: str) -> tuple[str, dict[str, Any]]:
             "that differ from plain GRPO."
         )
     return values.pop("recipe", GRPO), values
+
+
+def default_method(recipe: str | None, given: Mapping[str, Any]) -> str | None:
+    """The method of a recipe where none is named; None: it has none, or a field that the method sets is written.
+
+    Where `mix` is written as well: that is another method, of which this one knows nothing.
+    """
+    name = DEFAULTS.get(recipe or "")
+    if name is None or given.get("method") or given.get("mix"):
+        return None
+    sets = {field for field, _ in leaves(read_method(name)[1])}
+    return None if sets & {field for field, _ in leaves(given)} else name
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no group of fields, by its dotted name."""
+    for key, value in values.items():
+        name = f"{path}{key}"
+        yield from leaves(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
 
 
 def with_method(given: Mapping[str, Any], method: Mapping[str, Any], group: type[BaseModel]) -> dict[str, Any]:

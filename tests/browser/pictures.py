@@ -82,7 +82,7 @@ def photograph(camera: Camera, ui: SecondUI) -> None:
     """The pages, in the order in which a run comes to them."""
     served = ui.served
     config = served.preset("auto-npo/auto-npo", training={"log_completions": 2}, auto={"approval": "ask"})
-    run = served.run("auto-npo/auto-npo", config=config | {"tracking": {"to": ["trackio"]}})
+    run = served.run("auto-npo/auto-npo", config=config | {"method": "auto-npo", "tracking": {"to": ["trackio"]}})
     deployments(camera, ui)
     served.wait_for_task(run, BRANCH, seconds=1800)
     ui.leave()

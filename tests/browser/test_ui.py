@@ -9,6 +9,7 @@ import pytest
 
 from flows.form import plain
 from flows.serve import AFTERWARDS
+from npo_core.config import parse_config
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import workspace_lock
 from tests.browser.ui import UI, SecondUI
@@ -93,11 +94,14 @@ def test_a_run_from_the_form_and_approval_in_the_form(ui: UI, served: Served):
     run waits the machine is free.
     """
     ui.open_form("auto-npo/auto-npo")
+    ui.type("method", "auto-npo")  # weighs rollbacks alone
     ui.type("auto.control.trigger.min_gain", 1)
     ui.choose("auto.approval", "ask")
     run = ui.start()
     ui.see_state(run, "Suspended")
     config = plain(served.ask(f"flow_runs/{run}")["parameters"]["config"])
+    weighed = parse_config(config).auto
+    assert (weighed.choice.rule, weighed.choice.now, weighed.probe.behind) == ("signal", False, 0)
     assert config["auto"]["control"]["trigger"]["min_gain"] == 1 and config["training"]["steps"] == 24
     workspace = served.home / "runs" / f"demo-{run[-8:]}"
     assert_machine_is_free(served, workspace, served.of_runs())

@@ -203,7 +203,7 @@ def everything(workspace: Workspace) -> dict:
 
 def test_killed_around_its_decisions_and_started_again_it_is_the_same_run(auto, environment, call, tmp_path):
     workspace, file = tmp_path / "killed", tmp_path / "auto.yaml"
-    file.write_text(yaml.safe_dump(copy.deepcopy(TINY) | {"auto": AUTO}))
+    file.write_text(yaml.safe_dump(copy.deepcopy(TINY) | {"auto": AUTO, "method": "auto-npo"}))
     command = npo("run", "auto-npo", "--config", file, "--workspace", workspace)
     moments = [
         ("stages/probe-*/spec.json", []),
@@ -235,7 +235,8 @@ def test_asked_first_it_does_what_it_is_told(local, call, tmp_path):
     """Accepted, then with another Delta, then declined; each answer is given in between, from a terminal."""
     workspace, file = tmp_path / "run", tmp_path / "ask.yaml"
     changes = {"auto.approval": "ask", "auto.max_interventions": 3}
-    file.write_text(yaml.safe_dump(copy.deepcopy(TINY) | {"auto": AUTO | {"approval": "ask", "max_interventions": 3}}))
+    fields = {"auto": AUTO | {"approval": "ask", "max_interventions": 3}, "method": "auto-npo"}
+    file.write_text(yaml.safe_dump(copy.deepcopy(TINY) | fields))
     waits = call("run", "auto-npo", "--config", file, "--workspace", workspace, code=76)
     assert f"npo approve {workspace} --accept" in waits.stderr
     kept = Decisions(Workspace(workspace).store)

@@ -13,6 +13,7 @@ from flows.conclusion import Sentences
 from flows.form import FORMS, plain
 from flows.naming import generated
 from npo_core.config import RunConfig, load_config, parse_config
+from npo_core.config.methods import methods
 from npo_core.control.decision import Price, Scored
 from npo_core.errors import ConfigError, StageError
 from npo_core.reporting.live import MOST, LiveCurves, live_png
@@ -24,7 +25,7 @@ from tests.control.test_decision_records import decision
 def test_a_form_and_a_file_give_the_same_configuration(flow):
     adapter = TypeAdapter(Annotated[RunConfig, FORMS[flow]])
     for path in presets().values():
-        config = load_config(path)
+        config = load_config(path, recipe=flow)
         form = FORMS[flow].fill(config)
         assert list(form)[:3] == ["name", "seed", "training.steps"] and list(form)[-1] == "advanced"
         assert adapter.validate_python(form) == adapter.validate_python(config.model_dump(mode="json")) == config
@@ -33,7 +34,7 @@ def test_a_form_and_a_file_give_the_same_configuration(flow):
 
 def test_a_form_copes_with_groups_that_it_does_not_name():
     """They are under `advanced`, and an unknown one there is named as in a file."""
-    named = {"name", "seed", *FORMS["auto-npo"].groups}
+    named = {"name", "seed", "method", *FORMS["auto-npo"].groups}
     schema = auto_npo.parameters.model_dump_for_openapi()["properties"]["config"]["properties"]
     assert set(schema["advanced"]["properties"]) == set(RunConfig.model_fields) - named
     with pytest.raises(ConfigError, match="nonsense: there is no such field"):
@@ -89,6 +90,18 @@ def test_a_method_in_a_form_is_followed():
     found = TypeAdapter(Annotated[RunConfig, FORMS["grpo"]]).validate_python(form)
     assert found == load_config(presets()["smoke"], {"method": "pool-rescue-replay-8"})
     assert found.mix.replay is not None and found.injection.gate == "dead"
+
+
+@pytest.mark.parametrize("preset", ["demo", "pool-rescue"])
+def test_another_method_in_a_filled_form_takes_the_place_of_the_first(preset):
+    """And a value of the file that wins over the first method wins over the other."""
+    adapter, path = TypeAdapter(Annotated[RunConfig, FORMS["auto-npo"]]), presets()[preset]
+    form = FORMS["auto-npo"].fill(load_config(path, recipe="auto-npo"))
+    assert form["method"] == {"demo": "auto-npo-prices", "pool-rescue": "pool-rescue-replay-8"}[preset]
+    for method in (set(methods()) - {"past-self", "rlsd"}) | {None}:  # these leave a field to their task
+        assert adapter.validate_python(form | {"method": method}) == load_config(path, {"method": method}), method
+    form = FORMS["grpo"].fill(load_config(path, {"method": "rare-success-replay", "mix.replay.rows": 3}))
+    assert adapter.validate_python(form | {"method": "pool-rescue-replay-8"}).mix.replay.rows == 3
 
 
 def test_the_form_of_an_approval_shows_what_each_candidate_costs():

@@ -34,7 +34,7 @@ def test_8b_fits_on_eight_and_sixteen_gpus_with_every_flow_and_guidance_takes_ho
     size = model_size(load_config(presets()[preset]))
     cases = [*itertools.product((8, 16), ["H100"], RECIPE_NAMES), *((n, "H200", "auto-npo") for n in (8, 16))]
     for gpus, kind, flow in cases:  # an H200 has more memory, and the same formulas
-        config = load_config(presets()[preset], {"execution.processes": gpus})
+        config = load_config(presets()[preset], {"execution.processes": gpus}, flow)
         made = make_plan(config, size, look(config, gpu=kind), flow)
         assert {need.verdict for need in made.needs} <= {"fits", "unknown"}, (gpus, kind, flow)
         hours = {stage.label: stage.seconds / 3600 for stage in made.stages if stage.seconds is not None}
@@ -59,7 +59,7 @@ def test_every_deployment_that_trains_a_large_model_says_what_it_needs():
 @pytest.mark.parametrize("name", deployments())
 def test_a_deployment_fits_the_gpus_it_names(name):
     flow, preset, number, kind = deployments()[name]
-    config = load_config(preset_file(preset))
+    config = load_config(preset_file(preset), recipe=flow)
     assert config.execution.processes == number
     made = make_plan(config, model_size(config), look(config, gpu=kind), flow)
     verdicts = {need.what: need.verdict for need in made.needs}

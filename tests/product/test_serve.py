@@ -79,8 +79,8 @@ def test_forms_are_filled_with_the_presets(served):
     found = deployments(served)
     assert set(found) == set(PRESET) | {"plateau-breakthrough", "breakthrough-sweep", "compare", "fork"}
     for name, preset in PRESET.items():
-        config = load_config(ROOT / f"deployments/configs/{preset}.yaml")
         flow = found[name]["entrypoint"].rpartition(":")[2].replace("_", "-")
+        config = load_config(ROOT / f"deployments/configs/{preset}.yaml", recipe=flow)
         assert found[name]["parameters"] == {"config": FORMS[flow].fill(config)}, name
         assert parse_config(plain(found[name]["parameters"]["config"])) == config, name
         assert not found[name]["parameter_openapi_schema"].get("required"), "a Quick run would ask for it"

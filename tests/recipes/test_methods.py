@@ -65,6 +65,24 @@ def test_given_fields_win_and_defaults_give_way():
     assert [source.kind for source in config.mix.prompts] == ["mistake-pool"]
 
 
+def test_auto_npo_weighs_prices_unless_something_else_is_written():
+    demo = presets()["demo"]
+    config = load_config(demo, recipe="auto-npo")
+    assert (config.method, config.auto.choice.rule, config.auto.choice.now) == (
+        "auto-npo-prices",
+        "signal_per_price",
+        True,
+    )
+    for recipe in ("grpo", "early-bootstrap", "plateau-breakthrough", None):
+        assert load_config(demo, recipe=recipe).method is None
+    published = [{"method": "auto-npo"}, {"auto.choice.rule": "signal"}, {"auto.probe.behind": 0}]
+    for written in (*published, {"mix.sources": [{"kind": "extra-samples"}]}):
+        config = load_config(demo, written, "auto-npo")
+        assert config.method == written.get("method") and config.auto.choice == RunConfig().auto.choice
+    assert load_config(presets()["pool-rescue"], recipe="auto-npo").method == "pool-rescue-replay-8"
+    assert load_config(presets()["qwen3-vl-8b-paper"], recipe="auto-npo").auto.choice.rule == "signal"
+
+
 def test_a_method_of_ones_own_is_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("recipe: grpo\ninjection: {gate: dead}\nmix:\n  sources: [{kind: extra-samples}]\n")
