@@ -130,15 +130,15 @@ def read_all(folder: Path) -> dict[str, dict[str, dict[int, list[Point]]]]:
     return found
 
 
-def read_decisions(folder: Path) -> dict[str, dict[str, list[list[dict[str, Any]]]]]:
-    """Task -> arm -> of each run what AutoNPO decided, of all finished runs that say so."""
-    found: dict[str, dict[str, list[list[dict[str, Any]]]]] = {}
+def read_decisions(folder: Path) -> dict[str, dict[str, dict[int, list[dict[str, Any]]]]]:
+    """Task -> arm -> seed -> what AutoNPO decided, of all finished runs that say so."""
+    found: dict[str, dict[str, dict[int, list[dict[str, Any]]]]] = {}
     for task in TASKS:
         for arm in ARMS:
             if ARMS[arm].method.startswith("auto-npo"):
                 files = sorted((folder / "points").glob(f"{task}-{arm}-s*.json"))
-                said = [json.loads(file.read_text()).get("decisions") for file in files]
-                found.setdefault(task, {})[arm] = [decisions for decisions in said if decisions is not None]
+                said = {int(f.stem.rpartition("-s")[2]): json.loads(f.read_text()).get("decisions") for f in files}
+                found.setdefault(task, {})[arm] = {seed: made for seed, made in said.items() if made is not None}
     return found
 
 

@@ -9,17 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 from studies.arms import BASELINE, BASELINES, OTHERS, REAL, REAL_STEPS
 from studies.methods_picture import draw
-from studies.paired import COSTS, Comparison, at_step, compare, interval, known_costs, reached, timed, with_cost
+from studies.paired import (
+    COSTS,
+    Comparison,
+    at_cost,
+    at_step,
+    compare,
+    interval,
+    known_costs,
+    reached,
+    timed,
+    with_cost,
+)
 
 if TYPE_CHECKING:
     from studies.methods import Point
 
 Arms = dict[str, dict[int, list["Point"]]]
-Decisions = dict[str, list[list[dict[str, Any]]]]  # arm -> run -> what AutoNPO decided
+Decisions = dict[str, dict[int, list[dict[str, Any]]]]  # arm -> seed -> what AutoNPO decided
 STEPS = (120, 180, 300)  # evaluated updates of an arm's final branch
 HEADLINE_STEP = 180  # where GRPO climbs steepest
 UNKNOWN = "not recorded"
 THRESHOLDS = (0.5, 0.8)
+AHEAD, STILL_LEARNS = 60, 0.05  # updates, and what GRPO gains in them where a warning of a plateau was a false alarm
 HEADER = ("task", "arm", "seed", "step", "pass_rate", "updates", "flops", "tokens", "seconds")  # of results-points.csv
 BEGIN, END = "<!-- begin of what python -m studies.methods generated -->", "<!-- end -->"
 
@@ -163,12 +175,12 @@ def order(arms: Arms, step: int) -> str:
     return "\n".join(lines)
 
 
-def decisions_table(decided: Decisions) -> str:
-    """A line an arm: what AutoNPO decided, a run, and what its rollbacks brought."""
+def decisions_table(decided: Decisions, baseline: dict[int, list["Point"]]) -> str:
+    """A line an arm: what AutoNPO decided, a run, what its rollbacks brought, and which warnings were false alarms."""
     head = "| arm | runs | decisions | to do nothing | without a rollback | rollbacks | updates rolled back | brought |"
-    lines = [head, "|---" * 8 + "|"]
-    for name, runs in decided.items():
-        made = [one for run in runs for one in run]
+    lines = [head + " false alarms |", "|---" * 9 + "|"]
+    for name, runs in ((name, runs) for name, runs in decided.items() if runs):
+        made = [one for run in runs.values() for one in run]
         back = [one for one in made if one["intervene"] and one["delta"] and one["delta"] > 0]
         brought = [one["brought"] for one in back if one["brought"] is not None]
         counts = (
@@ -181,8 +193,22 @@ def decisions_table(decided: Decisions) -> str:
         cells = [f"{count / len(runs):.1f}" for count in counts]
         lost = sum(one < 0 for one in brought)
         gained = f"{sum(brought) / len(brought):+.3f}, {lost} of {len(brought)} lost" if brought else ""
-        lines.append(f"| `{name}` | {len(runs)} | {' | '.join(cells)} | {gained} |")
+        lines.append(f"| `{name}` | {len(runs)} | {' | '.join(cells)} | {gained} | {false_alarms(runs, baseline)} |")
     return "\n".join(lines)
+
+
+def false_alarms(runs: dict[int, list[dict[str, Any]]], baseline: dict[int, list["Point"]]) -> str:
+    """First warnings after which GRPO with the same seed, until then the same run, went on to learn."""
+    gains = []
+    for seed, made in runs.items():
+        ends = (
+            [at_cost(baseline.get(seed, []), "updates", made[0]["step"] + ahead) for ahead in (0, AHEAD)]
+            if made
+            else []
+        )
+        if ends and None not in ends:
+            gains.append(ends[1] - ends[0])
+    return f"{sum(gain >= STILL_LEARNS for gain in gains)} of {len(gains)}" if gains else ""
 
 
 def section(arms: Arms, task: str, decided: Decisions | None = None) -> str:
@@ -206,12 +232,13 @@ def section(arms: Arms, task: str, decided: Decisions | None = None) -> str:
             "same step of it, as methods are usually published, and their lead at equal cost:"
         )
         parts.append(order(arms, headline))
-    if decided := {name: runs for name, runs in (decided or {}).items() if runs}:
+    if decided and any(decided.values()):
         parts.append(
             "What AutoNPO decided, a run on average. *Brought*: pass rate in training over the last fifth of a replay, "
-            "minus that of the branch it left:"
+            f"minus that of the branch it left. *False alarms*: first warnings after which `{BASELINE}` with the same "
+            f"seed gained {STILL_LEARNS} or more in {AHEAD} updates:"
         )
-        parts.append(decisions_table(decided))
+        parts.append(decisions_table(decided, arms[BASELINE]))
     parts.append("All updates until a pass rate is reached, median over seeds:")
     parts.append(times(arms))
     return "\n\n".join(parts)

@@ -193,10 +193,13 @@ def test_what_autonpo_decided_is_counted_a_run(tmp_path):
     for seed, decisions in enumerate(runs):
         (tmp_path / f"points/E-auto-npo-s{seed}.json").write_text(json.dumps({"decisions": decisions}))
     decided = methods.read_decisions(tmp_path)["E"]
-    assert decided["auto-npo"] == runs
-    assert methods_page.decisions_table({"auto-npo": runs[1:]}).endswith("| 1.0 | 1.0 | 0.0 | 0.0 | 0.0 |  |")
-    row = methods_page.decisions_table({"auto-npo": runs}).splitlines()[-1]
-    assert row == "| `auto-npo` | 2 | 1.5 | 0.5 | 0.5 | 0.5 | 20.0 | -0.020, 1 of 1 lost |"
+    assert decided["auto-npo"] == dict(enumerate(runs))
+    learns = {0: straight(0.001, 540), 1: straight(0.0005, 540)}  # 0.06 and 0.03 in 60 updates
+    table = methods_page.decisions_table({"auto-npo": {1: runs[1]}}, learns)
+    assert table.endswith("| 1.0 | 1.0 | 0.0 | 0.0 | 0.0 |  | 0 of 1 |")
+    row = methods_page.decisions_table(decided, learns).splitlines()[-1]
+    assert row == "| `auto-npo` | 2 | 1.5 | 0.5 | 0.5 | 0.5 | 20.0 | -0.020, 1 of 1 lost | 1 of 2 |"
+    assert methods_page.decisions_table({"auto-npo": {2: []}}, learns).endswith("| 0.0 |  |  |")
 
 
 def test_every_arm_is_drawn_and_one_alone_is_no_comparison(docs):
