@@ -63,47 +63,68 @@ def trajectory(problem, tokenizer) -> Trajectory:
     )
 
 
+def without_vllm(args, correction) -> None:
+    """Give the arguments those of a run with vLLM, which TRL would start."""
+    for name, value in vllm_rollouts(EngineSettings(rollouts=True), correction).items():
+        setattr(args, name, name != "use_vllm" and value)
+
+
+def scripted(script, tokenizer, policy, corrected: bool):
+    """A rollout that the script writes; where it is corrected, with log-probabilities that are off by `apart`."""
+
+    def generate(prompt_ids, *_):
+        rows = sample(prompt_ids, script, tokenizer)
+        if not corrected:
+            return rows, None
+        asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in prompt_ids]
+        known = [logps_by_hand(policy, tokenizer, prompt, ids) for prompt, ids in zip(asked, rows, strict=True)]
+        far = [apart(i % len(script[asked[i]]), len(ids)) for i, ids in enumerate(rows)]
+        return rows, [[p - d for p, d in zip(*both, strict=True)] for both in zip(known, far, strict=True)]
+
+    return generate
+
+
+def trained(trainer, problems, script) -> SimpleNamespace:
+    """What one update on the script's groups came to."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.max_kl = math.inf
+    trainer.train()
+    asked = [o.prompt_id for o in trainer.outcomes]  # of the only batch
+    by_id = {p.id: p for p in problems.train}
+    return SimpleNamespace(
+        trainer=trainer,
+        loss=trainer.state.log_history[0]["loss"],
+        gradient=trainer.gradient,
+        outcomes=trainer.outcomes,
+        groups=[(by_id[id_], list(script[by_id[id_].prompt])) for id_ in asked],
+        left=[p for p in problems.train if p.id not in asked],
+    )
+
+
 @pytest.fixture
 def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
-    """One update on scripted groups; every prompt has a trajectory, in the cache or in the store."""
+    """One update on scripted groups; every prompt has a trajectory, in the cache or in the store.
 
-    def run(
-        groups=GROUPS,
-        *,
-        injection=None,
-        mix=None,
-        stored=0,
-        micro_batch=64,
-        loss="dapo",
-        scale="group",
-        updates=1,
-        teacher=None,
-        correction=None,
-    ):
+    Other words are fields of `training`.
+    """
+
+    def run(groups=GROUPS, *, injection=None, mix=None, stored=0, teacher=None, correction=None, updates=1, **training):
         problems = ProblemSet(problem_set.train[: len(groups) + stored], problem_set.held_out, problem_set.judge)
         script = {p.prompt: kinds for p, kinds in zip(problems.train, [*groups, *[groups[0]] * stored], strict=True)}
-        settings = train_settings(
-            steps=updates,
-            updates_per_batch=updates,
-            prompts_per_step=len(groups),
-            group_size=len(groups[0]),
-            max_completion_tokens=L,
-            snapshot_every=100,
-            micro_batch=micro_batch,
-            loss=loss,
-            scale_rewards=scale,
-        )
+        shape = {"prompts_per_step": len(groups), "group_size": len(groups[0]), "max_completion_tokens": L}
+        shape |= {"steps": updates, "updates_per_batch": updates, "snapshot_every": 100, "micro_batch": 64}
+        settings = train_settings(**shape | {"loss": "dapo", "scale_rewards": "group"} | training)
         args = grpo_config(settings, seed=0, output=tmp_path / "out", device="cpu")
         args.save_strategy = "no"
-        if correction is not None:  # the arguments of a run with vLLM, which TRL would start
-            for name, value in vllm_rollouts(EngineSettings(rollouts=True), correction).items():
-                setattr(args, name, name != "use_vllm" and value)
+        if correction is not None:
+            without_vllm(args, correction)
         rows = {p.id: trajectory(p, tokenizer) for p in problems.train}
         mixer = Mixer(Mix(**(mix or {})), group_size=len(groups[0]), guidance=None if mix else rows)
         if mixer.store is not None:
             mixer.store.prompts = {id_: Stored([row], 0.125, 1) for id_, row in rows.items()}
+        policy, fresh = (AutoModelForCausalLM.from_pretrained(base_folder) for _ in range(2))
         trainer = Spy(
-            AutoModelForCausalLM.from_pretrained(base_folder),
+            policy,
             reward_funcs=[Rewards(problems, {tokenizer.eos_token_id}).accuracy],
             train_dataset=training_data(problems),
             args=args,
@@ -113,32 +134,9 @@ def update(base_folder, tokenizer, problem_set, train_settings, tmp_path):
             teacher=teacher,
             privileged=lambda id_: next(f"{p.answer}{p.prompt}" for p in problems.train if p.id == id_),
         )
-        trainer.remove_callback(PrinterCallback)
-        fresh = AutoModelForCausalLM.from_pretrained(base_folder)
-
-        def generate(prompt_ids, *_):
-            rows = sample(prompt_ids, script, tokenizer)
-            if correction is None:
-                return rows, None
-            asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in prompt_ids]
-            known = [logps_by_hand(fresh, tokenizer, prompt, ids) for prompt, ids in zip(asked, rows, strict=True)]
-            n = len(groups[0])
-            far = [apart(i % n, len(ids)) for i, ids in enumerate(rows)]
-            return rows, [[p - d for p, d in zip(*both, strict=True)] for both in zip(known, far, strict=True)]
-
-        trainer._generate_single_turn, trainer.use_vllm = generate, correction is not None
-        trainer.max_kl = math.inf
-        trainer.train()
-        asked = [o.prompt_id for o in trainer.outcomes]  # of the only batch
-        by_id = {p.id: p for p in problems.train}
-        return SimpleNamespace(
-            trainer=trainer,
-            loss=trainer.state.log_history[0]["loss"],
-            gradient=trainer.gradient,
-            outcomes=trainer.outcomes,
-            groups=[(by_id[id_], list(script[by_id[id_].prompt])) for id_ in asked],
-            left=[p for p in problems.train if p.id not in asked],
-        )
+        trainer._generate_single_turn = scripted(script, tokenizer, fresh, correction is not None)
+        trainer.use_vllm = correction is not None
+        return trained(trainer, problems, script)
 
     return run
 
@@ -221,7 +219,7 @@ def assert_equal(found, expected) -> None:
 def test_every_ratio_in_the_last_slot(update, reference, tokenizer, ratio, loss):
     """With dr_grpo and without scale, shaped_policy is LUFFY's loss; shaped_guide is ExGRPO's."""
     scale = "none" if loss == "dr_grpo" else "group"
-    found = update(injection={"gate": "every", "importance_sampling": ratio}, loss=loss, scale=scale)
+    found = update(injection={"gate": "every", "importance_sampling": ratio}, loss=loss, scale_rewards=scale)
     rows = []
     for problem, kinds in found.groups:
         advantages = standard([*[float(kind == RIGHT) for kind in kinds[:-1]], 1.0], scale)
