@@ -12,6 +12,7 @@ from npo_core.names import AUTO_NPO, GRPO, RECIPE_NAMES
 from npo_core.shipped import shipped
 
 DEFAULTS = {AUTO_NPO: "auto-npo-prices"}  # of recipes, where no method is named: what docs/results.md found better
+OTHERWISE = ("mix", "auto.choice", "auto.probe.behind")  # fields that, written, say what else is to be done
 
 
 def methods() -> dict[str, Path]:
@@ -43,15 +44,14 @@ def read_method(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def default_method(recipe: str | None, given: Mapping[str, Any]) -> str | None:
-    """The method of a recipe where none is named; None: it has none, or a field that the method sets is written.
+    """The method of a recipe where none is named; None: it has none, or `given` says otherwise.
 
-    Where `mix` is written as well: that is another method, of which this one knows nothing.
+    As the configuration of a run does, which has all fields.
     """
-    name = DEFAULTS.get(recipe or "")
-    if name is None or given.get("method") or given.get("mix"):
+    written = [f"{field}." for field, _ in leaves(given)]
+    if given.get("method") or any(field.startswith(f"{name}.") for field in written for name in OTHERWISE):
         return None
-    sets = {field for field, _ in leaves(read_method(name)[1])}
-    return None if sets & {field for field, _ in leaves(given)} else name
+    return DEFAULTS.get(recipe or "")
 
 
 def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

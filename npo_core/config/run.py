@@ -34,8 +34,8 @@ class RunConfig(Closed):
     method: str | None = Field(
         None,
         exclude_if=lambda method: method is None,
-        description="a mixed-policy method by name (docs/mix.md), or a YAML file of your own; it sets what you "
-        "leave at its default",
+        description="a mixed-policy method (docs/mix.md), which sets what you leave at its default: "
+        f"{', '.join(sorted(methods()))}; or a YAML file of your own",
         json_schema_extra={"examples": list[JsonValue](sorted(methods()))},
     )
     problems: Problems = ChainProblems()

@@ -4,6 +4,7 @@ import json
 import shlex
 from os.path import isabs
 from pathlib import Path
+from typing import Any
 
 from npo_core.config import Mix, Plateau
 from npo_core.reporting.compare import Comparison, crossed_at, first_crossing, flatten, rate
@@ -105,10 +106,20 @@ def injection(run: RunData) -> str:
 
 def watched(run: RunData) -> str:
     """How often AutoNPO looked closer, and how often it acted."""
-    acted, asked = len(run.later), len(run.decisions)
-    return (
+    stays = [made["outcome"] for made in run.decisions if made.get("outcome") and made["outcome"]["abandoned"] is None]
+    acted, asked = len(run.later) + len(stays), len(run.decisions)
+    told = (
         f"AutoNPO watched pass rate and entropy: {asked} decision{'' if asked == 1 else 's'}, "
         f"{acted} intervention{'' if acted == 1 else 's'}."
+    )
+    return " ".join([told, *(stayed(outcome) for outcome in stays)])
+
+
+def stayed(outcome: dict[str, Any]) -> str:
+    """One intervention without a rollback, from its outcome."""
+    return (
+        f"It stayed on branch {outcome['replay']['branch']} and from step {outcome['t0']} to step {outcome['t1']} met "
+        f"its failures again, {outcome['groups_rescued']} of which got a right answer that was not the policy's own."
     )
 
 

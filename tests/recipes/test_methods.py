@@ -65,7 +65,7 @@ def test_given_fields_win_and_defaults_give_way():
     assert [source.kind for source in config.mix.prompts] == ["mistake-pool"]
 
 
-def test_auto_npo_weighs_prices_unless_something_else_is_written():
+def test_auto_npo_weighs_prices_unless_something_else_is_written(tmp_path):
     demo = presets()["demo"]
     config = load_config(demo, recipe="auto-npo")
     assert (config.method, config.auto.choice.rule, config.auto.choice.now) == (
@@ -79,6 +79,10 @@ def test_auto_npo_weighs_prices_unless_something_else_is_written():
     for written in (*published, {"mix.sources": [{"kind": "extra-samples"}]}):
         config = load_config(demo, written, "auto-npo")
         assert config.method == written.get("method") and config.auto.choice == RunConfig().auto.choice
+    for method in ("auto-npo", None):  # a run's configuration makes the run again
+        run = load_config(demo, {"method": method})
+        (tmp_path / "config.json").write_text(run.model_dump_json())
+        assert load_config(tmp_path / "config.json", recipe="auto-npo") == run
     assert load_config(presets()["pool-rescue"], recipe="auto-npo").method == "pool-rescue-replay-8"
     assert load_config(presets()["qwen3-vl-8b-paper"], recipe="auto-npo").auto.choice.rule == "signal"
 

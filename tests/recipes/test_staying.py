@@ -99,7 +99,10 @@ def test_it_is_told_proven_and_decided_once_more(kind, request):
         assert picture.startswith(b"\x89PNG")
     run = load(workspace)
     assert run.total[1] == sum(stage.tokens for stage in run.stages if stage.counted)
-    assert "went on to step" in workspace.store.read_bytes("report/report.md").decode()
+    report = workspace.store.read_bytes("report/report.md").decode()
+    assert (
+        "went on to step" in report and "1 decision, 1 intervention. It stayed on branch main and from step 4" in report
+    )
 
 
 def test_started_again_nothing_is_done_twice(stays):
