@@ -6,8 +6,9 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from npo_core.engines.noise import gumbel
 from npo_core.engines.prefill import divide
-from npo_core.engines.sampling import Sampling, sample
+from npo_core.engines.sampling import Row, Sampling, sample
 from npo_core.engines.transformers import TransformersEngine
+from npo_core.models.inputs import PromptInputs
 
 TOKENS = 4
 
@@ -67,15 +68,14 @@ def test_the_size_of_a_batch_changes_no_token(models, engine, problems):
 
 
 def test_left_padding_is_shared_too(engine):
-    ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
-    mask = (ids != 0).long()
-    prompts = {"input_ids": ids, "attention_mask": mask}
-    of = [2, 0, 0, 1]
+    prompts = [[5, 6, 7], [4, 5, 6, 7, 8], [9]]
+    rows = [Row(prompt, i) for i, prompt in enumerate([2, 0, 0, 1])]
+
+    def read(numbers):
+        return [PromptInputs(prompts[number]) for number in numbers]
+
     sampling = Sampling(7, 6, engine.eos_ids, 0)
-    shared, alone = (
-        sample(engine.model, prompts, of, sampling),
-        sample(engine.model, {name: value[of] for name, value in prompts.items()}, None, sampling),
-    )
+    shared, alone = (sample(engine.model, read, rows, sampling, sharded=sharded) for sharded in (False, True))
     for mine, other in zip(shared, alone, strict=True):
         assert mine.token_ids == other.token_ids
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
