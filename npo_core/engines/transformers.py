@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
 from npo_core.engines.base import Generated, parts
+from npo_core.engines.rounds import Rounds, Told
 from npo_core.engines.sampling import Row, Sampling, sample
 from npo_core.models.inputs import PromptInputs, beside_ids, read_prompts
 from npo_core.models.load import load_model, load_processor, narrow_products, tokenizer_of
@@ -72,23 +74,43 @@ class TransformersEngine:
         ]
         return [found[i : i + samples] for i in range(0, len(found), samples)]
 
-    @torch.inference_mode()
     def generate_part(self, problems: Sequence[Problem], first: int, max_tokens: int, seed: int) -> list[Generated]:
         """A completion for each of these problems, in one sequence; `first`: the number of the first row."""
-        by_id = {problem.id: problem for problem in problems}
         rows = [Row(problem.id, first + i) for i, problem in enumerate(problems)]
+        return self._generated(self._sample(problems, rows, max_tokens, seed))
+
+    def generate_rounds(
+        self, problems: Sequence[Problem], *, samples: int, most: int, max_tokens: int, seed: int, told: Told
+    ) -> None:
+        """Rounds in one sequence: those of some problems fill places while others' samples go on; see `GuideEngine`."""
+        rounds = Rounds(problems, samples, most, told)
+
+        def more() -> list[Row]:
+            return [Row(*row) for row in rounds.more()]
+
+        def ended(places: list[int], token_ids: list[list[int]]) -> None:
+            rounds.ended(places, self._generated(token_ids))
+
+        first = [Row(*row) for row in rounds.begin(problems)]
+        self._sample(problems, first, max_tokens, seed, ended=ended, more=more)
+
+    @torch.inference_mode()
+    def _sample(
+        self, problems: Sequence[Problem], rows: Sequence[Row], max_tokens: int, seed: int, **how: Any
+    ) -> list[list[int]]:
+        by_id = {problem.id: problem for problem in problems}
         sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
 
         def read(ids: list[str]) -> list[PromptInputs]:
             return read_prompts(self.processor, [by_id[id_] for id_ in ids])
 
         with ONE_AT_A_TIME, self._precision():
-            found = sample(self.model, read, rows, sampling, at_once=self.batch)
-        texts = self.tokenizer.batch_decode([row.token_ids for row in found], skip_special_tokens=True)
-        ended = set(self.eos_ids)
-        return [
-            Generated(row.token_ids, text, row.token_ids[-1] in ended) for row, text in zip(found, texts, strict=True)
-        ]
+            found = sample(self.model, read, rows, sampling, at_once=self.batch, **how)
+        return [row.token_ids for row in found]
+
+    def _generated(self, token_ids: list[list[int]]) -> list[Generated]:
+        texts, ends = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True), set(self.eos_ids)
+        return [Generated(ids, text, ids[-1] in ends) for ids, text in zip(token_ids, texts, strict=True)]
 
     @torch.inference_mode()
     def score(

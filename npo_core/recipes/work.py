@@ -79,9 +79,10 @@ def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[
     if spec.pool_only or spec.failures:
         prompts = pool if spec.failures else min(prompts, pool)
     guidance = spec.guidance
+    rows = min(guidance.chunk_prompts, prompts) * guidance.samples_per_round
     return {
         "completions": (len(spec.horizons or spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
-        "at_once": max(min(guidance.chunk_prompts, prompts) * guidance.samples_per_round, 1),
+        "at_once": max(min(rows, guidance.batch or rows), 1),
         "scored": prompts,
     }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from npo_core.engines.base import parts
 from npo_core.engines.noise import gumbel
 from npo_core.engines.prefill import divide
 from npo_core.engines.sampling import Row, Sampling, sample
@@ -108,3 +109,15 @@ def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):
     assert max(passes) <= 3 and sum(passes) == 8
     assert [len(row) for row in parts] == [len(ids) for ids in completions]
     assert all(abs(a - b).max() < 1e-5 for a, b in zip(whole, parts, strict=True))
+
+
+def test_parts_are_a_batch_at_least_and_eight_until_there_is_much_to_do():
+    sizes = {
+        (rows, 40): [len(part) for part in parts(rows, 40)] for rows in (0, 1, 40, 41, 320, 321, 2048, 10240, 60000)
+    }
+    for (rows, batch), found in sizes.items():
+        assert sum(found) == rows and all(size == found[0] for size in found[:-1])
+        assert all(batch <= size <= 32 * batch for size in found[:-1])
+    assert {rows: len(found) for (rows, _), found in sizes.items()} == {
+        0: 0, 1: 1, 40: 1, 41: 2, 320: 8, 321: 8, 2048: 8, 10240: 8, 60000: 47,
+    }  # fmt: skip
