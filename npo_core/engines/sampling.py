@@ -165,20 +165,20 @@ class Running:
 
     places: torch.Tensor  # [B] among all rows
     numbers: torch.Tensor  # [B]
-    drawn: torch.Tensor  # [B] tokens so far
-    tokens: torch.Tensor  # [B] the last of them
+    length: torch.Tensor  # [B] tokens drawn so far
+    tokens: torch.Tensor  # [B] the last ones
     alive: torch.Tensor  # [B] no end-of-sequence token came
     positions: torch.Tensor  # [..., B, 1] of the token before the last one
     mask: torch.Tensor  # [B, columns] of the cache
     cache: DynamicCache
-    oldest: int  # the largest of `drawn`
+    longest: int  # the largest of them
     whole: bool  # no row is padded
 
     def keep(self, rows: torch.Tensor) -> None:
         """Only these, by their places in the batch, stay."""
         self.cache.batch_select_indices(rows)
         self.positions = self.positions.index_select(-2, rows)
-        for name in ("places", "numbers", "drawn", "tokens", "alive", "mask"):
+        for name in ("places", "numbers", "length", "tokens", "alive", "mask"):
             setattr(self, name, getattr(self, name)[rows])
 
     def narrow(self) -> None:
@@ -186,14 +186,14 @@ class Running:
         columns = int(self.mask.any(0).int().argmax())
         cut(self.cache, columns)
         self.mask = self.mask[:, columns:]
-        self.oldest, self.whole = int(self.drawn.max()), bool(self.mask.all())
+        self.longest, self.whole = int(self.length.max()), bool(self.mask.all())
 
     def join(self, other: "Running") -> None:
         """Take in the rows of another, which begin."""
         join(self.cache, other.cache)
         self.positions = torch.cat([self.positions, other.positions], -2)
         self.mask = left_joined(self.mask, other.mask, -1)
-        for name in ("places", "numbers", "drawn", "tokens", "alive"):
+        for name in ("places", "numbers", "length", "tokens", "alive"):
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
         self.whole = bool(self.mask.all())
 
@@ -211,7 +211,7 @@ class Running:
 
     def take(self, tokens: torch.Tensor, ends: torch.Tensor) -> None:
         """Go on from these tokens."""
-        self.tokens, self.drawn, self.oldest = tokens, self.drawn + 1, self.oldest + 1
+        self.tokens, self.length, self.longest = tokens, self.length + 1, self.longest + 1
         self.alive &= ~torch.isin(tokens, ends)
 
 
@@ -220,10 +220,10 @@ def in_turn(model: PreTrainedModel, line: Line, drawn: Drawn) -> None:
     running = begin(model, line, drawn)
     while running is not None:
         left = int(running.alive.sum())
-        if left <= STAY * len(running.places) or running.oldest == drawn.sampling.max_tokens:
+        if left <= STAY * len(running.places) or running.longest == drawn.sampling.max_tokens:
             running = turn_over(model, line, drawn, running)
         else:
-            running.take(drawn.add(running.forward(model), running.numbers, running.drawn), drawn.ends)
+            running.take(drawn.add(running.forward(model), running.numbers, running.length), drawn.ends)
 
 
 def begin(model: PreTrainedModel, line: Line, drawn: Drawn, taken: int = 0) -> Running | None:
@@ -235,16 +235,16 @@ def begin(model: PreTrainedModel, line: Line, drawn: Drawn, taken: int = 0) -> R
     running = Running(
         places=torch.tensor(places, device=model.device),
         numbers=numbers,
-        drawn=torch.zeros_like(numbers),
+        length=torch.zeros_like(numbers),
         tokens=numbers,
         alive=torch.ones_like(numbers, dtype=torch.bool),
         positions=found["position_ids"],
         mask=found["attention_mask"],
         cache=found["past_key_values"],
-        oldest=0,
+        longest=0,
         whole=bool(found["attention_mask"].all()),
     )
-    running.take(drawn.add(found["logits"], numbers, running.drawn), drawn.ends)
+    running.take(drawn.add(found["logits"], numbers, running.length), drawn.ends)
     drawn.hand_out(places)
     return running
 
@@ -252,7 +252,7 @@ def begin(model: PreTrainedModel, line: Line, drawn: Drawn, taken: int = 0) -> R
 def turn_over(model: PreTrainedModel, line: Line, drawn: Drawn, running: Running) -> Running | None:
     """Rows that have ended leave, and the next come in; None: none are left."""
     drawn.hand_out(running.places.tolist())
-    stay = running.alive & (running.drawn < drawn.sampling.max_tokens)
+    stay = running.alive & (running.length < drawn.sampling.max_tokens)
     drawn.leave(running.places[~stay].tolist())
     kept = stay.nonzero()[:, 0]
     if not len(kept):
