@@ -69,20 +69,22 @@ def language(size: ModelSize) -> int:
 
 
 def generation(setting: Setting, speed: Speed, flops: float, rows: int, at_once: int, length: float) -> float:
-    """Seconds of a sequence: its prompts, then a token of every row in the model at a time."""
-    size, wide = setting.size, setting.product_bytes  # weights and cache have the format that is computed in
-    prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
-    cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + length / 2)
-    computing = at_once * 2 * language(size) / flops
-    reading = ((size.parameters - size.vision) * wide + at_once * cached) / speed.bandwidth
-    return prompts + tokens_in_turn(setting, rows, at_once, length) * (
-        max(computing, reading) + size.layers * speed.layer
-    )
+    """Seconds of a sequence: its prompts, then a token of every row in the model at a time.
 
-
-def tokens_in_turn(setting: Setting, rows: int, at_once: int, length: float) -> float:
-    """Passes of a sequence: while rows wait, each place has one of mean length after another, and some are empty; then
-    the last row may take as long as is allowed. Never more than of one batch after another.
+    While rows wait, each place has one of mean length after another, and some are empty; the last row may take as long
+    as is allowed. The cache is as wide as its longest row all the time. Never more than of one batch after another.
     """
-    longest = setting.completion_tokens
-    return longest + (rows / at_once - 1) * min(length / OCCUPANCY, longest)
+    size, longest = setting.size, setting.completion_tokens
+    prompts = 2 * (rows * setting.prompt_tokens * language(size) + patches(setting, rows) * size.vision) / flops
+    in_batches = rows / at_once * longest * one_pass(setting, speed, flops, at_once, length / 2)
+    passes = longest + (rows / at_once - 1) * length / OCCUPANCY
+    return prompts + min(in_batches, passes * one_pass(setting, speed, flops, at_once, longest))
+
+
+def one_pass(setting: Setting, speed: Speed, flops: float, rows: int, width: float) -> float:
+    """Seconds for a token of every row, beside a prompt and `width` tokens of each in the cache."""
+    size, wide = setting.size, setting.product_bytes  # weights and cache have the format that is computed in
+    cached = 2 * size.layers * size.key_value_heads * size.head * wide * (setting.prompt_tokens + width)
+    computing = rows * 2 * language(size) / flops
+    reading = ((size.parameters - size.vision) * wide + rows * cached) / speed.bandwidth
+    return max(computing, reading) + size.layers * speed.layer
