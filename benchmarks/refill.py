@@ -3,8 +3,8 @@
     python -m benchmarks.refill [--rounds 4] [--quick] [--json]
 
 A random Qwen3 (8 x 256), in which an end may come at any place, samples 128 completions of at most 512 tokens, 16 at
-once: in batches, each drained to its longest row, and in one sequence, in turn, one thread. Exits with 1 where tokens
-differ.
+once, of prompts of several lengths: in batches, each drained to its longest row, and in one sequence, in turn, one
+thread. Exits with 1 where tokens differ.
 """
 
 import sys
@@ -61,7 +61,7 @@ def measure(folder: Path, rounds: int, quick: bool) -> dict[str, dict[str, Any]]
     make_model(folder, quick)
     rows, at_once = (64, 8) if quick else (ROWS, AT_ONCE)
     engine = TransformersEngine(folder, batch=at_once)
-    problems = [Problem(f"{i // 8:016x}", f"prompt {i // 8}", "", 0) for i in range(rows)]
+    problems = [Problem(f"{i // 8:016x}", "word " * (1 + i // 8 % 5) + str(i // 8), "", 0) for i in range(rows)]
     forward, found = engine.model.forward, {way: {"seconds": [], "counts": []} for way in WAYS}
     for number in range(rounds + 1):
         drawn = {}

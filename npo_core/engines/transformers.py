@@ -77,7 +77,8 @@ class TransformersEngine:
     def generate_part(self, problems: Sequence[Problem], first: int, max_tokens: int, seed: int) -> list[Generated]:
         """A completion for each of these problems, in one sequence; `first`: the number of the first row."""
         rows = [Row(problem.id, first + i) for i, problem in enumerate(problems)]
-        return self._generated(self._sample(problems, rows, max_tokens, seed))
+        with ONE_AT_A_TIME:
+            return self._generated(self._sample(problems, rows, max_tokens, seed))
 
     def generate_rounds(
         self, problems: Sequence[Problem], *, samples: int, most: int, max_tokens: int, seed: int, told: Told
@@ -92,7 +93,8 @@ class TransformersEngine:
             rounds.ended(places, self._generated(token_ids))
 
         first = [Row(*row) for row in rounds.begin(problems)]
-        self._sample(problems, first, max_tokens, seed, ended=ended, more=more)
+        with ONE_AT_A_TIME:
+            self._sample(problems, first, max_tokens, seed, ended=ended, more=more)
 
     @torch.inference_mode()
     def _sample(
@@ -104,7 +106,7 @@ class TransformersEngine:
         def read(ids: list[str]) -> list[PromptInputs]:
             return read_prompts(self.processor, [by_id[id_] for id_ in ids])
 
-        with ONE_AT_A_TIME, self._precision():
+        with self._precision():
             found = sample(self.model, read, rows, sampling, at_once=self.batch, **how)
         return [row.token_ids for row in found]
 
