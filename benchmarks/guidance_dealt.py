@@ -23,10 +23,9 @@ MUCH = {
 def dealt(bench: BenchRun, scout: TrainResult, until: int, rounds: int) -> dict[str, dict[str, float]]:
     """Of a token in two processes, to one: seconds and CPU seconds.
 
-    And the share of the time that the models of the two did not compute, and that of rows which had ended before their
-    batch.
+    And the share of the time that the models of the two did not compute.
     """
-    found: dict[str, list[float]] = {"seconds": [], "cpu": [], "idle": [], "tail": []}
+    found: dict[str, list[float]] = {"seconds": [], "cpu": [], "idle": []}
     for number in range(rounds):
         price = {}
         for processes in (1, 2) if number % 2 else (2, 1):
@@ -34,7 +33,6 @@ def dealt(bench: BenchRun, scout: TrainResult, until: int, rounds: int) -> dict[
             price[processes] = (made["seconds"] / made["tokens"], made["cpu"] / made["tokens"])
             if processes == 2:
                 found["idle"].append(made["idle"])
-                found["tail"].append(made["tail"])
         found["seconds"].append(price[2][0] / price[1][0])
         found["cpu"].append(price[2][1] / price[1][1])
         say(f"guidance: two processes, round {number + 1}/{rounds}: {found['seconds'][-1]:.3f}")
@@ -55,7 +53,7 @@ def guided(bench: BenchRun, scout: TrainResult, until: int, processes: int, seed
         cost = bench.guide(scout, [until], guidance=settings, execution=execution, seed=seed).cost
     seconds = time.perf_counter() - started  # the start of the processes among them
     found = {"seconds": seconds, "cpu": cpu_seconds() - before, "tokens": cost.tokens_generated}
-    return found | {"idle": timed.idle(processes), "tail": 1 - timed.values[TOKENS] / timed.values[PLACES]}
+    return found | {"idle": timed.idle(processes)}
 
 
 def cpu_seconds() -> float:
@@ -63,18 +61,17 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-BUSY, FIRST, LAST, TOKENS, PLACES = range(5)
+BUSY, FIRST, LAST = range(3)
 
 
 class Timed:
     """Stands in for the engines' lock, which is held while a model computes; counts over all processes forked since.
 
-    Seconds that it was held, and when first and last; tokens, and as many as there would be were all rows of a batch as
-    long as its longest.
+    Seconds that it was held, and when first and last.
     """
 
     def __init__(self) -> None:
-        self.values, self.lock, self.since = get_context("fork").Array("d", 5), Lock(), 0.0
+        self.values, self.lock, self.since = get_context("fork").Array("d", 3), Lock(), 0.0
 
     def __enter__(self) -> None:
         self.lock.acquire()
@@ -88,12 +85,6 @@ class Timed:
             self.values[LAST] = max(self.values[LAST], now)
         self.lock.release()
 
-    def count(self, lengths: list[int]) -> None:
-        """Note the rows of a batch."""
-        with self.values:
-            self.values[TOKENS] += sum(lengths)
-            self.values[PLACES] += len(lengths) * max(lengths)
-
     def idle(self, processes: int) -> float:
         """Share of the time, from the first to the last, in which a process's model did not compute."""
         return 1 - self.values[BUSY] / (processes * (self.values[LAST] - self.values[FIRST]))
@@ -104,21 +95,15 @@ def engines_timed() -> Iterator[Timed]:
     """Inside it, what the engines do of this process and of those that it forks."""
     import npo_core.engines.transformers as engines  # once the environment of torch is settled
 
-    timed, lock, sample = Timed(), engines.ONE_AT_A_TIME, engines.sample
-
-    def counted(*given, **how):
-        rows = sample(*given, **how)
-        timed.count([len(row.token_ids) for row in rows])
-        return rows
-
-    engines.ONE_AT_A_TIME, engines.sample = timed, counted  # type: ignore[assignment]
+    timed, lock = Timed(), engines.ONE_AT_A_TIME
+    engines.ONE_AT_A_TIME = timed  # type: ignore[assignment]
     try:
         yield timed
     finally:
-        engines.ONE_AT_A_TIME, engines.sample = lock, sample
+        engines.ONE_AT_A_TIME = lock
 
 
 def as_text(found: dict[str, dict]) -> str:
-    rows = [[in_words(found[name]) for name in ("seconds", "cpu", "idle", "tail")]]
-    head = ["seconds a token, two processes / one", "CPU seconds", "models idle", "places of rows that ended, idle"]
+    rows = [[in_words(found[name]) for name in ("seconds", "cpu", "idle")]]
+    head = ["seconds a token, two processes / one", "CPU seconds", "models idle"]
     return markdown(head, rows)

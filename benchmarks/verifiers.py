@@ -122,7 +122,7 @@ def step_seconds(config) -> float:
 def overlap(quick: bool, rounds: int) -> dict[str, dict]:
     """Seconds of a rollout, of it and its verification one after the other, and of both at once, in turn."""
     from benchmarks.steps_cases import one_long
-    from npo_core.engines.sampling import Sampling, readable, sample
+    from npo_core.engines.sampling import Row, Sampling, sample
     from npo_core.engines.transformers import TransformersEngine
     from npo_core.models.inputs import read_prompts
 
@@ -148,9 +148,10 @@ def overlap(quick: bool, rounds: int) -> dict[str, dict]:
         verdicts = []
         for name in ("then verified", "verified meanwhile"):
             started = time.perf_counter()
-            asked = readable(engine.model, prompts, of, engine.tokenizer.pad_token_id)
+            asked = [Row(number, i) for i, number in enumerate(of)]
             sampling = Sampling(number, 32 if quick else 256, engine.eos_ids, engine.tokenizer.pad_token_id)
-            rows = sample(engine.model, *asked, sampling, ended=None if name == "then verified" else tell)
+            told = None if name == "then verified" else tell
+            rows = sample(engine.model, lambda numbers: [prompts[i] for i in numbers], asked, sampling, ended=told)
             if name == "then verified":
                 seconds["rollout"].append(time.perf_counter() - started)
             verdicts.append(judge(completions(list(range(len(rows))), [row.token_ids for row in rows])))

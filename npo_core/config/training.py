@@ -168,6 +168,12 @@ class Guidance(Closed):
     chunk_prompts: int = Field(
         512, ge=1, description="prompts a committed shard; a killed stage loses at most two of each process"
     )
+    batch: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda batch: batch is None,
+        description="completions generated at once, of the prompts of a chunk; none: a round of all of them",
+    )
     accept_fallback: bool = Field(
         False,
         exclude_if=lambda on: not on,

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npo_core.config import EngineSettings
-from npo_core.engines.base import Engine, Generated
+from npo_core.engines.base import Engine, Generated, parts
 from npo_core.engines.open import open_engine
 from npo_core.errors import DeviceError
 from npo_core.problems import Problem
@@ -230,32 +230,35 @@ class DealtEngine(Own):
         self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
         """`samples` completions for each problem; see `Engine.generate`."""
-        how = {"max_tokens": max_tokens, "seed": seed}
         if self.whole:
-            size, rows, each = max(self.batch // samples, 1), list(problems), samples
-        else:
-            size, rows, each = self.batch, [problem for problem in problems for _ in range(samples)], 1
+            size, how = max(self.batch // samples, 1), {"samples": samples, "max_tokens": max_tokens, "seed": seed}
+            pieces = [problems[at : at + size] for at in range(0, len(problems), size)]
+            return self.hosts.all(generated, [(self, piece, how) for piece in pieces])
+        rows = [problem for problem in problems for _ in range(samples)]
         found = self.hosts.all(
-            generated,
+            generated_part,
             [
-                (self, rows[at : at + size], {**how, "samples": each, **({} if self.whole else {"first": at})})
-                for at in range(0, len(rows), size)
+                (self, rows[part.start : part.stop], part.start, max_tokens, seed)
+                for part in parts(len(rows), self.batch)
             ],
         )
-        if self.whole:
-            return found
-        return [[row for [row] in found[i : i + samples]] for i in range(0, len(found), samples)]
+        return [found[i : i + samples] for i in range(0, len(found), samples)]
 
     def score(self, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Log-probabilities of completions; see `Engine.score`."""
         size = self.batch
-        parts = [(self, problems[at : at + size], completions[at : at + size]) for at in range(0, len(problems), size)]
-        return self.hosts.all(scored, parts)
+        pieces = [(self, problems[at : at + size], completions[at : at + size]) for at in range(0, len(problems), size)]
+        return self.hosts.all(scored, pieces)
 
 
 def generated(engine: Engine, problems: Sequence[Problem], how: dict[str, int]) -> list[list[Generated]]:
     """What an engine of this process generates."""
     return engine.generate(problems, **how)
+
+
+def generated_part(engine: Any, *asked: Any) -> list[Generated]:
+    """What an engine of this process generates of one part."""
+    return engine.generate_part(*asked)
 
 
 def scored(engine: Engine, problems: Sequence[Problem], completions: Sequence[Sequence[int]]) -> list[np.ndarray]:

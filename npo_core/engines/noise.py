@@ -29,21 +29,23 @@ def hashed(number: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-def gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
+def gumbel(seed: int, rows: torch.Tensor, positions: torch.Tensor | int, size: int) -> torch.Tensor:
     """Standard Gumbel noise [rows, size] for the token at a position of each row, float32.
 
     Args:
         seed: any integer of up to 64 bits. rows: [B] numbers of rows, int64, on the device that the noise is wanted on.
+        positions: of each row [B], int64, or the same of all.
     """
-    parts = rows.split(max(1, MOST // size)) if rows.device.type == "cpu" else [rows]
-    return torch.cat([_gumbel(seed, part, position, size) for part in parts])
+    keys = torch.stack([rows, torch.as_tensor(positions, device=rows.device).expand_as(rows)]).to(torch.int32)
+    parts = keys.split(max(1, MOST // size), 1) if rows.device.type == "cpu" else [keys]
+    return torch.cat([_gumbel(seed, part[0], part[1], size) for part in parts])
 
 
-def _gumbel(seed: int, rows: torch.Tensor, position: int, size: int) -> torch.Tensor:
-    of_row, halves = rows.to(torch.int32), (seed, seed >> 32)
+def _gumbel(seed: int, of_row: torch.Tensor, position: torch.Tensor, size: int) -> torch.Tensor:
+    halves = (seed, seed >> 32)
     starts = [hashed(half + 0x9E3779B9 * (1 + number)) for number, half in enumerate(halves)]
     keys = mixed(mixed(torch.stack([of_row ^ start for start in starts])) ^ position)  # two of 32 bits a row
-    numbers = torch.arange(size, dtype=torch.int32, device=rows.device)
+    numbers = torch.arange(size, dtype=torch.int32, device=of_row.device)
     bits = mixed(mixed(numbers ^ keys[0][:, None]) ^ keys[1][:, None])
     uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)  # in (0, 1]; fine where it is small
     return uniform.neg_().log1p_().neg_().log_().neg_()

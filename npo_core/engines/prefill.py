@@ -43,6 +43,29 @@ def shared_prefill(
     }
 
 
+def join(cache: DynamicCache, other: DynamicCache) -> None:
+    """Add the rows of another cache that `divide`s; the shorter of the two is padded on the left."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        layer.keys, layer.values = left_joined(layer.keys, more.keys, -2), left_joined(layer.values, more.values, -2)
+
+
+def left_joined(rows: torch.Tensor, more: torch.Tensor, columns: int) -> torch.Tensor:
+    """Rows of two tensors, one behind the other; `columns`: the dimension in which the shorter gets zeros before it."""
+    shape = list(rows.shape)
+    shape[0], shape[columns] = len(rows) + len(more), max(rows.shape[columns], more.shape[columns])
+    joined = rows.new_zeros(shape)
+    for part, place in ((rows, joined[: len(rows)]), (more, joined[len(rows) :])):
+        width = part.shape[columns]
+        place.narrow(columns, shape[columns] - width, width).copy_(part)
+    return joined
+
+
+def cut(cache: DynamicCache, columns: int) -> None:
+    """Take the first columns out of a cache that `divide`s."""
+    for layer in cache.layers:
+        layer.keys, layer.values = layer.keys[..., columns:, :], layer.values[..., columns:, :]
+
+
 def divide(model: PreTrainedModel) -> bool:
     """Whether a cache can be handed from prompts to rows: plain attention in every layer."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 
-from npo_core.engines.base import Generated
-from npo_core.engines.sampling import Sampling, readable, sample
-from npo_core.models.inputs import beside_ids, read_prompts
+from npo_core.engines.base import Generated, parts
+from npo_core.engines.rounds import Rounds, Told
+from npo_core.engines.sampling import Row, Sampling, sample
+from npo_core.models.inputs import PromptInputs, beside_ids, read_prompts
 from npo_core.models.load import load_model, load_processor, narrow_products, tokenizer_of
 from npo_core.problems import Problem
 
@@ -61,32 +63,56 @@ class TransformersEngine:
         return None if image is None else [image]
 
     def generate(
-        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int, first: int = 0
+        self, problems: Sequence[Problem], *, samples: int, max_tokens: int, seed: int
     ) -> list[list[Generated]]:
-        """`samples` completions for each problem; see `Engine.generate`. `first`: the number of the first row."""
-        sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
+        """`samples` completions for each problem; see `Engine.generate`."""
         rows = [problem for problem in problems for _ in range(samples)]
-        starts = range(0, len(rows), self.batch)
+        found = [
+            completion
+            for part in parts(len(rows), self.batch)
+            for completion in self.generate_part(rows[part.start : part.stop], part.start, max_tokens, seed)
+        ]
+        return [found[i : i + samples] for i in range(0, len(found), samples)]
+
+    def generate_part(self, problems: Sequence[Problem], first: int, max_tokens: int, seed: int) -> list[Generated]:
+        """A completion for each of these problems, in one sequence; `first`: the number of the first row."""
+        rows = [Row(problem.id, first + i) for i, problem in enumerate(problems)]
         with ONE_AT_A_TIME:
-            parts = (self._sample(rows[at : at + self.batch], sampling, first + at) for at in starts)
-            flat = [item for part in parts for item in part]
-        return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+            return self._generated(self._sample(problems, rows, max_tokens, seed))
+
+    def generate_rounds(
+        self, problems: Sequence[Problem], *, samples: int, most: int, max_tokens: int, seed: int, told: Told
+    ) -> None:
+        """Rounds in one sequence: those of some problems fill places while others' samples go on; see `GuideEngine`."""
+        rounds = Rounds(problems, samples, most, told)
+
+        def more() -> list[Row]:
+            return [Row(*row) for row in rounds.more()]
+
+        def ended(places: list[int], token_ids: list[list[int]]) -> None:
+            rounds.ended(places, self._generated(token_ids))
+
+        first = [Row(*row) for row in rounds.begin(problems)]
+        with ONE_AT_A_TIME:
+            self._sample(problems, first, max_tokens, seed, ended=ended, more=more)
 
     @torch.inference_mode()
-    def _sample(self, problems: Sequence[Problem], sampling: Sampling, first: int) -> list[Generated]:
-        with self._precision():
-            found = sample(self.model, *self._inputs(problems), sampling, first)
-        texts = self.tokenizer.batch_decode([row.token_ids for row in found], skip_special_tokens=True)
-        ended = set(self.eos_ids)
-        return [
-            Generated(row.token_ids, text, row.token_ids[-1] in ended) for row, text in zip(found, texts, strict=True)
-        ]
+    def _sample(
+        self, problems: Sequence[Problem], rows: Sequence[Row], max_tokens: int, seed: int, **how: Any
+    ) -> list[list[int]]:
+        by_id = {problem.id: problem for problem in problems}
+        sampling = Sampling(seed, max_tokens, self.eos_ids, self.tokenizer.pad_token_id, self.never_sampled or ())
 
-    def _inputs(self, problems: Sequence[Problem]) -> tuple[dict[str, torch.Tensor], list[int] | None]:
-        once = {problem.id: problem for problem in problems}
-        place = {id_: number for number, id_ in enumerate(once)}
-        prompts = read_prompts(self.processor, list(once.values()))
-        return readable(self.model, prompts, [place[problem.id] for problem in problems], self.tokenizer.pad_token_id)
+        def read(ids: list[str]) -> list[PromptInputs]:
+            return read_prompts(self.processor, [by_id[id_] for id_ in ids])
+
+        with self._precision():
+            found = sample(self.model, read, rows, sampling, at_once=self.batch, **how)
+        return [row.token_ids for row in found]
+
+    def _generated(self, token_ids: list[list[int]]) -> list[Generated]:
+        texts, ends = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True), set(self.eos_ids)
+        return [Generated(ids, text, ids[-1] in ends) for ids, text in zip(token_ids, texts, strict=True)]
 
     @torch.inference_mode()
     def score(

@@ -23,6 +23,7 @@ from npo_core.allowed import require_interpreter
 from npo_core.config import EngineSettings
 from npo_core.engines.base import Generated
 from npo_core.engines.check import k3, refuse_stale
+from npo_core.engines.rounds import InRounds
 from npo_core.engines.transformers import ONE_AT_A_TIME, TransformersEngine
 from npo_core.engines.vllm_worker import DONE, MEMORY, MISSING
 from npo_core.errors import ConfigError, DataError, DeviceError, EngineError, OutOfMemoryError
@@ -234,7 +235,7 @@ def refuse_other_prompts(problems: Sequence[Problem], read: Sequence[PromptInput
             )
 
 
-class VLLMEngine:
+class VLLMEngine(InRounds):
     """Samples in the worker; scores with the trainer's own model, loaded here.
 
     Args:

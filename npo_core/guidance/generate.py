@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from npo_core.engines import Engine, Generated
+from npo_core.engines.rounds import Answered
 from npo_core.guidance.shards import PromptCost, done_shards, read_shard_ids, write_shard
 from npo_core.guidance.trajectory import Trajectory
 from npo_core.problems import Completion, Judge, Problem, ProblemSet, Verdict
@@ -164,8 +165,19 @@ class ChunkSamples:
     found: dict[str, list[Candidate]]
     drawn: dict[str, int]
     tokens: dict[str, int]
+    waiting: list[tuple[list["Drawn"], Future[list["Judged"]]]] = field(default_factory=list)  # for their verdicts
     refused: Counter[str] = field(default_factory=Counter)
     guessed: Counter[str] = field(default_factory=Counter)
+
+    def count(self) -> None:
+        """Wait for the verdicts that are not there, and count them."""
+        for drawn, judged in self.waiting:
+            for (problem, sample, completion), (rewards, guessed, refused) in zip(drawn, judged.result(), strict=True):
+                self.guessed[problem.id] += guessed
+                self.refused[problem.id] += refused
+                if rewards is not None:
+                    self.found[problem.id].append(Candidate(sample, completion, rewards))
+        self.waiting.clear()
 
     def costs(self) -> list[PromptCost]:
         """What each prompt cost, in samples and tokens."""
@@ -173,6 +185,14 @@ class ChunkSamples:
             PromptCost(id_, self.drawn[id_], self.tokens[id_], self.refused[id_], self.guessed[id_])
             for id_ in self.found
         ]
+
+
+class Drawn(NamedTuple):
+    """A sample of a prompt."""
+
+    problem: Problem
+    sample: int
+    completion: Generated
 
 
 class Judged(NamedTuple):
@@ -194,9 +214,9 @@ class Judging:
         self.problems, self.accept_fallback, self.opinion = problems, accept_fallback, opinion
         self.thread = ThreadPoolExecutor(1)
 
-    def __call__(self, rows: Sequence[Completion]) -> list[Judged]:
-        """Of each completion, in order. Raises what the judges do."""
-        return self.thread.submit(self.judged, rows).result()
+    def begin(self, rows: Sequence[Completion]) -> Future[list[Judged]]:
+        """Of each completion, in order, once it is judged. Its result raises what the judges do."""
+        return self.thread.submit(self.judged, rows)
 
     def judged(self, rows: Sequence[Completion]) -> list[Judged]:
         """Of each completion, in order; all are judged at once."""
@@ -224,7 +244,7 @@ class GuideSampler:
     Sent to a process that generates, it samples there with the engines and judges of that process.
     """
 
-    engine: Engine
+    engine: Any  # a GuideEngine, or what is sent in its place
     guide: str
     step: int
     sampling: Sampling
@@ -233,38 +253,41 @@ class GuideSampler:
     seed_of: Callable[..., int]
 
     def sample(self, number: int, chunk: Sequence[Request]) -> Sampled:
-        """Sample a chunk in rounds; solved prompts leave the batch when sampling stops at the first correct one."""
+        """Sample a chunk in rounds; where sampling stops at the first correct one, solved prompts have no further."""
         sampling = self.sampling
         ids = [r.problem.id for r in chunk]
         seed = self.seed_of("guidance", sampling.seed, self.step, number)
         samples = ChunkSamples(chunk, seed, {id_: [] for id_ in ids}, dict.fromkeys(ids, 0), dict.fromkeys(ids, 0))
-        pending = [r.problem for r in chunk]
-        for start in range(0, sampling.samples, sampling.samples_per_round):
-            width = min(sampling.samples_per_round, sampling.samples - start)
-            answers = self.engine.generate(
-                pending, samples=width, max_tokens=sampling.max_tokens, seed=self.seed_of(seed, start)
-            )
-            self.take(samples, pending, answers, start)
-            if sampling.stop_at_first_correct:
-                pending = [p for p in pending if not samples.found[p.id]]
-            if not pending:
-                break
+        self.engine.generate_rounds(
+            [r.problem for r in chunk],
+            samples=sampling.samples_per_round,
+            most=sampling.samples,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+            told=partial(self.take, samples),
+        )
+        samples.count()
         kept = keep_some(samples, sampling.keep, sampling.keep_most, self.rollback)
         return number, self.record(kept, samples), samples.costs()
 
-    def take(
-        self, samples: ChunkSamples, pending: Sequence[Problem], answers: Sequence[Sequence[Generated]], start: int
-    ) -> None:
-        """Judge a round, and count it."""
-        asked = [(problem, i, c) for problem, row in zip(pending, answers, strict=True) for i, c in enumerate(row)]
-        judged = self.judging([Completion(problem, c.text, len(c.token_ids), c.finished) for problem, _, c in asked])
-        for (problem, i, completion), (rewards, guessed, refused) in zip(asked, judged, strict=True):
-            samples.drawn[problem.id] += 1
-            samples.tokens[problem.id] += len(completion.token_ids)
-            samples.guessed[problem.id] += guessed
-            samples.refused[problem.id] += refused
-            if rewards is not None:
-                samples.found[problem.id].append(Candidate(start + i, completion, rewards))
+    def take(self, samples: ChunkSamples, answered: Answered) -> Callable[[], list[Problem]]:
+        """Have prompts' rounds judged; what it gives says, when called, which of the prompts are asked again."""
+        drawn: list[Drawn] = []
+        for problem, row in answered:
+            drawn += [Drawn(problem, i, completion) for i, completion in enumerate(row, samples.drawn[problem.id])]
+            samples.drawn[problem.id] += len(row)
+            samples.tokens[problem.id] += sum(len(completion.token_ids) for completion in row)
+        rows = [Completion(problem, c.text, len(c.token_ids), c.finished) for problem, _, c in drawn]
+        samples.waiting.append((drawn, self.judging.begin(rows)))
+        left = [problem for problem, _ in answered if samples.drawn[problem.id] < self.sampling.samples]
+
+        def again() -> list[Problem]:
+            if left and self.sampling.stop_at_first_correct:
+                samples.count()
+                return [problem for problem in left if not samples.found[problem.id]]
+            return left  # no verdict is waited for that decides nothing
+
+        return again
 
     def record(self, kept: Sequence[tuple[Problem, Candidate]], samples: ChunkSamples) -> list[Trajectory]:
         """Trajectories with the guide's own log-probabilities, found in one forward pass over what is kept."""

@@ -102,9 +102,9 @@ def ways(need: Need, setting: Setting) -> list[list[Fields]]:
     if need.what == "train":
         return training_ways(need, setting)
     config, wide = setting.config, {"model.dtype": "bfloat16"} if setting.weight_bytes == 4 else {}
-    probe = config.auto.probe
+    probe, guidance = config.auto.probe, config.guidance
     fewer = {
-        "guide": halves("guidance.chunk_prompts", config.guidance.chunk_prompts),
+        "guide": halves("guidance.batch", guidance.batch or guidance.chunk_prompts * guidance.samples_per_round),
         "probe": halves("auto.probe.batch", probe.batch or probe.prompts * probe.samples),
         "evaluate": halves("evaluation.batch", config.evaluation.batch),
         "disk": sparser(config),

@@ -6,7 +6,6 @@ them), TRL's fused head was read for its tiles, the rest was measured (docs/plan
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from math import ceil
 
 from npo_core.planning import images
 from npo_core.planning.setting import Setting
@@ -168,12 +167,18 @@ def logits(setting: Setting) -> float:
     return tile * copies + head + scored * size.hidden * 4
 
 
-def engine(setting: Setting, prompts: int, samples: int) -> dict[str, dict[str, float]]:
-    """The phases of a stage's engine, which reads a prompt once for all its samples; vLLM has a share of its own."""
+def engine(setting: Setting, rows: int, samples: int, most: int) -> dict[str, dict[str, float]]:
+    """The phases of a stage's engine with so many rows at once, `samples` of a prompt behind one another.
+
+    A prompt is read once for those of its samples that come together; `most`: there are no more prompts. Where rows
+    come in beside others these have the rest of the cache, so the larger of the two phases bounds any mixture of them.
+    vLLM has a share of its own.
+    """
     if setting.config.engine.kind == "vllm":
-        return {"check": scoring(setting, prompts * samples)}
+        return {"check": scoring(setting, rows)}
+    prompts = min((rows - 2) // samples + 2, most)  # that rows behind one another may have
     shared = images.beside(setting, prompts, {"prompts": generation(setting, prompts)["prompts"]})
-    return generation(setting, prompts * samples) | shared
+    return generation(setting, rows) | shared
 
 
 def generation(setting: Setting, rows: int) -> dict[str, dict[str, float]]:
@@ -229,8 +234,11 @@ def guide(setting: Setting) -> Memory:
     """The memory of a guide stage."""
     guidance = setting.config.guidance
     prompts = min(guidance.chunk_prompts, prompts_met(setting.config, setting.config.training.steps))
-    kept = prompts * (guidance.samples if guidance.keep == "closest" else 1)
-    phases = engine(setting, prompts, guidance.samples_per_round) | {"scoring what is kept": scoring(setting, kept)}
+    round_ = prompts * guidance.samples_per_round
+    rows = min(guidance.batch or round_, prompts * guidance.samples)
+    kept = min(prompts * (guidance.samples if guidance.keep == "closest" else 1), guidance.batch or round_)
+    phases = engine(setting, rows, guidance.samples_per_round, prompts)
+    phases |= {"scoring what is kept": scoring(setting, kept)}
     return Memory("guide", loaded(setting, 2 if guidance.keep == "closest" else 1), phases)
 
 
@@ -238,14 +246,14 @@ def evaluate(setting: Setting) -> Memory:
     """The memory of an evaluate stage."""
     evaluation, asked = setting.config.evaluation, held_out(setting.config.problems)
     rows = evaluation.batch if asked is None else min(evaluation.batch, asked * evaluation.samples)
-    return Memory("evaluate", loaded(setting), engine(setting, ceil(rows / evaluation.samples), evaluation.samples))
+    return Memory("evaluate", loaded(setting), engine(setting, rows, evaluation.samples, asked or rows))
 
 
 def probe(setting: Setting) -> Memory:
     """The memory of a probe stage."""
     asked = setting.config.auto.probe
     rows = min(asked.batch or asked.prompts * asked.samples, asked.prompts * asked.samples)
-    phases = engine(setting, ceil(rows / asked.samples), min(asked.samples, rows))
+    phases = engine(setting, rows, asked.samples, asked.prompts)
     phases |= {"scoring by candidates": scoring(setting, rows)}
     return Memory("probe", loaded(setting), phases)
 

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Any
 
 from npo_core.config import DataProblems, DynamicSampling, ExtraSamples, Mix, Problems, RunConfig, Source
+from npo_core.engines.base import parts
 from npo_core.errors import DataError
 from npo_core.problems.count import source_rows
 from npo_core.stages.specs import EvaluateSpec, GuideSpec, ProbeSpec, Spec, TrainSpec
@@ -22,6 +23,7 @@ class Work:
     updates: int = 0
     completions: int | None = 0
     at_once: int = 1  # completions of one generation batch
+    sequence: int = 1  # completions that one process samples in places of others; training: its share of a batch
     scored: int = 0
     snapshots: int = 0
     sure: bool = True  # it is done whatever the run decides
@@ -47,7 +49,8 @@ def measure(spec: Spec, config: RunConfig, steps: Mapping[str, int], until: int)
     if isinstance(spec, ProbeSpec):
         asked, guides = spec.probe.prompts * spec.probe.samples, 1 + spec.probe.behind
         at_once = min(spec.probe.batch or asked, asked)
-        return {"completions": guides * asked, "at_once": at_once, "scored": 2 * guides * asked}
+        sequence = len(parts(asked, at_once)[0])
+        return {"completions": guides * asked, "at_once": at_once, "sequence": sequence, "scored": 2 * guides * asked}
     return evaluate(spec) if isinstance(spec, EvaluateSpec) else {}
 
 
@@ -79,9 +82,11 @@ def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[
     if spec.pool_only or spec.failures:
         prompts = pool if spec.failures else min(prompts, pool)
     guidance = spec.guidance
+    rows = min(guidance.chunk_prompts, prompts) * guidance.samples_per_round
     return {
         "completions": (len(spec.horizons or spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
-        "at_once": max(min(guidance.chunk_prompts, prompts) * guidance.samples_per_round, 1),
+        "at_once": max(min(rows, guidance.batch or rows), 1),
+        "sequence": min(guidance.chunk_prompts, prompts) * guidance.samples,
         "scored": prompts,
     }
 
@@ -94,7 +99,8 @@ def evaluate(spec: EvaluateSpec) -> dict[str, int | None]:
     rows = None
     if asked is not None and further is not None:
         rows = evaluation.samples * (number * asked + times * further)
-    return {"completions": rows, "at_once": evaluation.batch}
+    most = evaluation.samples * max(asked or 1, 1)
+    return {"completions": rows, "at_once": evaluation.batch, "sequence": len(parts(most, evaluation.batch)[0])}
 
 
 def prompts_met(config: RunConfig, updates: int) -> int:

@@ -183,7 +183,7 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return OutOfMemoryError(
             f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
-            "training.micro_batch, evaluation.batch or guidance.chunk_prompts."
+            "training.micro_batch, training.generation_batch, evaluation.batch or guidance.batch."
         )
     if processes.is_lost(error):
         return processes.LostProcess("The connection to another process of the stage broke: see the log.")

@@ -171,5 +171,5 @@ def sampling(spec: GuideSpec) -> Sampling:
 def describe_sampling(spec: GuideSpec) -> dict:
     """What the cache's rows say of how they were drawn; of the engine, where it is not transformers."""
     engine = {} if spec.engine.kind == "transformers" else {"engine": spec.engine.kind}
-    sampled = spec.guidance.model_dump(exclude={"chunk_prompts"})
+    sampled = spec.guidance.model_dump(exclude={"chunk_prompts", "batch"})
     return {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **sampled, **engine}

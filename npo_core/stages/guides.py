@@ -165,7 +165,7 @@ def by_distance(
 
 def generation_rows(spec: GuideSpec) -> int:
     """Completions that are generated at once."""
-    return spec.guidance.chunk_prompts * spec.guidance.samples_per_round
+    return spec.guidance.batch or spec.guidance.chunk_prompts * spec.guidance.samples_per_round
 
 
 def load_engine(spec: GuideSpec, context: StageContext, snapshot: str) -> Engine:

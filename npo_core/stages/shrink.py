@@ -50,6 +50,8 @@ def shrink(config: RunConfig) -> RunConfig:
     ladder = [2, 4] if config.bootstrap.ladder else []
     fields["bootstrap"] = fields.get("bootstrap", {}) | {"scout_steps": 4, "ladder": ladder}
     fields["guidance"] = fields.get("guidance", {}) | {"chunk_prompts": 8}
+    if config.guidance.batch is not None:
+        fields["guidance"]["batch"] = 8
     fields["evaluation"] = fields.get("evaluation", {}) | {"every": 4, "samples": 2, "batch": 64}
     fields["engine"] = {}  # vLLM's attention knows no heads this small
     fields["name"] = f"{config.name}-shrunk"

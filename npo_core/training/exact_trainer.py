@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from trl.models import unwrap_model_for_generation
 
-from npo_core.engines.sampling import Ended, Sampled, Sampling, readable, sample
+from npo_core.engines.sampling import Ended, Row, Sampled, Sampling, sample
 from npo_core.models.inputs import PromptInputs
 from npo_core.models.sampling import own_distribution
 from npo_core.seeds import derive_seed
@@ -82,12 +82,12 @@ class ExactTrainer(SharingTrainer):
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
         """Rows sampled by key and recorded; where TRL's arguments ask for more than a temperature, TRL's, in parts."""
-        size = self.generation_batch or len(prompt_ids)
-        parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
         if self._draws_by_key(images, multimodal_fields):
             with self._whole_weights():
-                self._sampled = [row for part in parts for row in self._sample(prompt_ids, part)]
+                self._sampled = self._sample(prompt_ids)
             return [row.token_ids for row in self._sampled], None
+        size = self.generation_batch or len(prompt_ids)
+        parts = [slice(start, start + size) for start in range(0, len(prompt_ids), size)]
         with own_distribution(self.model), self._whole_weights():
             return self._generate_parts(parts, prompt_ids, images, multimodal_fields, *args, **kwargs)
 
@@ -124,11 +124,9 @@ class ExactTrainer(SharingTrainer):
             return derive_seed("step", self.sampling_seed, window, 0, 0)
         return derive_seed("draw", self.sampling_seed, window, self._draws)
 
-    def _sample(self, prompt_ids: list[list[int]], part: slice) -> list[Sampled]:
-        """Completions of some rows of this process."""
-        keys = list(map(tuple, prompt_ids[part])) if self._numbers is None else self._numbers[part].tolist()
-        number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-        prompts = [PromptInputs(list(k)) if self._numbers is None else self._prompt(k) for k in number]
+    def _sample(self, prompt_ids: list[list[int]]) -> list[Sampled]:
+        """Completions of the rows of this process."""
+        keys = list(map(tuple, prompt_ids)) if self._numbers is None else self._numbers.tolist()
         sampling = Sampling(
             seed=self._rollout_seed,
             max_tokens=self.max_completion_length,
@@ -137,7 +135,7 @@ class ExactTrainer(SharingTrainer):
             never=self.generation_kwargs.get("suppress_tokens") or (),
             temperature=self.temperature,
         )
-        first = self.accelerator.process_index * len(prompt_ids) + part.start
+        first = self.accelerator.process_index * len(prompt_ids)
         kwargs = self.args.gradient_checkpointing_kwargs
         # Each pass of the model is an autocast of its own; one around them keeps what they cast weights to.
         cast_once = torch.autocast(self.accelerator.device.type, enabled=False)
@@ -147,12 +145,22 @@ class ExactTrainer(SharingTrainer):
                 self.model_wrapped, self.accelerator, gradient_checkpointing_kwargs=kwargs
             ) as model,
         ):
-            split = self._sharded and not self.is_distributed_loading_by_transformers
-            asked = readable(model, prompts, [number[key] for key in keys], sampling.pad_id, split)
-            return sample(model, *asked, sampling, first, self._ended(part))
+            return sample(
+                model,
+                self._prompts,
+                [Row(key, first + i) for i, key in enumerate(keys)],
+                sampling,
+                at_once=self.generation_batch,
+                sharded=self._sharded and not self.is_distributed_loading_by_transformers,
+                ended=self._ended(),
+            )
 
-    def _ended(self, part: slice) -> Ended | None:
-        """Told of rows of a part of the rollout whose completions are there; None: nobody wants to know so early."""
+    def _prompts(self, keys: list) -> list[PromptInputs]:
+        """Prompts by their token ids or, where there are images, by their numbers."""
+        return [PromptInputs(list(key)) if self._numbers is None else self._prompt(key) for key in keys]
+
+    def _ended(self) -> Ended | None:
+        """Told of rows of the rollout whose completions are there; None: nobody wants to know so early."""
         return None
 
     def _shared_noise(self) -> AbstractContextManager:

@@ -153,12 +153,12 @@ class MixingTrainer(ExactTrainer):
         self.seconds["verify"] += time.perf_counter() - started
         return generated, rewards_BF
 
-    def _ended(self, part: slice) -> Ended | None:
+    def _ended(self) -> Ended | None:
         if (begin := self.begin_verifying) is None:
             return None
 
         def tell(places: list[int], token_ids: list[list[int]]) -> None:
-            prompt_ids = [self._asking[part.start + place]["prompt_id"] for place in places]
+            prompt_ids = [self._asking[place]["prompt_id"] for place in places]
             texts = self.processing_class.batch_decode(token_ids, skip_special_tokens=True)
             begin(prompt_ids, texts, token_ids)
 

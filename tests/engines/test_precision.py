@@ -7,6 +7,7 @@ from transformers import DynamicCache
 
 from npo_core.engines.prefill import shared_prefill
 from npo_core.engines.transformers import TransformersEngine
+from npo_core.models.inputs import left_padded, read_prompts
 from npo_core.models.load import load_model, narrow_products
 from npo_core.models.tiny import make_tiny
 from npo_core.problems import Problem
@@ -79,7 +80,7 @@ def test_a_head_that_is_the_embedding_stays(folders):
 @pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_the_cache_has_the_format_that_attention_computes_in(folders, bf16, dtype):
     engine = TransformersEngine(folders("qwen3"), bf16=bf16)
-    inputs, prompt_of = engine._inputs(PROBLEMS)
+    inputs = left_padded(read_prompts(engine.processor, PROBLEMS), 0)
     with torch.inference_mode(), engine._precision():
-        cache = shared_prefill(engine.model, inputs, torch.tensor(prompt_of))["past_key_values"]
+        cache = shared_prefill(engine.model, inputs, torch.arange(len(PROBLEMS)))["past_key_values"]
     assert {(layer.keys.dtype, layer.values.dtype) for layer in cache.layers} == {(dtype, dtype)}

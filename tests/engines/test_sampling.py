@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from npo_core.engines.noise import draw, gumbel
-from npo_core.engines.sampling import Sampling, readable, sample
+from npo_core.engines.sampling import Row, Sampling, sample
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.models.inputs import read_prompts
 
@@ -59,13 +59,13 @@ def test_what_is_never_sampled_adds_no_entropy():
 
 def test_rows_that_have_ended_leave_and_what_is_recorded_is_the_models(models, problems, monkeypatch):
     engine, sizes = TransformersEngine(models["a"]), []
-    prompts = read_prompts(engine.tokenizer, problems.train[:8])
-    asked = readable(engine.model, prompts, [i // 8 for i in range(64)], 0)
+    prompts, asked = read_prompts(engine.tokenizer, problems.train[:8]), [Row(i // 8, i) for i in range(64)]
+    read = lambda numbers: [prompts[number] for number in numbers]  # noqa: E731
     forward = engine.model.forward
     monkeypatch.setattr(engine.model, "forward", lambda **k: sizes.append(len(k["input_ids"])) or forward(**k))
     told = []
     ended = lambda places, ids: told.append((len(sizes), dict(zip(places, ids, strict=True))))  # noqa: E731
-    rows = sample(engine.model, *asked, Sampling(5, 12, engine.eos_ids, 0), ended=ended)
+    rows = sample(engine.model, read, asked, Sampling(5, 12, engine.eos_ids, 0), ended=ended)
     monkeypatch.undo()
     # Whoever wants to know is told of each row once, of most while others are still sampled.
     assert sorted(place for _, found in told for place in found) == list(range(64))
@@ -80,10 +80,11 @@ def test_rows_that_have_ended_leave_and_what_is_recorded_is_the_models(models, p
 
 def test_a_temperature_is_recorded_as_it_was_sampled(models, problems):
     engine = TransformersEngine(models["a"])
-    asked = readable(engine.model, read_prompts(engine.tokenizer, problems.train[:1]), [0] * 4, 0)
+    [prompt] = read_prompts(engine.tokenizer, problems.train[:1])
     for temperature in (0.5, 2.0):
-        rows = sample(engine.model, *asked, Sampling(5, 1, engine.eos_ids, 0, temperature=temperature))
-        logits = engine.model(asked[0]["input_ids"]).logits[0, -1] / temperature
+        sampling = Sampling(5, 1, engine.eos_ids, 0, temperature=temperature)
+        rows = sample(engine.model, lambda _: [prompt], [Row(0, i) for i in range(4)], sampling)
+        logits = engine.model(torch.tensor([prompt.ids])).logits[0, -1] / temperature
         expected = logits.log_softmax(-1)
         assert [row.logprobs[0] for row in rows] == pytest.approx([expected[row.token_ids[0]].item() for row in rows])
         assert rows[0].entropies[0] == pytest.approx(-(expected.exp() * expected).sum().item())

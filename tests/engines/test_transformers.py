@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from npo_core.engines.base import parts
 from npo_core.engines.noise import gumbel
 from npo_core.engines.prefill import divide
-from npo_core.engines.sampling import Sampling, sample
+from npo_core.engines.sampling import Row, Sampling, sample
 from npo_core.engines.transformers import TransformersEngine
+from npo_core.models.inputs import PromptInputs
 
 TOKENS = 4
 
@@ -67,15 +69,14 @@ def test_the_size_of_a_batch_changes_no_token(models, engine, problems):
 
 
 def test_left_padding_is_shared_too(engine):
-    ids = torch.tensor([[0, 0, 5, 6, 7], [4, 5, 6, 7, 8], [0, 0, 0, 0, 9]])
-    mask = (ids != 0).long()
-    prompts = {"input_ids": ids, "attention_mask": mask}
-    of = [2, 0, 0, 1]
+    prompts = [[5, 6, 7], [4, 5, 6, 7, 8], [9]]
+    rows = [Row(prompt, i) for i, prompt in enumerate([2, 0, 0, 1])]
+
+    def read(numbers):
+        return [PromptInputs(prompts[number]) for number in numbers]
+
     sampling = Sampling(7, 6, engine.eos_ids, 0)
-    shared, alone = (
-        sample(engine.model, prompts, of, sampling),
-        sample(engine.model, {name: value[of] for name, value in prompts.items()}, None, sampling),
-    )
+    shared, alone = (sample(engine.model, read, rows, sampling, sharded=sharded) for sharded in (False, True))
     for mine, other in zip(shared, alone, strict=True):
         assert mine.token_ids == other.token_ids
         assert mine.logprobs == pytest.approx(other.logprobs, abs=1e-5)
@@ -108,3 +109,15 @@ def test_scores_do_not_need_all_logits_at_once(engine, problems, monkeypatch):
     assert max(passes) <= 3 and sum(passes) == 8
     assert [len(row) for row in parts] == [len(ids) for ids in completions]
     assert all(abs(a - b).max() < 1e-5 for a, b in zip(whole, parts, strict=True))
+
+
+def test_parts_are_a_batch_at_least_and_eight_until_there_is_much_to_do():
+    sizes = {
+        (rows, 40): [len(part) for part in parts(rows, 40)] for rows in (0, 1, 40, 41, 320, 321, 2048, 10240, 60000)
+    }
+    for (rows, batch), found in sizes.items():
+        assert sum(found) == rows and all(size == found[0] for size in found[:-1])
+        assert all(batch <= size <= 32 * batch for size in found[:-1])
+    assert {rows: len(found) for (rows, _), found in sizes.items()} == {
+        0: 0, 1: 1, 40: 1, 41: 2, 320: 8, 321: 8, 2048: 8, 10240: 8, 60000: 47,
+    }  # fmt: skip

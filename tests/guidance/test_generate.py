@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from npo_core.engines import Generated
+from npo_core.engines.rounds import InRounds
 from npo_core.errors import VerifierError
 from npo_core.guidance.cache import summary
 from npo_core.guidance.generate import GuideSource, Judging, Request, Sampling, generate_guidance, side_by_side
@@ -21,16 +22,16 @@ from npo_core.timeline import Store
 PROMPTS, CHUNK, SAMPLES = 10, 4, 6  # three chunks
 
 
-class Script:
+class Script(InRounds):
     """An engine whose sample number i of a prompt is the token i, and what it was asked."""
 
     def __init__(self, on_generate=lambda: None):
         self.asked, self.on_generate = [], on_generate
 
     def generate(self, problems, *, samples, max_tokens, seed):
-        self.asked.append(([p.id[:2] for p in problems], seed))
+        start = sum(problems[0].id[:2] in ids for ids, _ in self.asked) * samples
+        self.asked.append(([p.id[:2] for p in problems], start))
         self.on_generate()
-        start = seed[1]
         return [[Generated([start + i, 1], str(start + i), True) for i in range(samples)] for _ in problems]
 
     def score(self, problems, completions):
@@ -78,7 +79,7 @@ def test_solved_prompts_leave_and_the_others_go_on(generate):
     rows = {row.prompt_id[:2]: (int(row.token_ids[0]), row.samples) for row in read_shards(run.shards)}
     assert rows == {f"{i:02d}": (i % 7, 2 * (i % 7 // 2) + 2) for i in range(PROMPTS) if i != 6}
     assert shard_totals(run.shards).samples == sum(samples for _, samples in rows.values()) + SAMPLES
-    assert [asked for asked, seed in run.asked if seed[0] == 0] == [["00", "01", "02", "03"], ["02", "03"]]
+    assert [asked for asked, _ in run.asked if asked[-1] < "04"] == [["00", "01", "02", "03"], ["02", "03"]]
     assert run.told[-1] == (1000, 1000) and len(run.told) == 3
 
 
@@ -155,7 +156,7 @@ def test_what_is_kept_is_scored_while_the_next_chunk_generates(generate):
     engine = Tells()
     engine.on_generate = lambda: len(engine.asked) != 2 or scored.wait(20) or pytest.fail("nothing was scored")
     run = generate(engine=engine, samples_per_round=SAMPLES)
-    assert sorted(seed for _, seed in run.asked) == [(0, 0), (1, 0), (2, 0)]
+    assert sorted(asked[0] for asked, _ in run.asked) == ["00", "04", "08"]
     assert done_shards(run.shards) == [0, 1, 2]
 
 
@@ -221,7 +222,7 @@ def test_a_stage_that_broke_goes_on_with_what_it_had(generate):
         generate(breaks)
     assert done_shards(Store(whole.shards.uri.replace("whole", "run"))) == [0, 1]
     again = generate()
-    assert {seed[0] for _, seed in again.asked} == {2}
+    assert min(id_ for asked, _ in again.asked for id_ in asked) == "08"
     assert list(read_shards(again.shards)) == list(read_shards(whole.shards))
 
 

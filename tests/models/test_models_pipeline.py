@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3VLModel as VL
 
 from npo_core.engines.prefill import shared_prefill
-from npo_core.engines.sampling import sample
+from npo_core.engines.sampling import Running
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, DataError
 from npo_core.models.inputs import prompt_inputs
@@ -194,27 +194,32 @@ def test_gradient_checkpointing_changes_no_bit(run, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_vl"])
-def test_rollouts_in_parts(run, kind, monkeypatch):
-    """No more rows at once than asked for, each prompt's pictures once in each; the tokens are those of one part."""
+def test_rollouts_of_a_few_rows_at_once(run, kind, monkeypatch):
+    """No more at once than asked for, and pictures once for those that come together; the tokens are those of all."""
     run = run(kind, **({"rows": text_rows} if kind == "qwen3" else {}))
-    base, store = run.base(), run.workspace.store
-    asked: list[tuple] = []
+    base, store, asked, steps = run.base(), run.workspace.store, [], []
 
-    def watched(model, inputs, prompt_of, *rest):
+    def watched(model, inputs, prompt_of):
         asked.append((len(prompt_of), len(inputs["input_ids"]), len(inputs.get("image_grid_thw", ()))))
-        return sample(model, inputs, prompt_of, *rest)
+        return shared_prefill(model, inputs, prompt_of)
 
-    monkeypatch.setattr("npo_core.training.exact_trainer.sample", watched)
+    def forward(self, model):
+        steps.append(len(self.places))
+        return Running.forward(self, model)
+
+    monkeypatch.setattr("npo_core.engines.sampling.shared_prefill", watched)
+    monkeypatch.setattr("npo_core.engines.sampling.Running", type("Watched", (Running,), {"forward": forward}))
     whole = run.train("whole", base, until=2)
     assert [rows for rows, *_ in asked] == [16, 16] and [prompts for _, prompts, _ in asked] == [4, 4]
     assert all(pictures in ((0,) if kind == "qwen3" else range(1, 5)) for *_, pictures in asked)
-    asked.clear()
-    parts = run.train("parts", base, until=2, generation_batch=6)
-    assert [rows for rows, *_ in asked] == [6, 6, 4] * 2 and [prompts for _, prompts, _ in asked] == [2, 2, 1] * 2
-    assert read_outcomes(store, parts.record) == read_outcomes(store, whole.record)
+    asked.clear(), steps.clear()
+    few = run.train("few", base, until=2, generation_batch=6)
+    assert sum(rows for rows, *_ in asked) == 32 and max(rows for rows, *_ in asked) == max(steps) == 6
+    assert all(prompts <= (rows + 6) // 4 for rows, prompts, _ in asked)  # groups of 4, in order
+    assert read_outcomes(store, few.record) == read_outcomes(store, whole.record)
     again = run.train("again", base, until=2, generation_batch=6)
     one = run.train("one", base, until=2, generation_batch=16)
-    assert again.record.snapshots == parts.record.snapshots and one.record.snapshots == whole.record.snapshots
+    assert again.record.snapshots == few.record.snapshots and one.record.snapshots == whole.record.snapshots
 
 
 def test_a_model_that_sees_trains_on_text(run):

@@ -10,11 +10,12 @@ from settings import LARGE, gpu, pretrained, tiny
 from typer.testing import CliRunner
 
 from npo_core.cli.app import app
-from npo_core.config import load_config, parse_config
+from npo_core.config import load_config, override, parse_config
 from npo_core.errors import ConfigError
 from npo_core.planning import Machine, look, make_plan, model_size
 from npo_core.planning.machine import GIB, left_in_container
 from npo_core.planning.needs import find_needs
+from npo_core.planning.seconds import OCCUPANCY
 from npo_core.planning.setting import Setting
 from npo_core.planning.speed import GPUS
 from npo_core.recipes import RECIPES
@@ -91,7 +92,7 @@ def test_a_batch_that_cannot_be_generated_is_refused_with_one_that_can():
 
 
 @pytest.mark.parametrize(
-    ("what", "field"), [("guide", "guidance.chunk_prompts"), ("evaluate", "evaluation.batch"), ("probe", "auto.probe.")]
+    ("what", "field"), [("guide", "guidance.batch"), ("evaluate", "evaluation.batch"), ("probe", "auto.probe.")]
 )
 def test_other_stages_have_their_own_remedy(what, field):
     fields = {"problems__held_out": 4096, "problems__train": 4096, "training__micro_batch": 1}
@@ -257,3 +258,21 @@ def test_presets_fit_the_gpus_that_they_name(preset):
     made = plan(config, machine, size=model_size(config))
     stages = {n.what: n.verdict for n in made.needs if n.what in ("train", "guide", "evaluate")}
     assert stages == {"train": "fits", "guide": "fits", "evaluate": "fits"}
+
+
+def test_short_completions_of_a_rollout_take_the_places_of_others():
+    """Of 16 batches a process: as long as the longest each where all are, else mean lengths one behind another."""
+    fields = {"training__max_completion_tokens": 1000, "training__prompts_per_step": 32, "training__micro_batch": 1}
+    config = pretrained(**fields, training__generation_batch=8)  # of 32 x 4 completions
+    speed = replace(GPUS["H100"].speed, layer=1.0)  # a pass takes as long whatever is in it
+
+    def passes(length: int, **changes) -> float:
+        changed = parse_config(override(config.model_dump(mode="json"), changes))
+        made = make_plan(changed, LARGE, replace(gpu(80), speed=speed), "grpo", completion_tokens=length)
+        return made.stages[0].seconds / (LARGE.layers * made.stages[0].updates)
+
+    rows = config.training.batch // 8
+    assert passes(1000) == pytest.approx(1000 * rows, rel=0.02)
+    assert passes(200) == pytest.approx(1000 + 200 * (rows - 1) / OCCUPANCY, rel=0.02)
+    assert passes(950) == pytest.approx(1000 * rows, rel=0.02)  # never more than batch after batch
+    assert passes(200, **{"training.generation_batch": None}) == pytest.approx(1000, rel=0.02)

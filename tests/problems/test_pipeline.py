@@ -114,9 +114,9 @@ def test_early_bootstrapping_on_data(run, monkeypatch):
         given["trainer"] += generated[0]
         return generated
 
-    def by_engine(self, problems, *args):
+    def by_engine(self, problems, *args, **how):
         given["engine"] += self.tokenizer([p.prompt for p in problems])["input_ids"]
-        return sample(self, problems, *args)
+        return sample(self, problems, *args, **how)
 
     monkeypatch.setattr(NPOTrainer, "_generate", by_trainer)
     monkeypatch.setattr(TransformersEngine, "_sample", by_engine)

@@ -9,6 +9,7 @@ import pytest
 from npo_core.control.pool import Mistake
 from npo_core.control.probe import pass_rate, roll_out
 from npo_core.engines import Generated
+from npo_core.engines.rounds import InRounds
 from npo_core.errors import VerifierError
 from npo_core.evaluation.passrate import evaluate, score
 from npo_core.guidance.generate import GuideSource, Judging, Request, Sampling, generate_guidance
@@ -25,7 +26,7 @@ VERDICTS = {
 }
 
 
-class Scripted:
+class Scripted(InRounds):
     """An engine whose samples are the letters of the problem's answer."""
 
     def generate(self, problems, *, samples, max_tokens, seed):

@@ -49,9 +49,9 @@ SETTINGS = {
         "snapshot_every": 4,
         "learning_rate": 1e-3,
     },
-    "guidance": {"chunk_prompts": 4, "skip_passed": False, "samples": 16},
+    "guidance": {"chunk_prompts": 4, "skip_passed": False, "samples": 16, "batch": 5},
     "bootstrap": {"scout_steps": STEPS},
-    "evaluation": {"every": 4, "samples": 2},
+    "evaluation": {"every": 4, "samples": 2, "batch": 3},  # of 32 completions parts of four
     "execution": {"device": "cpu", "start": "fork", "threads": 1},
 }
 

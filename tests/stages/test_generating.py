@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from npo_core.config import Execution, TracesGuide
+from npo_core.engines.base import parts
 from npo_core.engines.dealt import DealtEngine, Host, Hosts, Own, start_managers
 from npo_core.engines.transformers import TransformersEngine
 from npo_core.errors import ConfigError, StageError
@@ -65,7 +66,7 @@ def test_the_number_of_processes_changes_no_bit(fresh, reference, telling, stage
 
 def test_a_process_that_is_killed_fails_the_stage_and_it_goes_on(fresh, reference, own_forks, monkeypatch):
     run = fresh("guide")
-    spec, generate = in_processes(run.guide(), 2), TransformersEngine.generate
+    spec, generate = in_processes(run.guide(), 2), TransformersEngine.generate_rounds
 
     def dies(self, *asked, **how):
         print("asked", os.getpid(), flush=True)
@@ -73,7 +74,7 @@ def test_a_process_that_is_killed_fails_the_stage_and_it_goes_on(fresh, referenc
             os.kill(os.getpid(), signal.SIGKILL)
         return generate(self, *asked, **how)
 
-    own_forks(lambda: monkeypatch.setattr(TransformersEngine, "generate", dies))
+    own_forks(lambda: monkeypatch.setattr(TransformersEngine, "generate_rounds", dies))
     with pytest.raises(StageError, match=r"Process \d of the 2 that generate ended") as failed:
         run_stage(spec)
     assert failed.value.retryable
@@ -96,14 +97,16 @@ def test_completions_that_somebody_wrote_start_no_process(fresh, own_forks, monk
     assert run_stage(in_processes(run.guide(outside=traces), 2)).result.rows == len(rows)
 
 
-def test_parts_of_two_processes_are_those_of_one(reference, config):
-    """Batches that are no multiple of a prompt's samples, and a failure inside a process that is told as it is."""
+@pytest.mark.parametrize("batch", [4, 2])
+def test_parts_of_two_processes_are_those_of_one(reference, config, batch):
+    """Parts that are no multiple of a prompt's samples, of a batch and more, and a failure told as it is."""
     folder = reference.run.workspace.snapshot_folder(reference.found["base"])
     problems = load_problems(config.problems).train[:7]
-    one, asked = TransformersEngine(folder, batch=4), {"samples": 3, "max_tokens": 3, "seed": 5}
+    one, asked = TransformersEngine(folder, batch=batch), {"samples": 3, "max_tokens": 3, "seed": 5}
+    assert [len(part) for part in parts(21, batch)] == ([4] * 5 + [1] if batch == 4 else [3] * 7)
     hosts = Hosts([None, None], start="spawn", begin=os.getpid)
     try:
-        two = DealtEngine(hosts, folder, config.engine, device="cpu", batch=4)
+        two = DealtEngine(hosts, folder, config.engine, device="cpu", batch=batch)
         drawn = one.generate(problems, **asked)
         assert two.generate(problems, **asked) == drawn
         rows = [(problem, c.token_ids) for problem, given in zip(problems, drawn, strict=True) for c in given]

@@ -123,10 +123,12 @@ def test_a_probe_made_again_is_the_same(run):
     assert run_stage(spec).result.probe == first
 
 
-def test_a_probe_dealt_out_among_processes_is_the_same(run):
+@pytest.mark.parametrize("batch", [4, 1])
+def test_a_probe_dealt_out_among_processes_is_the_same(run, batch):
+    """Of 15 completions parts of a batch, and of two."""
     found = []
     for number in (1, 3):
-        spec = probe_spec(run, prompts=5, batch=4, behind=1)
+        spec = probe_spec(run, prompts=5, batch=batch, behind=1)
         spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"generation_processes": number})})
         found.append(run_stage(spec).result.probe)
         shutil.rmtree(run.workspace.store.local(spec.folder))

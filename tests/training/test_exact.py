@@ -41,6 +41,13 @@ CASES = {
     ),
     "a schedule with warm-up": ({}, {"lr_schedule": "cosine", "warmup_steps": 3}, 8, [2]),
     "a KL to the base": ({}, {"kl_coef": 0.5}, 8, [4]),
+    "a few rows at once": ({"train": 12}, {"generation_batch": 3}, 8, [4]),
+    "a few rows at once, cut inside the batch": (
+        {"train": 12},
+        {"generation_batch": 3, "updates_per_batch": 2, "snapshot_every": 1},
+        8,
+        [3],
+    ),
 }
 
 

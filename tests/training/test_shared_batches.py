@@ -25,6 +25,7 @@ CASES = {
     "an epoch that ends, a schedule": ({"train": 12}, {"lr_schedule": "cosine", "warmup_steps": 2}, TWO),
     "a KL to the base": ({}, {"kl_coef": 0.5}, TWO),
     "groups that two processes share, the mean of each completion": ({}, {"prompts_per_step": 3, "loss": "grpo"}, TWO),
+    "a few rows at once": ({}, {"generation_batch": 3}, TWO),
     "four processes": ({}, {}, TWO.model_copy(update={"processes": 4})),
     "a sharded model": ({}, {"micro_batch": 4, "kl_coef": 0.5}, SHARDED),
 }

@@ -9,16 +9,16 @@ from transformers import AutoTokenizer
 
 from npo_core.config import Execution
 from npo_core.config.verifier import ExactVerifier, FunctionVerifier
-from npo_core.engines.sampling import sample
 from npo_core.problems import ProblemSet
 from npo_core.problems.judge import make_judge
 from npo_core.training.build import Rewards
+from npo_core.training.exact_trainer import ExactTrainer
 from tests.training.conftest import judged
 
 
 def test_answers_are_verified_while_others_are_sampled(base_folder, problem_set, train_settings, tmp_path, monkeypatch):
-    """The second half of each rollout is not sampled before an answer of the first half was verified."""
-    mark, parts = tmp_path / "mark", []
+    """No row takes the place of another before an answer of those that have left was verified."""
+    mark, reads, rollout, prompts = tmp_path / "mark", [], ExactTrainer._sample, ExactTrainer._prompts
     monkeypatch.setenv("MARK_FILE", str(mark))
     tokenizer = AutoTokenizer.from_pretrained(base_folder, padding_side="left")
 
@@ -33,18 +33,24 @@ def test_answers_are_verified_while_others_are_sampled(base_folder, problem_set,
         logs = [{k: v for k, v in row.items() if not k.startswith(spent)} for row in trainer.state.log_history[:2]]
         return logs, trainer.outcomes, trainer.model.state_dict()
 
-    def waiting(*args, **kwargs):
-        parts.append(mark.unlink(missing_ok=True) if len(parts) % 2 == 0 else None)
+    def begins(self, *args):
+        mark.unlink(missing_ok=True)
+        reads.append(0)
+        return rollout(self, *args)
+
+    def waiting(self, *args):
+        reads[-1] += 1
         deadline = time.monotonic() + 60
-        while len(parts) % 2 == 0 and not mark.exists():
-            assert time.monotonic() < deadline, "no answer was verified before all were sampled"
+        while reads[-1] > 1 and not mark.exists():
+            assert time.monotonic() < deadline, "no answer was verified before the next were sampled"
             time.sleep(0.01)
-        return sample(*args, **kwargs)
+        return prompts(self, *args)
 
     at_the_end = run(False)
-    monkeypatch.setattr("npo_core.training.exact_trainer.sample", waiting)
+    monkeypatch.setattr(ExactTrainer, "_sample", begins)
+    monkeypatch.setattr(ExactTrainer, "_prompts", waiting)
     early = run(True)
-    assert len(parts) == 4 and early[0] == at_the_end[0] and early[1] == at_the_end[1]
+    assert len(reads) == 2 and min(reads) > 1 and early[0] == at_the_end[0] and early[1] == at_the_end[1]
     assert all(torch.equal(early[2][name], weights) for name, weights in at_the_end[2].items())
     assert 0 < early[0][0]["reward"] < 1
 
