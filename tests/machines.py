@@ -72,3 +72,10 @@ def meet(monkeypatch: pytest.MonkeyPatch) -> int:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(PARENT, str(os.getpid()))
     return port
+
+
+def over_two(spec, **changes):
+    """The same stage over two machines, which is the same work."""
+    execution = spec.execution.model_copy(update={"nodes": 2, **changes})
+    assert (changed := spec.model_copy(update={"execution": execution})).fingerprint == spec.fingerprint
+    return changed

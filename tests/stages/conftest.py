@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from npo_core.stages.specs import BaseSpec, EvaluateSpec, GuideSpec, Spec, Train
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import TIMINGS, read_outcomes, read_steps
+from tests.machines import Second, meet
 
 STEPS = 32
 SETTINGS = {
@@ -255,6 +257,9 @@ class OwnForks:
             sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
             self.change()
             code = main(spec.stage, scratch / SPEC_FILE)
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(code)
 
@@ -269,3 +274,13 @@ def own_forks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]],
         return forks
 
     return use
+
+
+@pytest.fixture
+def second(own_forks, monkeypatch, tmp_path):
+    """Starts the second machine, of two processes as if it had two GPUs, for stages that this test starts."""
+    own_forks()
+    port = meet(monkeypatch)
+    machine = Second(port, tmp_path / "second.log", 2)
+    yield machine
+    machine.lose()

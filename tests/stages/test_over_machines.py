@@ -21,24 +21,7 @@ from npo_core.stages.guides import weights_digest
 from npo_core.stages.launch import run_stage
 from npo_core.stages.processes import generation_processes
 from npo_core.stages.workspace import Workspace
-from tests.machines import Second, meet
-
-
-def over_two(spec, **changes):
-    """The same stage over two machines, which is the same work."""
-    execution = spec.execution.model_copy(update={"nodes": 2, **changes})
-    assert (changed := spec.model_copy(update={"execution": execution})).fingerprint == spec.fingerprint
-    return changed
-
-
-@pytest.fixture
-def second(own_forks, monkeypatch, tmp_path):
-    """Starts the second machine, of two processes as if it had two GPUs, for stages that this test starts."""
-    own_forks()
-    port = meet(monkeypatch)
-    machine = Second(port, tmp_path / "second.log", 2)
-    yield machine
-    machine.lose()
+from tests.machines import over_two
 
 
 def test_guidance_goes_on_when_what_generates_elsewhere_was_killed(fresh, reference, second):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,7 @@ from npo_core.stages.specs import BaseSpec, GuideSpec, ProbeSpec, TrainSpec
 from npo_core.stages.workspace import Workspace
 from npo_core.timeline import Branch
 from npo_core.timeline.segments import read_outcomes
+from tests.machines import over_two
 
 CONTROL = Control(pool=Pool(max_pass_rate=0.0))
 END = 8
@@ -133,6 +136,23 @@ def test_a_probe_dealt_out_among_processes_is_the_same(run, batch):
         found.append(run_stage(spec).result.probe)
         shutil.rmtree(run.workspace.store.local(spec.folder))
     assert found[0] == found[1] and found[0].behind and found[0].candidates[0].kl
+
+
+def test_a_probe_over_two_machines_is_the_same_also_after_one_was_lost(run, second):
+    spec, silenced = probe_spec(run, prompts=5, batch=1, behind=1), threading.Event()
+    alone = run_stage(spec).result.probe
+    shutil.rmtree(run.workspace.store.local(spec.folder))
+
+    def silence(event) -> None:
+        if not silenced.is_set():
+            second.signal(signal.SIGSTOP)
+            silenced.set()
+
+    with pytest.raises(StageError, match="Machine 1 of execution.nodes = 2 was lost") as failed:
+        run_stage(over_two(spec, lost_after=5.0), silence)
+    assert failed.value.retryable and silenced.is_set()
+    second.signal(signal.SIGCONT)
+    assert run_stage(over_two(spec)).result.probe == alone
 
 
 def test_without_candidates_or_failures_nothing_is_generated(run):
