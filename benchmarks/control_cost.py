@@ -4,7 +4,7 @@
 
 A run that probes at every warning and never intervenes (`auto.probe.min_solved` = 1) makes the same updates as plain
 GRPO, bit for bit; both are processes of their own, in turn. What control took is read from what the stages left, and
-the difference of the processes is set beside it. One run with the defaults shows what interventions cost. What an
+the difference of the processes is set beside it. One run of the published rule shows what interventions cost. What an
 update pays for being watched is measured in one process, every other update of which is watched.
 """
 
@@ -69,7 +69,7 @@ def count(workspace: Path, pattern: str) -> int:
 
 
 def intervene(config: RunConfig, folder: Path, plain: Path) -> dict[str, Any]:
-    """One run with the defaults; `plain` is a GRPO run beside it."""
+    """One run of the published rule; `plain` is a GRPO run beside it."""
     say("control_cost: a run that intervenes")
     _, workspace = run_one("auto-npo", config, folder, "intervening")
     return {
@@ -112,7 +112,7 @@ def as_text(figures: dict[str, Any]) -> str:
         markdown([f"{figures['updates']} updates, {quiet['decisions']} probes, no intervention",
                   "median (least to most)"], rows),
         "Where the time of the run without interventions goes:", parts_table(quiet["parts"]),
-        f"A run with the defaults, {acting['interventions']} interventions after {acting['decisions']} decisions:",
+        f"A run of the published rule, {acting['interventions']} interventions after {acting['decisions']} decisions:",
         parts_table(acting["parts"]),
     ])  # fmt: skip
 

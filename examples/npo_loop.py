@@ -52,6 +52,7 @@ class Settings:
     tau_gate: float = 0.6
     rescue: int = 0  # rounds of `group_size` more samples that a dead group gets of the policy itself
     guide_samples: int = 8  # k, at most so many for a prompt
+    guide_samples_per_round: int = 2
     guide_chunk_prompts: int = 512  # prompts sampled together; part of what decides the random numbers
     eval_samples: int = 4
     eval_every: int = 20
@@ -230,15 +231,12 @@ def not_passed(task: Task, scout: list[Group]) -> list[Problem]:
 
 
 def sample_guidance(guide: torch.nn.Module, task: Task, asked: list[Problem], guide_step: int) -> dict[str, Tokens]:
-    """The guide's first correct completion of each problem it solves, by prompt id.
-
-    `npo_core` draws the k samples in rounds and stops at a correct one; which samples they are is the same.
-    """
-    found = {}
+    """The guide's first correct completion of each problem it solves, by prompt id; a solved one is not asked again."""
+    found, most, width = {}, task.settings.guide_samples, task.settings.guide_samples_per_round
     for chunk, start in enumerate(range(0, len(asked), task.settings.guide_chunk_prompts)):
         seed = derive_seed("guidance", task.settings.seed, guide_step, chunk)
-        problems = asked[start : start + task.settings.guide_chunk_prompts]
-        found |= ask(guide, task, problems, [(task.settings.guide_samples, seed)])
+        rounds = [(min(width, most - drawn), derive_seed(seed, drawn)) for drawn in range(0, most, width)]
+        found |= ask(guide, task, asked[start : start + task.settings.guide_chunk_prompts], rounds)
     return found
 
 

@@ -19,13 +19,15 @@ def auto_npo(
     fresh_seed: bool = False,
     config: Annotated[RunConfig, FORMS[AUTO_NPO]] = RunConfig(),  # noqa: B008, a frozen model
 ) -> State[dict]:
-    """Train, and where the signals warn of a plateau, decide whether to roll back and replay guided.
+    """Train, and where the signals warn of a plateau, decide whether to intervene, and how.
+
+    With method auto-npo it weighs rollbacks alone, as published.
 
     Args:
         workspace: Folder or s3:// URI of the run. A run that was started there is taken up where it was. Empty: a new
             folder.
         baseline: Folder or s3:// URI of a GRPO run, to compare with in the report.
         fresh_seed: Another seed each time, from when the run was to start first; Retry keeps it. For schedules.
-        config: Everything that decides the run; `auto` says when it intervenes and how far it rolls back.
+        config: Everything that decides the run; `method` and `auto` say when it intervenes and what it weighs.
     """
     return follow(AUTO_NPO, config, workspace, baseline, fresh_seed=fresh_seed)

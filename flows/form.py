@@ -14,7 +14,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from npo_core.config import RunConfig, explain, override
 from npo_core.config.closed import in_order
-from npo_core.config.methods import read_method
+from npo_core.config.load import left_to_method, take
+from npo_core.config.methods import default_method, read_method
 from npo_core.errors import ConfigError
 from npo_core.names import AUTO_NPO, EARLY_BOOTSTRAP, GRPO, PLATEAU
 
@@ -26,14 +27,15 @@ class Form:
     """What annotates the `config` of a flow: `Annotated[RunConfig, Form(...)]`.
 
     Args:
-        leads: dotted fields that come first. groups: the groups of fields that the flow uses.
+        leads: dotted fields that come first. groups: the groups of fields that the flow uses. recipe: what the flow
+            runs, where it has a method of its own.
     """
 
-    def __init__(self, leads: list[str], groups: list[str]):
-        self.leads, self.groups = leads, groups
+    def __init__(self, leads: list[str], groups: list[str], recipe: str | None = None):
+        self.leads, self.groups, self.recipe = leads, groups, recipe
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(check, handler(source))
+        return core_schema.no_info_wrap_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Schema:
         whole = Dotted(handler).group(handler(schema), "")
@@ -46,6 +48,21 @@ class Form:
         for group in (whole, rest):
             in_order(group)
         return {**whole, "title": "config", "description": "Everything that decides the run."}
+
+    def check(self, values: Any, validate: Callable[[Any], RunConfig]) -> RunConfig | ConfigError:
+        """A configuration from a form's values or a file's; else what is wrong, with one sentence for each field.
+
+        The error is returned for the flow to end with: raised here it would reach the log as a traceback of Prefect's.
+        """
+        try:
+            given = plain(values)
+            if isinstance(given, dict) and (method := default_method(self.recipe, given)) is not None:
+                given = given | {"method": method}
+            return validate(given)
+        except ConfigError as error:
+            return error
+        except ValidationError as error:
+            return ConfigError(explain(error, "The form"))
 
     def fill(self, config: RunConfig) -> dict[str, Any]:
         """The values of the form for a configuration; fields of its method are left to the method."""
@@ -64,24 +81,12 @@ FORMS = {
     AUTO_NPO: Form(
         ["name", "seed", "training.steps", "method", "auto.approval", "auto.budget_updates", "auto.budget_tokens"],
         ["problems", "model", "training", "auto", "bootstrap", "guidance", "injection", "evaluation"],
+        AUTO_NPO,
     ),
     PLATEAU: Form(
         ["name", "seed", "training.steps"], ["problems", "model", "training", "guidance", "injection", "evaluation"]
     ),
 }
-
-
-def check(values: Any, validate: Callable[[Any], RunConfig]) -> RunConfig | ConfigError:
-    """A configuration from a form's values or a file's; else what is wrong, with one sentence for each field.
-
-    The error is returned for the flow to end with: raised here it would reach the log as a traceback of Prefect's.
-    """
-    try:
-        return validate(plain(values))
-    except ConfigError as error:
-        return error
-    except ValidationError as error:
-        return ConfigError(explain(error, "The form"))
 
 
 def plain(values: Any) -> Any:
@@ -103,25 +108,6 @@ def beside_method(config: RunConfig) -> dict[str, Any]:
         return RunConfig.model_validate(bare | {"method": None}).model_dump(mode="json") | {"method": config.method}
     except ValidationError:  # what wins over the method means nothing without it
         return values
-
-
-def left_to_method(config: RunConfig, values: dict[str, Any], method: dict[str, Any], path: list[str]) -> Any:
-    """Values without those that a configuration has from its method; others win over the method's, and stay."""
-    for name, value in method.items():
-        left = deepcopy(values)
-        take(left, [*path, name])
-        if RunConfig.model_validate(left) == config:
-            values = left
-        elif isinstance(value, dict):
-            values = left_to_method(config, values, value, [*path, name])
-    return values
-
-
-def take(values: dict[str, Any], path: list[str]) -> Any:
-    """Remove a field from nested values; what it was."""
-    for name in path[:-1]:
-        values = values[name]
-    return values.pop(path[-1], None)  # some are left out where they are not set
 
 
 def lift(fields: Schema, path: list[str]) -> Schema:

@@ -179,7 +179,9 @@ def decisions_table(decided: Decisions, baseline: dict[int, list["Point"]]) -> s
     """A line an arm: what AutoNPO decided, a run, what its rollbacks brought, and which warnings were false alarms."""
     head = "| arm | runs | decisions | to do nothing | without a rollback | rollbacks | updates rolled back | brought |"
     lines = [head + " false alarms |", "|---" * 9 + "|"]
-    for name, runs in ((name, runs) for name, runs in decided.items() if runs):
+    for name, runs in decided.items():
+        if not runs:
+            continue
         made = [one for run in runs.values() for one in run]
         back = [one for one in made if one["intervene"] and one["delta"] and one["delta"] > 0]
         brought = [one["brought"] for one in back if one["brought"] is not None]
@@ -201,12 +203,10 @@ def false_alarms(runs: dict[int, list[dict[str, Any]]], baseline: dict[int, list
     """First warnings after which GRPO with the same seed, until then the same run, went on to learn."""
     gains = []
     for seed, made in runs.items():
-        ends = (
-            [at_cost(baseline.get(seed, []), "updates", made[0]["step"] + ahead) for ahead in (0, AHEAD)]
-            if made
-            else []
-        )
-        if ends and None not in ends:
+        if not made:
+            continue
+        ends = [at_cost(baseline.get(seed, []), "updates", made[0]["step"] + ahead) for ahead in (0, AHEAD)]
+        if None not in ends:
             gains.append(ends[1] - ends[0])
     return f"{sum(gain >= STILL_LEARNS for gain in gains)} of {len(gains)}" if gains else ""
 

@@ -72,6 +72,7 @@ def settings(example, config: RunConfig):
         seed=config.seed,
         tau_gate=config.injection.tau_gate,
         guide_samples=guidance.samples,
+        guide_samples_per_round=guidance.samples_per_round,
         guide_chunk_prompts=guidance.chunk_prompts,
         eval_samples=config.evaluation.samples,
         eval_every=config.evaluation.every,

@@ -1,6 +1,7 @@
 """From YAML or plain values to settings, with one sentence for each that is wrong."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,9 @@ def load_config(path: str | Path, overrides: dict | None = None, recipe: str | N
         raise ConfigError(f"The configuration {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"The configuration {path} holds {type(values).__name__}, not fields with values.")
+    another = (overrides or {}).get("method")
+    if another and values.get("method") not in (None, another):
+        values = without_method(values, str(path))
     given = override(values, overrides or {})
     if (method := default_method(recipe, given)) is not None:
         given["method"] = method
@@ -148,3 +152,28 @@ def override(values: dict, changes: dict[str, object]) -> dict:
                 )
         node[leaf] = value
     return values
+
+
+def without_method(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """A file's values without its method and what they have from it, as the configuration of a run has."""
+    config = parse_config(values, source)
+    return left_to_method(config, values, read_method(values["method"])[1], []) | {"method": None}
+
+
+def left_to_method(config: RunConfig, values: dict[str, Any], method: dict[str, Any], path: list[str]) -> Any:
+    """Values without those that a configuration has from its method; others win over the method's, and stay."""
+    for name, value in method.items():
+        left = deepcopy(values)
+        take(left, [*path, name])
+        if RunConfig.model_validate(left) == config:
+            values = left
+        elif isinstance(value, dict):
+            values = left_to_method(config, values, value, [*path, name])
+    return values
+
+
+def take(values: dict[str, Any], path: list[str]) -> Any:
+    """Remove a field from nested values, if it is there; what it was."""
+    for name in path[:-1]:
+        values = values.get(name) or {}
+    return values.pop(path[-1], None)

@@ -12,7 +12,7 @@ from npo_core.names import AUTO_NPO, GRPO, RECIPE_NAMES
 from npo_core.shipped import shipped
 
 DEFAULTS = {AUTO_NPO: "auto-npo-prices"}  # of recipes, where no method is named: what docs/results.md found better
-OTHERWISE = ("mix", "auto.choice", "auto.probe.behind")  # fields that, written, say what else is to be done
+OTHERWISE = ("mix.", "auto.choice.rule.", "auto.choice.now.", "auto.probe.behind.")  # written, these say what to do
 
 
 def methods() -> dict[str, Path]:
@@ -46,10 +46,11 @@ def read_method(name: str) -> tuple[str, dict[str, Any]]:
 def default_method(recipe: str | None, given: Mapping[str, Any]) -> str | None:
     """The method of a recipe where none is named; None: it has none, or `given` says otherwise.
 
-    As the configuration of a run does, which has all fields.
+    A run's configuration and a form say all that they do not leave out: there none is meant.
     """
     written = [f"{field}." for field, _ in leaves(given)]
-    if given.get("method") or any(field.startswith(f"{name}.") for field in written for name in OTHERWISE):
+    whole = {f"auto.choice.{name}." for name in ("max_delta", "kl_form", "kl_scale", "kl_estimator")} <= {*written}
+    if given.get("method") or whole or any(field.startswith(OTHERWISE) for field in written):
         return None
     return DEFAULTS.get(recipe or "")
 

@@ -44,14 +44,16 @@ class Rounds:
     """Rounds as rows of one sequence, whose places stay filled: one that begins stands behind all rows before it.
 
     A row's number says problem and sample, so that a sample is the same whichever rows came before it. Rounds begin in
-    the order in which problems ended.
+    the order in which problems ended. Whoever judges is told of `wave` answers at a time: each call may take its time,
+    and of a few answers one that cannot be judged is a large share.
     """
 
-    def __init__(self, problems: Sequence[Problem], samples: int, most: int, told: Told):
-        self.problems, self.samples, self.most, self.told = problems, samples, most, told
+    def __init__(self, problems: Sequence[Problem], samples: int, most: int, told: Told, wave: int):
+        self.problems, self.samples, self.most, self.told, self.wave = problems, samples, most, told, wave
         self.number = {problem.id: number for number, problem in enumerate(problems)}
         self.rows: list[tuple[int, int]] = []  # problem and sample of each, by their numbers
         self.answers: list[dict[int, Generated]] = [{} for _ in problems]  # by sample
+        self.over: Answered = []  # rounds that nobody was told of yet
         self.again: list[Callable[[], list[Problem]]] = []  # of those told of, in order
 
     def begin(self, problems: Sequence[Problem]) -> list[tuple[str, int]]:
@@ -65,18 +67,24 @@ class Rounds:
 
     def ended(self, places: Sequence[int], completions: Sequence[Generated]) -> None:
         """Take the completions of rows, by their places, and tell of the rounds that are over with them."""
-        over = []
         for (number, sample), completion in zip((self.rows[place] for place in places), completions, strict=True):
             answers = self.answers[number]
             answers[sample] = completion
             if len(answers) % self.samples == 0 or len(answers) == self.most:
                 first = (len(answers) - 1) // self.samples * self.samples
-                over.append((self.problems[number], [answers[i] for i in range(first, len(answers))]))
-        if over:
-            self.again.append(self.told(over))
+                self.over.append((self.problems[number], [answers[i] for i in range(first, len(answers))]))
+        if sum(len(answers) for _, answers in self.over) >= self.wave:
+            self.tell()
 
-    def more(self) -> list[tuple[str, int]]:
-        """The rows of rounds that begin now."""
+    def tell(self) -> None:
+        """Tell of the rounds that are over."""
+        self.again.append(self.told(self.over))
+        self.over = []
+
+    def more(self, running: int) -> list[tuple[str, int]]:
+        """The rows of rounds that begin now, beside `running` others in the model."""
+        if self.over and not running:
+            self.tell()
         problems = [problem for ask in self.again for problem in ask()]
         self.again.clear()
         return self.begin(problems)

@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 Read = Callable[[list[Any]], Sequence[PromptInputs]]  # gives prompts, each asked for once
 Ended = Callable[[list[int], list[list[int]]], None]  # told rows, by their places among all, and their token ids
-More = Callable[[], Sequence[Row]]  # gives further rows, which take the next places
+More = Callable[[int], Sequence[Row]]  # told how many rows are in the model; gives further ones for the next places
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Line:
         """Places among all rows of those that come into the model now, beside `taken` that are in it."""
         free = self.at_once - taken
         if self.more is not None and len(self.rows) - self.first < free:
-            self.rows += self.more()
+            self.rows += self.more(taken)
         places = range(self.first, min(self.first + free, len(self.rows)))
         self.first = places.stop
         return places

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from npo_core.engines.base import Generated, parts
-from npo_core.engines.rounds import Rounds, Told
+from npo_core.engines.rounds import InRounds, Rounds, Told
 from npo_core.engines.sampling import Row, Sampling, sample
 from npo_core.models.inputs import PromptInputs, beside_ids, read_prompts
 from npo_core.models.load import load_model, load_processor, narrow_products, tokenizer_of
@@ -19,7 +19,7 @@ MOST_LOGITS = 2**28  # of one forward pass when scoring: 1 GiB in float32, and a
 ONE_AT_A_TIME = Lock()  # models keep state between passes (Qwen3-VL its positions), and memory is planned for one
 
 
-class TransformersEngine:
+class TransformersEngine(InRounds):
     """Loads a model folder and samples from it.
 
     Args:
@@ -83,11 +83,17 @@ class TransformersEngine:
     def generate_rounds(
         self, problems: Sequence[Problem], *, samples: int, most: int, max_tokens: int, seed: int, told: Told
     ) -> None:
-        """Rounds in one sequence: those of some problems fill places while others' samples go on; see `GuideEngine`."""
-        rounds = Rounds(problems, samples, most, told)
+        """Rounds in one sequence: those of some problems fill places while others' samples go on; see `GuideEngine`.
 
-        def more() -> list[Row]:
-            return [Row(*row) for row in rounds.more()]
+        Where a whole round fits at once, a round of all problems at a time: no rows would wait to fill places with.
+        """
+        if len(problems) * samples <= self.batch:
+            how = {"samples": samples, "most": most, "max_tokens": max_tokens, "seed": seed}
+            return super().generate_rounds(problems, **how, told=told)
+        rounds = Rounds(problems, samples, most, told, wave=self.batch)
+
+        def more(running: int) -> list[Row]:
+            return [Row(*row) for row in rounds.more(running)]
 
         def ended(places: list[int], token_ids: list[list[int]]) -> None:
             rounds.ended(places, self._generated(token_ids))

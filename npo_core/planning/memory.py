@@ -235,9 +235,10 @@ def guide(setting: Setting) -> Memory:
     guidance = setting.config.guidance
     prompts = min(guidance.chunk_prompts, prompts_met(setting.config, setting.config.training.steps))
     round_ = prompts * guidance.samples_per_round
-    rows = min(guidance.batch or round_, prompts * guidance.samples)
+    rows = min(guidance.batch or round_, round_)  # a prompt has one round under way
     kept = min(prompts * (guidance.samples if guidance.keep == "closest" else 1), guidance.batch or round_)
-    phases = engine(setting, rows, guidance.samples_per_round, prompts)
+    narrowest = guidance.samples % guidance.samples_per_round or guidance.samples_per_round  # of a prompt's rounds
+    phases = engine(setting, rows, narrowest, prompts)
     phases |= {"scoring what is kept": scoring(setting, kept)}
     return Memory("guide", loaded(setting, 2 if guidance.keep == "closest" else 1), phases)
 

@@ -83,10 +83,11 @@ def guide(spec: GuideSpec, config: RunConfig, steps: Mapping[str, int]) -> dict[
         prompts = pool if spec.failures else min(prompts, pool)
     guidance = spec.guidance
     rows = min(guidance.chunk_prompts, prompts) * guidance.samples_per_round
+    at_once = min(rows, guidance.batch or rows)  # a round that fits is drained; rows that wait fill places
     return {
         "completions": (len(spec.horizons or spec.guides) or spec.drawn_outside) * prompts * guidance.samples,
-        "at_once": max(min(rows, guidance.batch or rows), 1),
-        "sequence": min(guidance.chunk_prompts, prompts) * guidance.samples,
+        "at_once": max(at_once, 1),
+        "sequence": rows if at_once == rows else min(guidance.chunk_prompts, prompts) * guidance.samples,
         "scored": prompts,
     }
 

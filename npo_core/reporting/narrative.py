@@ -118,8 +118,8 @@ def watched(run: RunData) -> str:
 def stayed(outcome: dict[str, Any]) -> str:
     """One intervention without a rollback, from its outcome."""
     return (
-        f"It stayed on branch {outcome['replay']['branch']} and from step {outcome['t0']} to step {outcome['t1']} met "
-        f"its failures again, {outcome['groups_rescued']} of which got a right answer that was not the policy's own."
+        f"It stayed on branch {outcome['replay']['branch']} and met its failures again from step {outcome['t0']} to "
+        f"step {outcome['t1']}, where {outcome['groups_rescued']} groups that were all wrong got a trajectory."
     )
 
 
@@ -212,6 +212,7 @@ def commands(run: RunData, old: str, new: str) -> list[str]:
 def beginning(run: RunData) -> str:
     """The flow that trained before any plateau breakthrough."""
     branches = {segment.branch for segment in run.segments}
-    if run.kind == AUTO_NPO or any(map(REPLAY.match, branches)):
+    decided = any(made["flow"] == AUTO_NPO for made in run.decisions)
+    if run.kind == AUTO_NPO or decided or any(map(REPLAY.match, branches)):
         return AUTO_NPO
     return EARLY_BOOTSTRAP if SCOUT in branches else GRPO

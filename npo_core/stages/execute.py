@@ -182,8 +182,8 @@ def as_known(error: BaseException, workspace: Workspace) -> BaseException:
         )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return OutOfMemoryError(
-            f"Out of memory ({text.splitlines()[0] if text else 'host'}): lower "
-            "training.micro_batch, training.generation_batch, evaluation.batch or guidance.batch."
+            f"Out of memory ({text.splitlines()[0] if text else 'host'}): set lower training.micro_batch, "
+            "training.generation_batch, evaluation.batch, guidance.batch or auto.probe.batch."
         )
     if processes.is_lost(error):
         return processes.LostProcess("The connection to another process of the stage broke: see the log.")

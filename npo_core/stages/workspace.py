@@ -111,7 +111,8 @@ class Workspace:
         """
         if not self.store.exists(CONFIG_FILE):
             return None
-        there, config = deciding(self.config()), deciding(config)
+        mine, given = self.config(), config
+        there, config = deciding(mine), deciding(config)
         differ = [
             f for f in RunConfig.model_fields if f not in NOT_DECISIVE and getattr(there, f) != getattr(config, f)
         ]
@@ -121,7 +122,7 @@ class Workspace:
         if self._is_taken(bool({"model", "problems"} & set(differ))):
             raise ConfigError(
                 f"The workspace {self.uri} holds a run with {what}: give another workspace, or the configuration it "
-                "was started with."
+                f"was started with{with_its_method(mine.method, given.method)}."
             )
         return what
 
@@ -160,6 +161,15 @@ def deciding(config: RunConfig) -> RunConfig:
     """A configuration without what an engine needs to know of a machine, and without what only keeps a record."""
     training = config.training.model_copy(update={"log_completions": 0})
     return config.model_copy(update={"engine": config.engine.deciding, "training": training})
+
+
+def with_its_method(mine: str | None, given: str | None) -> str:
+    """What to do about another method than the run's; empty where they are the same."""
+    if mine == given:
+        return ""
+    if mine is None:
+        return ", which named no method: name none, or `auto-npo`, which is AutoNPO without one"
+    return f", whose method is {mine}: name it (--method {mine})"
 
 
 def difference(field: str, old: object, new: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -32,7 +33,7 @@ def solved(problem: Problem, ids: list[int]) -> bool:
 
 def rounds(engine, monkeypatch, delay=lambda: 0.0, batch: int = 8, by=None) -> SimpleNamespace:
     """Token ids of each problem's samples in order, asked for until one is right; and rows of each pass."""
-    seen = SimpleNamespace(drawn={problem.id: [] for problem in PROBLEMS}, passes=[], told=0)
+    seen = SimpleNamespace(drawn={problem.id: [] for problem in PROBLEMS}, passes=[], waves=[], told=0)
     forward = engine.model.forward
     monkeypatch.setattr(
         engine.model, "forward", lambda **given: seen.passes.append(len(given["input_ids"])) or forward(**given)
@@ -49,6 +50,7 @@ def rounds(engine, monkeypatch, delay=lambda: 0.0, batch: int = 8, by=None) -> S
             for problem, row in answered:
                 assert len(row) in (ROUND, MOST % ROUND) and all(c.finished for c in row if len(c.token_ids) < TOKENS)
                 seen.drawn[problem.id] += [completion.token_ids for completion in row]
+            seen.waves.append(sum(len(row) for _, row in answered))
             verdicts: Future[list[Problem]] = pool.submit(judged, answered)
             return verdicts.result
 
@@ -81,14 +83,21 @@ def test_no_round_waits_for_the_tail_of_another(folder, monkeypatch):
     """By rounds as many tokens take far more passes; here only the last rows are fewer than fit."""
     engine = TransformersEngine(folder)
     found = rounds(engine, monkeypatch)
-    each = rounds(engine, monkeypatch, by=lambda *asked, **how: InRounds.generate_rounds(engine, *asked, **how))
+    each = rounds(engine, monkeypatch, by=partial(InRounds.generate_rounds, engine))
     assert sum(map(len, found.drawn.values())) >= 0.8 * sum(map(len, each.drawn.values()))
     assert len(found.passes) < 0.8 * len(each.passes)
     assert found.told > 4
 
 
-def test_rounds_that_fit_at_once_are_computed_together(folder, monkeypatch):
+def test_verdicts_are_asked_for_in_waves_of_a_batch(folder, monkeypatch):
+    """Of one answer alone a single one that cannot be judged would be all of them."""
+    found = rounds(TransformersEngine(folder), monkeypatch)
+    assert sum(size < 8 for size in found.waves) <= 2  # the last of all, which nothing goes on beside
+
+
+def test_a_round_that_fits_at_once_is_one_wave(folder, monkeypatch):
     engine = TransformersEngine(folder)
-    found = rounds(engine, monkeypatch, batch=100)
-    assert found.passes[:2] == [PROMPTS, PROMPTS * ROUND]
-    assert found.drawn == rounds(engine, monkeypatch).drawn
+    found = rounds(engine, monkeypatch, batch=PROMPTS * ROUND)
+    assert found.passes[:2] == [PROMPTS, PROMPTS * ROUND] and found.told == 3
+    by = partial(InRounds.generate_rounds, engine)
+    assert found == rounds(engine, monkeypatch, batch=PROMPTS * ROUND, by=by)

@@ -13,7 +13,7 @@ from flows.conclusion import Sentences
 from flows.form import FORMS, plain
 from flows.naming import generated
 from npo_core.config import RunConfig, load_config, parse_config
-from npo_core.config.methods import methods
+from npo_core.config.methods import DEFAULTS, methods
 from npo_core.control.decision import Price, Scored
 from npo_core.errors import ConfigError, StageError
 from npo_core.reporting.live import MOST, LiveCurves, live_png
@@ -29,6 +29,7 @@ def test_a_form_and_a_file_give_the_same_configuration(flow):
         form = FORMS[flow].fill(config)
         assert list(form)[:3] == ["name", "seed", "training.steps"] and list(form)[-1] == "advanced"
         assert adapter.validate_python(form) == adapter.validate_python(config.model_dump(mode="json")) == config
+        assert adapter.validate_python({"name": "x"}) == RunConfig(name="x", method=DEFAULTS.get(flow))
         assert adapter.validate_python(config) is config
 
 

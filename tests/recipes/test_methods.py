@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -75,6 +76,7 @@ def test_auto_npo_weighs_prices_unless_something_else_is_written(tmp_path):
     )
     for recipe in ("grpo", "early-bootstrap", "plateau-breakthrough", None):
         assert load_config(demo, recipe=recipe).method is None
+    assert load_config(demo, {"auto.choice.max_delta": 40}, "auto-npo").method == "auto-npo-prices"
     published = [{"method": "auto-npo"}, {"auto.choice.rule": "signal"}, {"auto.probe.behind": 0}]
     for written in (*published, {"mix.sources": [{"kind": "extra-samples"}]}):
         config = load_config(demo, written, "auto-npo")
@@ -85,6 +87,23 @@ def test_auto_npo_weighs_prices_unless_something_else_is_written(tmp_path):
         assert load_config(tmp_path / "config.json", recipe="auto-npo") == run
     assert load_config(presets()["pool-rescue"], recipe="auto-npo").method == "pool-rescue-replay-8"
     assert load_config(presets()["qwen3-vl-8b-paper"], recipe="auto-npo").auto.choice.rule == "signal"
+
+
+def test_another_method_over_a_runs_configuration_is_that_one_alone(tmp_path):
+    demo, file = presets()["demo"], tmp_path / "config.json"
+    file.write_text(load_config(demo, {"training.steps": 80}, "auto-npo").model_dump_json())
+    assert load_config(file, {"method": "auto-npo"}) == load_config(demo, {"method": "auto-npo", "training.steps": 80})
+
+
+@pytest.mark.parametrize(("begun", "then"), [({"method": "auto-npo-prices"}, {}), ({}, {"method": "auto-npo-prices"})])
+def test_a_workspace_of_another_method_says_how_to_go_on_and_it_works(tmp_path, begun, then):
+    workspace, demo = Workspace(tmp_path / "run"), presets()["demo"]
+    workspace.bind(load_config(demo, begun))
+    workspace.store.write_bytes("segments/one.json", b"{}")  # something depends on it
+    with pytest.raises(ConfigError, match="auto.probe.behind = .*whose method is|named no method") as refused:
+        workspace.bind(load_config(demo, then))
+    named = re.search(r"--method ([\w-]+)|`(auto-npo)`", str(refused.value))
+    workspace.bind(load_config(demo, {"method": named[1] or named[2]}))
 
 
 def test_a_method_of_ones_own_is_a_file(tmp_path):

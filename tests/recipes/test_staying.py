@@ -20,6 +20,7 @@ from npo_core.reporting.decisions import (
     prices_table,
     verdict,
 )
+from npo_core.reporting.narrative import commands
 from npo_core.reporting.run_data import load
 from npo_core.reporting.signals import read_signals, signals_png
 from npo_core.stages.prove import prove_replay
@@ -100,9 +101,9 @@ def test_it_is_told_proven_and_decided_once_more(kind, request):
     run = load(workspace)
     assert run.total[1] == sum(stage.tokens for stage in run.stages if stage.counted)
     report = workspace.store.read_bytes("report/report.md").decode()
-    assert (
-        "went on to step" in report and "1 decision, 1 intervention. It stayed on branch main and from step 4" in report
-    )
+    stayed = "1 decision, 1 intervention. It stayed on branch main and met its failures again from step 4 to step"
+    assert "went on to step" in report and stayed in report
+    assert commands(run, "OLD", "NEW")[0].startswith("npo run auto-npo")
 
 
 def test_started_again_nothing_is_done_twice(stays):
