@@ -146,7 +146,7 @@ def test_further_rows_come_when_places_are_free(models):
     every = [Row(i // SAMPLES, 100 + i) for i in range(SAMPLES * len(problems))]
     waiting, ended = every[AT_ONCE:], []
 
-    def more() -> list[Row]:
+    def more(running: int) -> list[Row]:
         """As many as have ended since, as if each called for another."""
         found = [waiting.pop(0) for _ in range(min(len(ended), len(waiting)))]
         ended.clear()
