@@ -122,7 +122,7 @@ def test_every_field_of_the_forms_is_explained(served):
 
 def test_forms_begin_with_what_decides_most(served):
     """Where it lies, what it is called and how long it is; then what the flow is about; seldom changed last."""
-    about = {"grpo": [], "smoke": ["bootstrap.scout_steps"], "auto-npo": ["auto.approval", "auto.budget_updates"]}
+    about = {"grpo": [], "smoke": ["bootstrap.scout_steps"], "auto-npo": ["method", "auto.approval"]}
     for name, found in deployments(served).items():
         properties = found["parameter_openapi_schema"]["properties"]
         first = {"compare": ["workspaces"], "fork": ["origin", "at"], "breakthrough-sweep": ["folder", "at_most"]}.get(

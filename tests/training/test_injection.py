@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 from npo_core.engines import sampling
 from npo_core.errors import ConfigError, DataError
 from npo_core.guidance.trajectory import Trajectory
-from npo_core.models.inputs import PromptInputs, left_padded
+from npo_core.models.inputs import PromptInputs
 from npo_core.problems import ProblemSet
 from npo_core.problems.chain import solve
 from npo_core.seeds import derive_seed
@@ -533,9 +533,12 @@ class Plain(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids, *args):
         seed = derive_seed("step", self.args.seed, self._step // self.args.steps_per_generation, 0, 0)
         pad = self.processing_class.pad_token_id
-        inputs = left_padded([PromptInputs(ids) for ids in prompt_ids], pad)
         asked = sampling.Sampling(seed, self.max_completion_length, self.eos_token_ids, pad)
-        return [row.token_ids for row in sampling.sample(self.model, inputs, None, asked)], None
+        rows = [sampling.Row(tuple(ids), number) for number, ids in enumerate(prompt_ids)]
+        drawn = sampling.sample(
+            self.model, lambda prompts: [PromptInputs(list(ids)) for ids in prompts], rows, asked, sharded=True
+        )
+        return [row.token_ids for row in drawn], None
 
     def training_step(self, model, inputs, *args, **kwargs):
         loss = super().training_step(model, inputs, *args, **kwargs)
