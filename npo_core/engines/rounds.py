@@ -26,7 +26,7 @@ class GuideEngine(Engine, Protocol):
 
 
 class InRounds:
-    """`generate_rounds` of an engine that has other work to fill its places with: a round of all problems at a time."""
+    """`generate_rounds` a round of all problems at a time, where no rows wait that could fill places."""
 
     def generate_rounds(
         self: Engine, problems: Sequence[Problem], *, samples: int, most: int, max_tokens: int, seed: int, told: Told

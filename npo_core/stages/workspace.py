@@ -168,7 +168,7 @@ def with_its_method(mine: str | None, given: str | None) -> str:
     if mine == given:
         return ""
     if mine is None:
-        return ", which named no method: name none, or `auto-npo`, which is AutoNPO without one"
+        return ", which named no method: name none (of auto-npo: --method auto-npo, which adds nothing)"
     return f", whose method is {mine}: name it (--method {mine})"
 
 
